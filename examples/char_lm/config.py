@@ -1,0 +1,45 @@
+"""Every setting of a run, declared once: its default, its range, its help on the command line."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+class UserError(Exception):
+    """Something that the user can put right; shown as one message, without a traceback."""
+
+
+def _number(default: float, low: float, high: float, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "help": text})
+
+
+def _choice(default: str, choices: tuple[str, ...], text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"choices": choices, "help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings that a run depends on; `config.json` in the run folder and in each checkpoint holds them."""
+
+    cell: str = _choice("lstm", ("rnn", "lstm", "gru"), "the recurrent cell")
+    layers: int = _number(1, 1, 64, "recurrent layers, one on top of another")
+    hidden_size: int = _number(256, 1, 65536, "units of each recurrent layer")
+    embedding_size: int = _number(64, 1, 65536, "numbers that stand for a character")
+    dropout: float = _number(0.0, 0.0, 0.95, "share of activations dropped around and between the layers")
+    windows: str = _choice(
+        "streams",
+        ("streams", "random"),
+        "streams: read on where the last step stopped, keeping the state; random: start anywhere, from a zero state",
+    )
+    batch: int = _number(32, 1, 65536, "windows read side by side")
+    window: int = _number(64, 1, 65536, "characters in a window: how far gradients reach back")
+    steps: int = _number(3000, 1, 10**8, "training steps")
+    learning_rate: float = _number(4e-3, 1e-8, 10.0, "highest learning rate, after the warm-up")
+    warmup: int = _number(100, 0, 10**8, "steps over which the learning rate rises; a cosine lowers it afterwards")
+    clip: float = _number(1.0, 1e-6, math.inf, "gradients are scaled down to this global norm")
+    weight_decay: float = _number(0.01, 0.0, 10.0, "AdamW's weight decay, on the kernels")
+    seed: int = _number(0, 0, 2**31 - 1, "what all randomness follows from")
+    eval_every: int = _number(250, 1, 10**8, "steps between two validations")
+    eval_windows: int = _number(50, 1, 10**8, "windows of each validation stream to read, at most")
+    sample_every: int = _number(500, 1, 10**8, "steps between two samples")
+    checkpoint_every: int = _number(250, 1, 10**8, "steps between two checkpoints")

@@ -1,0 +1,31 @@
+"""recurrax: recurrent sequence models for JAX and Flax.
+
+A recurrent network is a pure function of a sequence and a state. A cell says how one step works; `scan` is the only
+thing that walks time; a Flax module (`recurrax.nnx`, `recurrax.linen`) only holds the parameters.
+"""
+
+from recurrax import initializers as initializers
+from recurrax._compose import Bidirectional as Bidirectional
+from recurrax._compose import Directions as Directions
+from recurrax._compose import Dropout as Dropout
+from recurrax._compose import Residual as Residual
+from recurrax._compose import Stack as Stack
+from recurrax._layer import AffineCell as AffineCell
+from recurrax._layer import Cell as Cell
+from recurrax._layer import Layer as Layer
+from recurrax._layer import num_params as num_params
+from recurrax._mask import lengths_to_mask as lengths_to_mask
+from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
+from recurrax._scan import scan as scan
+from recurrax._scan import step as step
+from recurrax.cells.elman import ElmanCell as ElmanCell
+from recurrax.cells.elman import ElmanParams as ElmanParams
+from recurrax.cells.elman import ElmanState as ElmanState
+from recurrax.cells.gru import GRUCell as GRUCell
+from recurrax.cells.gru import GRUParams as GRUParams
+from recurrax.cells.gru import GRUState as GRUState
+from recurrax.cells.lstm import LSTMCell as LSTMCell
+from recurrax.cells.lstm import LSTMParams as LSTMParams
+from recurrax.cells.lstm import LSTMState as LSTMState
+
+__version__ = "0.1.0"

@@ -1,0 +1,321 @@
+"""Layers made of layers: depth, two directions, dropout and residual connections."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax._layer import Layer, Params, State, Walk
+
+
+class Directions(NamedTuple):
+    """Parameters or states of a `Bidirectional` layer.
+
+    Attributes:
+        forward: those of the layer that walks from the first step to the last.
+        backward: those of the layer that walks from the last step to the first.
+    """
+
+    forward: Any
+    backward: Any
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Stack(Layer):
+    """Layers one upon another: the outputs of each are the inputs of the next.
+
+    Parameters and states are tuples with one entry a layer.
+
+    Args:
+        layers: the layers, the one that reads the inputs first.
+        dropout: the rate of the dropout between one layer and the next, as PyTorch's; none after the last.
+
+    Raises:
+        TypeError: if `layers` holds anything but layers.
+        ValueError: if there is no layer, or `dropout` is outside [0, 1).
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Stack((recurrax.LSTMCell(8), recurrax.GRUCell(4)))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)))
+        >>> ys.shape, state[0].c.shape, state[1].h.shape
+        ((2, 7, 4), (2, 8), (2, 4))
+
+    References:
+        A. Graves et al., Speech recognition with deep recurrent neural networks, 2013, https://arxiv.org/abs/1303.5778
+    """
+
+    layers: tuple[Layer, ...]
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise ValueError("`layers` of Stack must hold at least 1 layer; got none.")
+        for layer in self.layers:
+            _check_layer("layers", layer)
+        _check_rate("dropout", self.dropout)
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        """Whether every layer is."""
+        return all(layer.causal for layer in self.layers)
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether there is dropout, here or in a layer."""
+        return self.dropout > 0 or any(layer.stochastic for layer in self.layers)
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
+        """Draws the parameters of each layer for the output size of the one below."""
+        params = []
+        for layer, layer_key in zip(self.layers, jax.random.split(key, len(self.layers)), strict=True):
+            params.append(layer.init(layer_key, input_size, dtype))
+            input_size = layer.output_size(input_size)
+        return tuple(params)
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[State, ...]:
+        """The initial state of each layer."""
+        return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
+
+    def output_size(self, input_size: int) -> int:
+        """The output size of the last layer."""
+        for layer in self.layers:
+            input_size = layer.output_size(input_size)
+        return input_size
+
+    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+        """Runs each layer over the outputs of the one below."""
+        states, between = [], Dropout(self.dropout)
+        walks = walk.split(2 * len(self.layers))
+        for depth, layer in enumerate(self.layers):
+            if depth and self.dropout:
+                _, xs = walks[2 * depth](between, (), (), xs)
+            layer_state, xs = walks[2 * depth + 1](layer, params[depth], state[depth], xs)
+            states.append(layer_state)
+        return tuple(states), xs
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Bidirectional(Layer):
+    """Two layers that walk the sequence in opposite directions, their outputs merged step by step.
+
+    Parameters and states are `Directions(forward, backward)`. It reads the future, so it cannot be stepped.
+
+    Args:
+        forward: the layer that walks from the first step to the last.
+        backward: the layer that walks from the last step to the first; by default one like `forward`, with parameters
+            of its own.
+        merge: how two outputs become one: `concat`, `sum`, `mul` or `ave`, as in Keras.
+
+    Raises:
+        TypeError: if a direction is not a layer.
+        ValueError: if `merge` is not one of the four.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Bidirectional(recurrax.GRUCell(4))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)), lengths=jax.numpy.array([7, 5]))
+        >>> ys.shape, state.backward.h.shape
+        ((2, 7, 8), (2, 4))
+
+    References:
+        M. Schuster, K. K. Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal Processing,
+            1997, https://doi.org/10.1109/78.650093
+    """
+
+    forward: Layer
+    backward: Layer = None  # type: ignore[assignment]
+    merge: Literal["concat", "sum", "mul", "ave"] = "concat"
+
+    causal = False
+
+    def __post_init__(self) -> None:
+        if self.backward is None:
+            object.__setattr__(self, "backward", self.forward)
+        _check_layer("forward", self.forward)
+        _check_layer("backward", self.backward)
+        if self.merge not in ("concat", "sum", "mul", "ave"):
+            raise ValueError(f'`merge` must be "concat", "sum", "mul" or "ave"; got {self.merge!r}.')
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether either direction is."""
+        return self.forward.stochastic or self.backward.stochastic
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Directions:
+        """Draws the parameters of both directions."""
+        self.output_size(input_size)
+        forward, backward = jax.random.split(key)
+        return Directions(
+            self.forward.init(forward, input_size, dtype), self.backward.init(backward, input_size, dtype)
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Directions:
+        """The initial state of each direction, which for the backward one is that after the last step."""
+        return Directions(
+            self.forward.initial_state(batch_shape, dtype), self.backward.initial_state(batch_shape, dtype)
+        )
+
+    def output_size(self, input_size: int) -> int:
+        """The sum of both output sizes under `concat`, else the one that they share."""
+        forward, backward = self.forward.output_size(input_size), self.backward.output_size(input_size)
+        if self.merge == "concat":
+            return forward + backward
+        if forward != backward:
+            raise ValueError(
+                f"`backward` must have the output size of `forward`, {forward}, to be merged by {self.merge!r}; "
+                f'got {backward}. Only "concat" merges outputs of different sizes.'
+            )
+        return forward
+
+    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+        """Runs both directions over the inputs and merges what they say of each step."""
+        ahead, back = walk.split(2)
+        forward, ys = ahead(self.forward, params.forward, state.forward, xs)
+        backward, zs = back.reversed()(self.backward, params.backward, state.backward, xs)
+        match self.merge:
+            case "concat":
+                ys = jnp.concatenate([ys, zs], axis=-1)
+            case "sum":
+                ys = ys + zs
+            case "mul":
+                ys = ys * zs
+            case "ave":
+                ys = (ys + zs) / 2
+        return Directions(forward, backward), ys
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """Sets features to zero at random, each step on its own, and scales the rest by 1 / (1 - rate).
+
+    It acts only where `scan` is given a key. It has neither parameters nor state: both are `()`.
+
+    Args:
+        rate: the probability of zero, in [0, 1).
+
+    Raises:
+        ValueError: if `rate` is outside [0, 1).
+
+    Example:
+        >>> import jax, recurrax
+        >>> _, ys = recurrax.scan(recurrax.Dropout(0.5), (), jax.numpy.ones((2, 3)), key=jax.random.key(0))
+        >>> sorted(set(ys.ravel().tolist()))
+        [0.0, 2.0]
+
+    References:
+        W. Zaremba et al., Recurrent neural network regularization, 2014, https://arxiv.org/abs/1409.2329
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_rate("rate", self.rate)
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether the rate is positive."""
+        return self.rate > 0
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[()]:
+        """No parameters."""
+        del key, input_size, dtype
+        return ()
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[()]:
+        """No state."""
+        del batch_shape, dtype
+        return ()
+
+    def output_size(self, input_size: int) -> int:
+        """That of the input."""
+        return input_size
+
+    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+        """Drops features of `xs` if the walk has a key."""
+        del params
+        if walk.key is None or not self.rate:
+            return state, xs
+        kept = jax.random.bernoulli(walk.key, 1 - self.rate, xs.shape)
+        return state, jnp.where(kept, xs / (1 - self.rate), jnp.zeros_like(xs))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Residual(Layer):
+    """Adds a layer's inputs to its outputs: ys = xs + layer(xs).
+
+    Parameters and state are those of the layer.
+
+    Args:
+        layer: a layer whose output size is its input size.
+
+    Raises:
+        TypeError: if `layer` is not a layer.
+        ValueError: at `init`, if the layer changes the number of features.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Stack((recurrax.LSTMCell(8), recurrax.Residual(recurrax.LSTMCell(8))))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)))[1].shape
+        (2, 7, 8)
+
+    References:
+        Y. Wu et al., Google's neural machine translation system (section 3.1), 2016, https://arxiv.org/abs/1609.08144
+    """
+
+    layer: Layer
+
+    def __post_init__(self) -> None:
+        _check_layer("layer", self.layer)
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        """Whether the layer is."""
+        return self.layer.causal
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether the layer is."""
+        return self.layer.stochastic
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws the parameters of the layer."""
+        self.output_size(input_size)
+        return self.layer.init(key, input_size, dtype)
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The initial state of the layer."""
+        return self.layer.initial_state(batch_shape, dtype)
+
+    def output_size(self, input_size: int) -> int:
+        """That of the input, which must be that of the layer's output."""
+        output_size = self.layer.output_size(input_size)
+        if output_size != input_size:
+            raise ValueError(
+                f"`layer` of Residual must put out as many features as it takes in, {input_size}; {self.layer} puts "
+                f"out {output_size}. Project the inputs to {output_size} features first."
+            )
+        return output_size
+
+    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+        """Runs the layer and adds the inputs."""
+        state, ys = walk(self.layer, params, state, xs)
+        return state, xs + ys
+
+
+def _check_layer(name: str, layer: Any) -> None:
+    if not isinstance(layer, Layer):
+        raise TypeError(f"`{name}` must be a recurrax.Layer, such as LSTMCell(128); got {layer!r}.")
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"`{name}` must be at least 0 and below 1; got {rate}.")

@@ -1,0 +1,122 @@
+"""The gated recurrent unit, in both forms of its reset gate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax._layer import AffineCell, affine
+
+
+class GRUParams(NamedTuple):
+    """Parameters of a `GRUCell`.
+
+    Attributes:
+        kernel: `[I, 3*H]`, gates in the order r, z, n.
+        recurrent_kernel: `[H, 3*H]`.
+        bias: `[3*H]`, or None.
+        recurrent_bias: `[3*H]`, or None.
+    """
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array | None = None
+    recurrent_bias: jax.Array | None = None
+
+
+class GRUState(NamedTuple):
+    """State of a `GRUCell`.
+
+    Attributes:
+        h: the output of the last step, `[*B, H]`.
+    """
+
+    h: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GRUCell(AffineCell):
+    """The gated recurrent unit: PyTorch's and cuDNN's `GRU`, and both of Keras'.
+
+    r = σ(z_r + u_r),  z = σ(z_z + u_z)
+    n = tanh(z_n + r * u_n), or tanh(z_n + (r * h) @ recurrent_kernel_n + recurrent_bias_n) without `reset_after`
+    h' = (1 - z) * n + z * h,
+
+    where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        reset_after: whether the reset gate acts after the recurrent product (cuDNN, PyTorch) or before it (Cho 2014).
+        activation: the nonlinearity of the candidate n.
+        gate_activation: the nonlinearity of the gates r and z.
+        bias: whether the input projection has a bias.
+        recurrent_bias: whether the recurrent projection has a bias of its own. `None` gives it one where it adds
+            something to `bias`, which is with `reset_after`.
+        kernel_init: draws each gate of `kernel`; Glorot uniform by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
+        bias_init: draws each gate of each bias; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.GRUCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
+        >>> ys.shape, state.h.shape
+        ((2, 7, 4), (2, 4))
+
+    References:
+        K. Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, https://arxiv.org/abs/1406.1078
+    """
+
+    reset_after: bool = True
+    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    recurrent_bias: bool | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+
+    gates: ClassVar[int] = 3
+    params_type: ClassVar[type] = GRUParams
+
+    @property
+    def has_recurrent_bias(self) -> bool:
+        """Whether the parameters hold a `recurrent_bias`."""
+        return self.bias and self.reset_after if self.recurrent_bias is None else self.recurrent_bias
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> GRUState:
+        """Zeros, `[*B, H]`."""
+        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def pointwise(self, params: GRUParams, z: jax.Array, u: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
+        """The gates, the candidate and their mixture, with the reset gate after the product."""
+        del params
+        z_r, z_z, z_n = jnp.split(z, 3, axis=-1)
+        u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
+        r = self.gate_activation(z_r + u_r)
+        return self._mix(z_z + u_z, z_n + r * u_n, state)
+
+    def step(self, params: GRUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
+        """One recurrent product and `pointwise`; two products where the reset gate acts before them."""
+        if self.reset_after:
+            return super().step(params, state, z)
+        gates = 2 * self.hidden_size
+        kernel, bias = params.recurrent_kernel, params.recurrent_bias
+        u = affine(state.h, kernel[:, :gates], None if bias is None else bias[:gates])
+        z_r, z_z, z_n = jnp.split(z.astype(u.dtype), 3, axis=-1)
+        u_r, u_z = jnp.split(u, 2, axis=-1)
+        r = self.gate_activation(z_r + u_r)
+        u_n = affine(r * state.h, kernel[:, gates:], None if bias is None else bias[gates:])
+        return self._mix(z_z + u_z, z_n + u_n, state)
+
+    def _mix(self, z: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
+        z, n = self.gate_activation(z), self.activation(n)
+        h = (1 - z) * n + z * state.h
+        return GRUState(h), h

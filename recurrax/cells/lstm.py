@@ -1,0 +1,140 @@
+"""Long short-term memory, with and without a projection of its output."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax._layer import AffineCell, affine
+
+
+class LSTMParams(NamedTuple):
+    """Parameters of an `LSTMCell`; P is `proj_size`, or H without a projection.
+
+    Attributes:
+        kernel: `[I, 4*H]`, gates in the order i, f, g, o.
+        recurrent_kernel: `[P, 4*H]`.
+        bias: `[4*H]`, or None.
+        recurrent_bias: `[4*H]`, or None.
+        projection_kernel: `[H, P]`, or None.
+    """
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array | None = None
+    recurrent_bias: jax.Array | None = None
+    projection_kernel: jax.Array | None = None
+
+
+class LSTMState(NamedTuple):
+    """State of an `LSTMCell`.
+
+    Attributes:
+        h: the output of the last step, `[*B, H]`, or `[*B, P]` with a projection.
+        c: the cell state, `[*B, H]`.
+    """
+
+    h: jax.Array
+    c: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LSTMCell(AffineCell):
+    """Long short-term memory with a forget gate: PyTorch's and Keras' `LSTM`.
+
+    i = σ(z_i + u_i),  f = σ(z_f + u_f),  g = tanh(z_g + u_g),  o = σ(z_o + u_o)
+    c' = f * c + i * g
+    h' = o * tanh(c'), and h' @ projection_kernel if `proj_size` is positive,
+
+    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias.
+
+    Args:
+        hidden_size: the number of features H of the cell state.
+        proj_size: the number of features P of the output, below H; 0 for no projection.
+        forget_bias: what `init` adds to the forget gate's part of `bias`. It is a matter of initialisation alone, not of
+            the equations, and has no effect without `bias`.
+        activation: the nonlinearity of g and of c'.
+        gate_activation: the nonlinearity of the gates i, f and o.
+        bias: whether the input projection has a bias.
+        recurrent_bias: whether the recurrent projection has a bias of its own, as in PyTorch.
+        kernel_init: draws each gate of `kernel`, and `projection_kernel`; Glorot uniform by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
+        bias_init: draws each gate of each bias; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if `hidden_size` is not positive, or `proj_size` is negative or not below `hidden_size`.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.LSTMCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
+        >>> ys.shape, state.h.shape, state.c.shape
+        ((2, 7, 4), (2, 4), (2, 4))
+
+    References:
+        S. Hochreiter, J. Schmidhuber, Long short-term memory, Neural Computation, 1997,
+            https://doi.org/10.1162/neco.1997.9.8.1735
+        F. A. Gers et al., Learning to forget, Neural Computation, 2000, https://doi.org/10.1162/089976600300015015
+        H. Sak et al., Long short-term memory based recurrent neural network architectures for large vocabulary speech
+            recognition (the projection), 2014, https://arxiv.org/abs/1402.1128
+    """
+
+    proj_size: int = 0
+    forget_bias: float = 1.0
+    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+
+    gates: ClassVar[int] = 4
+    params_type: ClassVar[type] = LSTMParams
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"`proj_size` must be below `hidden_size` {self.hidden_size}, or 0 for no projection; "
+                f"got {self.proj_size}."
+            )
+
+    def output_size(self, input_size: int) -> int:
+        """`proj_size` if there is a projection, else `hidden_size`."""
+        del input_size
+        return self.proj_size or self.hidden_size
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
+        """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
+        key, projection_key = jax.random.split(key)
+        params = super().init(key, input_size, dtype)
+        if self.bias:
+            forget_gate = slice(self.hidden_size, 2 * self.hidden_size)
+            params = params._replace(bias=params.bias.at[forget_gate].add(self.forget_bias))
+        if self.proj_size:
+            # Drawn as PyTorch lays it out, [P, H], so that `torch_uniform` finds H in the last axis here too.
+            projection = self.kernel_init(projection_key, (self.proj_size, self.hidden_size), jnp.float32)
+            params = params._replace(projection_kernel=projection.T.astype(dtype))
+        return params
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
+        """Zeros: h `[*B, P]` and c `[*B, H]`."""
+        return LSTMState(
+            h=jnp.zeros((*batch_shape, self.proj_size or self.hidden_size), dtype),
+            c=jnp.zeros((*batch_shape, self.hidden_size), dtype),
+        )
+
+    def pointwise(
+        self, params: LSTMParams, z: jax.Array, u: jax.Array, state: LSTMState
+    ) -> tuple[LSTMState, jax.Array]:
+        """The gates, the cell state and the output."""
+        i, f, g, o = jnp.split(z + u, 4, axis=-1)
+        c = self.gate_activation(f) * state.c + self.gate_activation(i) * self.activation(g)
+        h = self.gate_activation(o) * self.activation(c)
+        if params.projection_kernel is not None:
+            h = affine(h, params.projection_kernel)
+        return LSTMState(h, c), h

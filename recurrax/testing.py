@@ -1,0 +1,294 @@
+"""What every layer must satisfy, as one function: for the cells of this package and for your own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax._layer import Layer, Params, State
+from recurrax._scan import scan, step
+
+_STEPS, _BATCH = 6, 4
+
+
+def check_contract(layer: Layer, input_size: int = 3, *, implementation: str | None = None, tol: float = 2e-5) -> None:
+    """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
+
+    Steps one by one equal the whole; parts joined by the state equal the whole; ragged rows, with NaN in the padding
+    and lengths 0 and T among them, equal the trimmed rows, and packed rows equal their segments run apart, in both
+    directions; layouts and batch axes agree, and so does `vmap`; dtypes are kept; two equal layers compile once;
+    forward and reverse mode, second order and `jax.checkpoint` agree; without a key nothing is random.
+
+    Args:
+        layer: the layer to check.
+        input_size: the number of features of its inputs.
+        implementation: that of `scan`.
+        tol: the tolerance, absolute and relative, in float32.
+
+    Raises:
+        AssertionError: that says which promise is broken, and by how much.
+
+    Example:
+        >>> import recurrax
+        >>> from recurrax.testing import check_contract
+        >>> check_contract(recurrax.GRUCell(4))
+
+    References:
+        Google DeepMind, `sequence-layers` (the idea of one check for every layer), 2024,
+            https://github.com/google/sequence-layers
+    """
+
+    def run(params: Params, xs: jax.Array, state: State, **options: Any) -> tuple[State, jax.Array]:
+        return scan(layer, params, xs, state, implementation=implementation, **options)
+
+    params = perturbed_params(layer, input_size)
+    xs = noise(jax.ShapeDtypeStruct((_BATCH, _STEPS, input_size), jnp.float32), seed=1)
+    state = noise(jax.eval_shape(lambda: layer.initial_state((_BATCH,))), seed=2)
+    subject = (layer, run, (params, xs, state), tol)
+    if layer.causal:
+        _check_steps(*subject)
+        _check_parts(*subject)
+    _check_rows(*subject)
+    _check_layouts(*subject)
+    _check_dtypes(*subject)
+    _check_derivatives(*subject)
+    _check_identity(*subject)
+
+
+def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float = 0.1) -> Params:
+    """Parameters as `init` draws them with noise upon each, since zero biases hide mistakes.
+
+    Args:
+        layer: the layer.
+        input_size: the number of features of its inputs.
+        seed: the seed of both the parameters and the noise.
+        scale: the standard deviation of the noise.
+
+    Returns:
+        A pytree like that of `layer.init`.
+
+    Example:
+        >>> import recurrax
+        >>> from recurrax.testing import perturbed_params
+        >>> bool((perturbed_params(recurrax.GRUCell(4), 3).bias != 0).all())
+        True
+    """
+    params = layer.init(jax.random.key(seed), input_size)
+    return jax.tree.map(lambda p, n: p + scale * n, params, noise(params, seed))
+
+
+def noise(like: Any, seed: int) -> Any:
+    """Standard normal noise in the structure, shapes and dtypes of a pytree."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), like)
+
+
+def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
+              reverse: bool) -> tuple[State, jax.Array]:  # fmt: skip
+    """The meaning of `mask`, `reset` and `reverse`, spelt out: each segment of each row is run by itself.
+
+    Args:
+        run: `run(params, xs, state, reverse=...)`, on `xs` `[T, I]`.
+        initial: the initial state of one row.
+        params: the parameters.
+        xs: `[B, T, I]`.
+        state: the state of each row before its first step.
+        mask: concrete `bool[B, T]`.
+        reset: concrete `bool[B, T]`.
+        reverse: the direction of the walk.
+
+    Returns:
+        What `scan` must return.
+    """
+    finals, outputs = [], []
+    for row in range(xs.shape[0]):
+        row_state, ys = jax.tree.map(lambda s, row=row: s[row], state), None
+        segment, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
+        # The state before the first real step counts as segment 0 going forwards; going backwards it is unflagged.
+        at = None if reverse else 0
+        for number in sorted(set(segment[real]), reverse=reverse):
+            if at is not None and number != at:
+                row_state = initial
+            at, steps = number, real[segment[real] == number]
+            row_state, part = run(params, xs[row, steps], row_state, reverse=reverse)
+            ys = jnp.zeros((xs.shape[1], part.shape[-1]), part.dtype) if ys is None else ys
+            ys = ys.at[steps].set(part)
+        finals.append(row_state)
+        outputs.append(ys)
+    width = next(ys.shape[-1] for ys in outputs if ys is not None)
+    outputs = [jnp.zeros((xs.shape[1], width), xs.dtype) if ys is None else ys for ys in outputs]
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *finals), jnp.stack(outputs)
+
+
+def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
+    """Compares two pytrees leaf by leaf, relative to the largest entry of each leaf.
+
+    Raises:
+        AssertionError: that names the leaf.
+    """
+    assert jax.tree.structure(got) == jax.tree.structure(expected), f"{what}: {got} is not built as {expected}"
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
+        name = f"{what} at {jax.tree_util.keystr(path)}"
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape, f"{name}: shape {a.shape} is not {b.shape}"
+        assert np.isfinite(a).all(), f"{name}: not finite"
+        error = np.abs(a - b).max(initial=0) / max(1.0, np.abs(b).max(initial=0))
+        assert error <= tol, f"{name}: off by {error:.2e}, more than {tol:.0e}"
+
+
+def pull(run: Callable, *args: Any) -> tuple[Any, Any]:
+    """What `run` returns, and the gradients of its arguments for random cotangents of all of it."""
+
+    def both(*args: Any) -> tuple[Any, Any]:
+        out, vjp = jax.vjp(run, *args)
+        return out, vjp(noise(out, seed=3))
+
+    return jax.jit(both)(*args)
+
+
+def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
+        ys = []
+        for t in range(_STEPS):
+            state, y = step(layer, params, state, xs[:, t])
+            ys.append(y)
+        return state, jnp.stack(ys, axis=1)
+
+    assert_close("steps one by one", pull(one_by_one, *args), pull(run, *args), tol)
+
+
+def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    for reverse in (False, True):
+
+        def parts(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> tuple[State, jax.Array]:
+            halves = [xs[:, :4], xs[:, 4:]]
+            ys = [None, None]
+            for part in (1, 0) if reverse else (0, 1):
+                state, ys[part] = run(params, halves[part], state, reverse=reverse)
+            return state, jnp.concatenate(ys, axis=1)
+
+        whole = pull(lambda *args, reverse=reverse: run(*args, reverse=reverse), *args)
+        assert_close(f"parts joined by the state, reverse={reverse}", pull(parts, *args), whole, tol)
+
+
+def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    # No real step; right padding; a flag on a masked step between two segments and one in the padding; a segment of one.
+    mask = np.array([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 1, 1]], bool)
+    reset = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 0, 1]], bool)
+    initial = layer.initial_state()
+    params, xs, state = args
+    holed = jnp.where(mask[..., None], xs, jnp.nan)
+    for reverse in (False, True):
+
+        def packed(*args: Any, reverse: bool = reverse) -> Any:
+            return run(*args, mask=mask, reset=reset, reverse=reverse)
+
+        def apart(*args: Any, reverse: bool = reverse) -> Any:
+            return run_apart(run, initial, *args, mask, reset, reverse)
+
+        if layer.causal:
+            got, expected = pull(packed, params, holed, state), pull(apart, params, xs, state)
+        else:  # Each direction meets another segment first and last, so only the outputs can be compared.
+            at_rest = layer.initial_state((_BATCH,))
+            got = pull(lambda *args: packed(*args, at_rest)[1], params, holed)  # noqa: B023
+            expected = pull(lambda *args: apart(*args, at_rest)[1], params, xs)  # noqa: B023
+        assert_close(f"masked and packed rows, reverse={reverse}", got, expected, tol)
+
+        lengths = np.array([0, 2, _STEPS, _STEPS + 5])
+        real = np.arange(_STEPS) < lengths[:, None]
+        holed_right = jnp.where(real[..., None], xs, jnp.nan)
+        got = pull(lambda *args, r=reverse: run(*args, lengths=lengths, reverse=r), params, holed_right, state)  # noqa: B023
+        expected = pull(lambda *args, r=reverse: run(*args, mask=real, reverse=r), params, xs, state)  # noqa: B023
+        assert_close(f"lengths, reverse={reverse}", got, expected, tol)
+
+
+def _check_layouts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    params, xs, state = args
+    lengths = jnp.array([3, 0, _STEPS, 1])
+    final, ys = run(params, xs, state, lengths=lengths)
+    swapped = run(params, jnp.swapaxes(xs, 0, 1), state, lengths=lengths, time_major=True)
+    assert_close("time-major", (swapped[0], jnp.swapaxes(swapped[1], 0, 1)), (final, ys), tol)
+
+    rows = jax.vmap(lambda x, s, n: run(params, x, s, lengths=n))(xs, state, lengths)
+    assert_close("vmap over rows without a batch axis", rows, (final, ys), tol)
+
+    square = lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:])  # noqa: E731
+    got = run(params, square(xs), jax.tree.map(square, state), lengths=square(lengths))
+    assert_close("two batch axes", got, (jax.tree.map(square, final), square(ys)), tol)
+
+    nothing = run(params, xs[:, :0], state)
+    assert_close("no steps", nothing, (state, ys[:, :0]), tol)
+
+
+def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    del tol
+    half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)  # noqa: E731
+    params, xs, state = args
+    expected = run(params, xs, state)
+    for name, inputs in {
+        "bfloat16 inputs": (params, half(xs), state),
+        "bfloat16 parameters and inputs": (half(params), half(xs), state),
+        "bfloat16 throughout": (half(params), half(xs), half(state)),
+    }.items():
+        final, ys = run(*inputs)
+        kept = jax.tree.map(lambda new, old: new.dtype == old.dtype, final, inputs[2])
+        assert jax.tree.all(kept), f"{name}: the state became {final}, from {inputs[2]}"
+        assert ys.dtype == jnp.bfloat16, f"{name}: the outputs are {ys.dtype}"
+        assert_close(name, (final, ys), expected, 0.1)
+    final, ys = run(half(params), half(xs), None)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(final)}
+    assert kinds <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.complex64)}, f"the default state is of {kinds}"
+
+
+def _check_derivatives(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    directions = noise(args, seed=4)
+
+    def loss(*args: Any) -> jax.Array:
+        leaves = jax.tree.leaves(run(*args))
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in leaves)
+
+    def dot(a: Any, b: Any) -> jax.Array:
+        return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    def gradient(*args: Any) -> Any:
+        return jax.grad(loss, (0, 1, 2))(*args)
+
+    @jax.jit
+    def all_of_them() -> Any:
+        grads = gradient(*args)
+        _, forward = jax.jvp(loss, args, directions)
+        _, forward_over_reverse = jax.jvp(gradient, args, directions)
+        reverse_over_reverse = jax.grad(lambda *args: dot(gradient(*args), directions), (0, 1, 2))(*args)
+        rematerialised = jax.grad(jax.checkpoint(loss), (0, 1, 2))(*args)
+        return grads, rematerialised, dot(grads, directions), forward, reverse_over_reverse, forward_over_reverse
+
+    grads, rematerialised, reverse, forward, reverse_twice, mixed = all_of_them()
+    assert_close("jax.checkpoint", rematerialised, grads, tol)
+    assert_close("forward mode against reverse mode", forward, reverse, 10 * tol)
+    assert_close("second order, forward over reverse against reverse twice", mixed, reverse_twice, 10 * tol)
+
+
+def _check_identity(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    params, xs, state = args
+    twin = copy.copy(layer)
+    assert twin == layer and hash(twin) == hash(layer), f"{layer} and its copy must be equal and hash as equal"
+    traces = []
+
+    def traced(layer: Layer, params: Params, xs: jax.Array, state: State, lengths: jax.Array) -> Any:
+        traces.append(layer)
+        return scan(layer, params, xs, state, lengths=lengths)
+
+    compiled = jax.jit(traced, static_argnums=0)
+    compiled(layer, params, xs, state, jnp.full(_BATCH, 2))
+    compiled(twin, params, xs, state, jnp.full(_BATCH, 3))
+    assert len(traces) == 1, f"{layer} and its copy must compile once; they compiled {len(traces)} times"
+    if layer.stochastic:
+        assert_close("without a key", run(params, xs, state), run(params, xs, state), 0.0)
+        drawn = [run(params, xs, state, key=jax.random.key(seed))[1] for seed in (0, 0, 1)]
+        assert_close("the same key twice", drawn[0], drawn[1], 0.0)
+        assert not jnp.array_equal(drawn[0], drawn[2]), f"{layer} is stochastic, but two keys gave the same outputs"
