@@ -62,14 +62,9 @@ class Stack(Layer):
         _check_rate("dropout", self.dropout)
 
     @property
-    def causal(self) -> bool:  # type: ignore[override]
-        """Whether every layer is."""
-        return all(layer.causal for layer in self.layers)
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether there is dropout, here or in a layer."""
-        return self.dropout > 0 or any(layer.stochastic for layer in self.layers)
+    def parts(self) -> tuple[Layer, ...]:
+        """The layers and the dropout between them."""
+        return (*self.layers, Dropout(self.dropout))
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
         """Draws the parameters of each layer for the output size of the one below."""
@@ -134,8 +129,6 @@ class Bidirectional(Layer):
     backward: Layer = None  # type: ignore[assignment]
     merge: Literal["concat", "sum", "mul", "ave"] = "concat"
 
-    causal = False
-
     def __post_init__(self) -> None:
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
@@ -145,9 +138,14 @@ class Bidirectional(Layer):
             raise ValueError(f'`merge` must be "concat", "sum", "mul" or "ave"; got {self.merge!r}.')
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether either direction is."""
-        return self.forward.stochastic or self.backward.stochastic
+    def parts(self) -> tuple[Layer, ...]:
+        """Both directions."""
+        return (self.forward, self.backward)
+
+    @property
+    def causal(self) -> bool:
+        """Never: the backward layer reads the future."""
+        return False
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Directions:
         """Draws the parameters of both directions."""
@@ -220,7 +218,7 @@ class Dropout(Layer):
         _check_rate("rate", self.rate)
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """Whether the rate is positive."""
         return self.rate > 0
 
@@ -277,14 +275,9 @@ class Residual(Layer):
         _check_layer("layer", self.layer)
 
     @property
-    def causal(self) -> bool:  # type: ignore[override]
-        """Whether the layer is."""
-        return self.layer.causal
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether the layer is."""
-        return self.layer.stochastic
+    def parts(self) -> tuple[Layer, ...]:
+        """The layer."""
+        return (self.layer,)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters of the layer."""

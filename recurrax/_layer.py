@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -22,7 +22,9 @@ Initializer = Callable[..., jax.Array]
 class Walk(Protocol):
     """A way along a sequence, as the driver hands it to a layer that is made of other layers."""
 
-    key: jax.Array | None
+    @property
+    def key(self) -> jax.Array | None:
+        """The randomness of this walk, or None."""
 
     def __call__(self, layer: Layer, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
         """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`."""
@@ -30,7 +32,7 @@ class Walk(Protocol):
     def reversed(self) -> Walk:
         """The same way in the other direction."""
 
-    def split(self, number: int) -> list[Walk]:
+    def split(self, number: int) -> Sequence[Walk]:
         """The same way `number` times, each with randomness of its own."""
 
 
@@ -39,15 +41,23 @@ class Layer(abc.ABC):
 
     A layer is a frozen, hashable dataclass of hyper-parameters: it holds no arrays, compares by value, and may be a
     static argument of `jax.jit`. Its parameters and its state are pytrees that the caller keeps. A layer that is
-    made of others implements `apply`; a layer that computes one step at a time is a `Cell`.
-
-    Attributes:
-        causal: whether `ys[t]` depends on `xs[:t + 1]` alone, so that the layer can be stepped.
-        stochastic: whether the layer draws random numbers when it is given a key.
+    made of others names them in `parts` and runs them in `apply`; one that computes one step at a time is a `Cell`.
     """
 
-    causal: bool = True
-    stochastic: bool = False
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        """The layers that this one is made of."""
+        return ()
+
+    @property
+    def causal(self) -> bool:
+        """Whether `ys[t]` depends on `xs[:t + 1]` alone, so that the layer can be stepped."""
+        return all(part.causal for part in self.parts)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the layer draws random numbers when it is given a key."""
+        return any(part.stochastic for part in self.parts)
 
     @abc.abstractmethod
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:

@@ -152,7 +152,9 @@ def step(
         JAX, `jax.lax.scan`, 2024, https://docs.jax.dev/en/latest/_autosummary/jax.lax.scan.html
     """
     if isinstance(layer, Layer) and not layer.causal:
-        raise ValueError(f"`layer` must not read the future to be stepped; {layer} does. Use `scan` on whole sequences.")
+        raise ValueError(
+            f"`layer` must not read the future to be stepped; {layer} does. Use `scan` on whole sequences."
+        )
     x = jnp.asarray(x)
     if x.ndim < 1:
         raise ValueError(f"`x` must be [*B, I], the input of one step; got {describe(x)}.")
@@ -222,9 +224,7 @@ def _placed_like(xs: jax.Array, state: State) -> State:
     # A loop's state must have one type throughout, and under an Explicit mesh or inside shard_map the type says where
     # the batch lies. Adding zeros that are made of the inputs gives a replicated state the placement of the inputs.
     zeros = jnp.zeros_like(xs).sum(axis=(0, -1))
-    return jax.tree.map(
-        lambda s: s + jnp.expand_dims(zeros, tuple(range(zeros.ndim, s.ndim))).astype(s.dtype), state
-    )
+    return jax.tree.map(lambda s: s + jnp.expand_dims(zeros, tuple(range(zeros.ndim, s.ndim))).astype(s.dtype), state)
 
 
 def describe(x: Any) -> str:
@@ -286,9 +286,13 @@ def _check_inputs(layer: Layer, xs: Any) -> jax.Array:
 def _check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], xs: jax.Array, meaning: str) -> jax.Array:
     flags = jnp.asarray(flags)
     kind = "bool" if dtype is jnp.bool_ else "int"
-    must = f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning} `xs` {describe(xs)}; got {describe(flags)}."
+    must = (
+        f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning} `xs` {describe(xs)}; got {describe(flags)}."
+    )
     if flags.shape != shape:
-        swapped = flags.ndim >= 2 and (flags.shape[-1:] + flags.shape[:-1] == shape or flags.shape[1:] + flags.shape[:1] == shape)
+        swapped = flags.ndim >= 2 and (
+            flags.shape[-1:] + flags.shape[:-1] == shape or flags.shape[1:] + flags.shape[:1] == shape
+        )
         raise ValueError(must + (" Is one of them time-major and the other not?" if swapped else ""))
     if not jnp.issubdtype(flags.dtype, dtype):
         raise TypeError(must + (" Compare or `.astype(bool)` first." if kind == "bool" else ""))

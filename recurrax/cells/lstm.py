@@ -56,8 +56,8 @@ class LSTMCell(AffineCell):
     Args:
         hidden_size: the number of features H of the cell state.
         proj_size: the number of features P of the output, below H; 0 for no projection.
-        forget_bias: what `init` adds to the forget gate's part of `bias`. It is a matter of initialisation alone, not of
-            the equations, and has no effect without `bias`.
+        forget_bias: what `init` adds to the forget gate's part of `bias`; the equations do not know of it, and without
+            `bias` it has no effect.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates i, f and o.
         bias: whether the input projection has a bias.

@@ -1,0 +1,86 @@
+"""PyTorch's stacked layers in terms of the core: how they are built, and how their states are laid out.
+
+PyTorch lays out the states of all layers and directions as one array `[num_layers*D, *B, H]`, a layer's forward
+direction before its backward one; the core has a tuple of layers, each with a state or `Directions` of states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax._compose import Bidirectional, Directions, Stack
+from recurrax._layer import AffineCell, Layer
+from recurrax._scan import check_tree
+from recurrax.cells.lstm import LSTMState
+
+NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+def stack(
+    cell_type: type[AffineCell],
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    dropout: float,
+    bidirectional: bool,
+    recurrent_bias: bool | None = None,
+    **cell_options: Any,
+) -> Stack:
+    """The stack of equal cells that PyTorch's `RNN`, `LSTM` and `GRU` are, each with two biases or none."""
+    if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
+        raise ValueError(f"`num_layers` must be an int of at least 1; got {num_layers!r}.")
+    recurrent_bias = bias if recurrent_bias is None else recurrent_bias
+    cell = cell_type(hidden_size, bias=bias, recurrent_bias=recurrent_bias, **cell_options)
+    layer: Layer = Bidirectional(cell) if bidirectional else cell
+    return Stack((layer,) * num_layers, dropout=dropout)
+
+
+def activation_of(nonlinearity: Any) -> Any:
+    """The function that PyTorch's `nonlinearity` names; a function stands for itself.
+
+    Raises:
+        ValueError: if the name is neither "tanh" nor "relu".
+    """
+    if callable(nonlinearity):
+        return nonlinearity
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f'`nonlinearity` must be "tanh", "relu" or a function; got {nonlinearity!r}.')
+    return NONLINEARITIES[nonlinearity]
+
+
+def initial_state(layer: Layer, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    """Zeros in PyTorch's layout."""
+    return join_state(layer.initial_state(batch_shape, dtype))
+
+
+def split_state(layer: Layer, state: Any, x: jax.Array, batch_shape: tuple[int, ...]) -> Any:
+    """From PyTorch's layout to the core's.
+
+    Raises:
+        ValueError: if the state has another structure or shape than the inputs `x` call for.
+    """
+    if state is None:
+        return None
+    expected = jax.eval_shape(lambda: initial_state(layer, batch_shape, jnp.float32))
+    if isinstance(expected, LSTMState) and isinstance(state, (tuple, list)) and len(state) == 2:
+        state = LSTMState(*state)  # PyTorch's plain pair (h, c)
+    check_tree("state", state, expected, layer, x)
+    core = jax.eval_shape(layer.initial_state)
+    cells, structure = jax.tree.flatten(core, is_leaf=_is_cell_state)
+    rows = [type(cell)(*jax.tree.leaves(jax.tree.map(lambda s, k=k: s[k], state))) for k, cell in enumerate(cells)]
+    return jax.tree.unflatten(structure, rows)
+
+
+def join_state(state: Any) -> Any:
+    """From the core's layout to PyTorch's: an `LSTMState` of arrays, or the array `h` itself."""
+    cells = jax.tree.leaves(state, is_leaf=_is_cell_state)
+    joined = jax.tree.map(lambda *rows: jnp.stack(rows), *cells)
+    return joined if isinstance(joined, LSTMState) else joined.h
+
+
+def _is_cell_state(node: Any) -> bool:
+    return hasattr(node, "h") and not isinstance(node, Directions)

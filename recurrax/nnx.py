@@ -1,0 +1,332 @@
+"""Flax NNX modules: they hold the parameters, and the core does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from recurrax import _torch_layout as torch_layout
+from recurrax._layer import AffineCell, Layer, Params, State
+from recurrax._scan import scan
+from recurrax._scan import step as core_step
+from recurrax.cells.elman import ElmanCell
+from recurrax.cells.gru import GRUCell
+from recurrax.cells.lstm import LSTMCell
+
+
+class Recurrent(nnx.Module):
+    """Any layer of the core, with its parameters.
+
+    Args:
+        layer: the layer.
+        input_size: the number of features I of one input.
+        param_dtype: the dtype of the parameters.
+        sharding: the mesh axes of parameters that are to be sharded, such as `{"kernel": (None, "model")}`.
+        deterministic: whether dropout is off; `train()` and `eval()` set it.
+        rngs: the source of the initial parameters (stream `params`) and of dropout (stream `dropout`).
+
+    Attributes:
+        params: the parameters, in the layer's structure, each an `nnx.Param`.
+
+    Raises:
+        ValueError: as `recurrax.scan`, at the call.
+
+    Example:
+        >>> import jax.numpy as jnp, recurrax
+        >>> from flax import nnx
+        >>> from recurrax import nnx as rnn
+        >>> layer = recurrax.Bidirectional(recurrax.LSTMCell(4), recurrax.GRUCell(4))
+        >>> model = rnn.Recurrent(layer, 3, rngs=nnx.Rngs(0))
+        >>> output, state = model(jnp.ones((2, 7, 3)))
+        >>> output.shape, state.forward.c.shape, model.params.backward.kernel.shape
+        ((2, 7, 8), (2, 4), (3, 12))
+
+    References:
+        Flax NNX, 2024, https://flax.readthedocs.io/en/latest/nnx_basics.html
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        input_size: int,
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        sharding: Mapping[str, tuple] | None = None,
+        deterministic: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.layer = layer
+        self.deterministic = deterministic
+        self.rngs = rngs["dropout"].fork() if layer.stochastic else nnx.data(None)
+
+        def param(path: Any, value: jax.Array) -> nnx.Param:
+            axes = (sharding or {}).get(path[-1].name if path and hasattr(path[-1], "name") else "")
+            return nnx.Param(value) if axes is None else nnx.Param(value, out_sharding=axes)
+
+        params = layer.init(rngs.params(), input_size, param_dtype)
+        self.params = nnx.data(jax.tree_util.tree_map_with_path(param, params))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, State]:
+        """Runs the layer over a sequence.
+
+        Args:
+            x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
+            state: the state before the first step; None for the initial state.
+            lengths: `int[*B]`, as in `recurrax.scan`.
+            mask: `bool[*B, T]`, as in `recurrax.scan`.
+            reset: `bool[*B, T]`, as in `recurrax.scan`.
+            deterministic: overrides the attribute of that name.
+            rngs: overrides the source of dropout.
+            **options: `reverse`, `time_major`, `unroll` and `implementation` of `recurrax.scan`.
+
+        Returns:
+            The outputs and the final state, in the core's structure.
+        """
+        options |= {"lengths": lengths, "mask": mask, "reset": reset, "key": self._key(deterministic, rngs)}
+        final, output = scan(self.layer, self._arrays(), x, state, **options)
+        return output, final
+
+    def step(
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, State]:
+        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
+
+        The options are the `mask`, `reset` and `implementation` of `recurrax.step`.
+        """
+        final, y = core_step(self.layer, self._arrays(), state, x, key=self._key(deterministic, rngs), **options)
+        return y, final
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The state before the first step, for a batch of shape `batch_shape`."""
+        return self.layer.initial_state(batch_shape, dtype)
+
+    def _arrays(self) -> Params:
+        return jax.tree.map(lambda p: p[...], self.params, is_leaf=lambda p: isinstance(p, nnx.Variable))
+
+    def _key(self, deterministic: bool | None, rngs: Any) -> jax.Array | None:
+        if self.deterministic if deterministic is None else deterministic:
+            return None
+        source = self.rngs if rngs is None else rngs
+        if not self.layer.stochastic or source is None:
+            return None
+        if isinstance(source, nnx.Rngs):
+            return source["dropout"]()
+        return source() if isinstance(source, nnx.RngStream) else source
+
+
+class _TorchLayer(Recurrent):
+    """A stack of equal cells in PyTorch's layout."""
+
+    def __init__(
+        self,
+        cell_type: type[AffineCell],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        sharding: Mapping[str, tuple] | None = None,
+        deterministic: bool = False,
+        rngs: nnx.Rngs,
+        **cell_options: Any,
+    ) -> None:
+        stack = torch_layout.stack(cell_type, hidden_size, num_layers, bias, dropout, bidirectional, **cell_options)
+        super().__init__(
+            stack, input_size, param_dtype=param_dtype, sharding=sharding, deterministic=deterministic, rngs=rngs
+        )
+        self.batch_first = batch_first
+
+    def __call__(self, x: jax.Array, state: Any = None, **options: Any) -> tuple[jax.Array, Any]:
+        """Runs the layer over a sequence, in PyTorch's layout.
+
+        Args:
+            x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
+            state: `[num_layers*D, *B, H]`, for an `LSTM` a pair of these; None for zeros.
+            **options: `lengths` `[*B]`, `mask` and `reset`, laid out as `x`, and the others of `Recurrent`.
+
+        Returns:
+            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`.
+        """
+        x = jnp.asarray(x)
+        state = torch_layout.split_state(self.layer, state, x, x.shape[:-2] if self.batch_first else x.shape[1:-1])
+        output, state = super().__call__(x, state, time_major=not self.batch_first, **options)
+        return output, torch_layout.join_state(state)
+
+    def step(self, x: jax.Array, state: Any = None, **options: Any) -> tuple[jax.Array, Any]:
+        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout."""
+        x = jnp.asarray(x)
+        y, state = super().step(x, torch_layout.split_state(self.layer, state, x, x.shape[:-1]), **options)
+        return y, torch_layout.join_state(state)
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
+        """Zeros `[num_layers*D, *B, H]`, for an `LSTM` an `LSTMState` of these."""
+        return torch_layout.initial_state(self.layer, batch_shape, dtype)
+
+
+class RNN(_TorchLayer):
+    """Stacked Elman layers: `torch.nn.RNN`, with the same arguments, equations, shapes and layout.
+
+    h' = tanh(x @ kernel + bias + h @ recurrent_kernel + recurrent_bias)
+
+    Args:
+        input_size: the number of features I of one input.
+        hidden_size: the number of features H of the state.
+        num_layers: the number of layers, each reading the outputs of the one below.
+        nonlinearity: `"tanh"`, `"relu"`, or a function.
+        bias: whether there are biases, two of them.
+        batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the state is not affected.
+        dropout: the rate of the dropout on the outputs of each layer but the last.
+        bidirectional: whether each layer walks both ways, and puts out 2*H features.
+        rngs: the source of the initial parameters and of dropout.
+        **options: those of `Recurrent` (`param_dtype`, `sharding`, `deterministic`) and of `recurrax.ElmanCell`
+            (`kernel_init`, `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from recurrax import nnx as rnn
+        >>> model = rnn.RNN(3, 4, nonlinearity="relu", rngs=nnx.Rngs(0))
+        >>> output, h = model(jnp.ones((7, 2, 3)))
+        >>> output.shape, h.shape
+        ((7, 2, 4), (1, 2, 4))
+
+    References:
+        PyTorch, 2024, https://docs.pytorch.org/docs/stable/generated/torch.nn.RNN.html
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str | Callable = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
+        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        activation = torch_layout.activation_of(nonlinearity)
+        super().__init__(ElmanCell, *sizes, rngs=rngs, activation=activation, **options)
+
+
+class LSTM(_TorchLayer):
+    """Stacked LSTM layers: `torch.nn.LSTM`, with the same arguments, equations, shapes and layout.
+
+    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's pair is taken as well.
+
+    Args:
+        input_size: as in `RNN`, and so are all arguments up to `bidirectional`, and `rngs`.
+        proj_size: the number of features P of h and of the output; 0 for no projection.
+        **options: those of `Recurrent` (`param_dtype`, `sharding`, `deterministic`) and of `recurrax.LSTMCell`
+            (`forget_bias`, `activation`, `gate_activation`, `kernel_init`, `recurrent_kernel_init`, `bias_init`,
+            `recurrent_bias`, `dtype`).
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from recurrax import nnx as rnn
+        >>> model = rnn.LSTM(3, 4, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
+        >>> output, (h, c) = model(jnp.ones((7, 2, 3)))
+        >>> output.shape, h.shape, c.shape
+        ((7, 2, 8), (4, 2, 4), (4, 2, 4))
+
+    References:
+        PyTorch, 2024, https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
+        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        super().__init__(LSTMCell, *sizes, rngs=rngs, proj_size=proj_size, **options)
+
+
+class GRU(_TorchLayer):
+    """Stacked GRU layers: `torch.nn.GRU`, with the same arguments, equations, shapes and layout.
+
+    The equations are those of `recurrax.GRUCell`. The state is the array h.
+
+    Args:
+        input_size: as in `RNN`, and so are all arguments up to `bidirectional`, and `rngs`.
+        **options: those of `Recurrent` (`param_dtype`, `sharding`, `deterministic`) and of `recurrax.GRUCell`
+            (`reset_after`, `activation`, `gate_activation`, `kernel_init`, `recurrent_kernel_init`, `bias_init`,
+            `recurrent_bias`, `dtype`).
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from recurrax import nnx as rnn
+        >>> model = rnn.GRU(3, 4, batch_first=True, rngs=nnx.Rngs(0))
+        >>> output, h = model(jnp.ones((2, 7, 3)), lengths=jnp.array([7, 5]))
+        >>> output.shape, h.shape
+        ((2, 7, 4), (1, 2, 4))
+
+    References:
+        PyTorch, 2024, https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
+        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        super().__init__(GRUCell, *sizes, rngs=rngs, **options)

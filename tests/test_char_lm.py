@@ -1,0 +1,375 @@
+"""The example program: whole runs of a tiny model, through the command line."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from examples.char_lm import train as training
+from examples.char_lm.__main__ import main
+from examples.char_lm.config import Config, UserError
+from examples.char_lm.data import encode, load_text, make_corpus
+from examples.char_lm.run import Run
+from examples.char_lm.train import Learner
+
+ROOT = Path(__file__).parents[1]
+TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02"
+
+
+def write_text(path: Path) -> Path:
+    """A text of 3,000 characters whose rule a tiny model can find, and no two windows of which are the same."""
+    draw = random.Random(0)
+    lines = [f"def f{i}(x):\n    return x {draw.choice('+-*/')} {draw.randrange(100)}\n" for i in range(200)]
+    path.write_text("".join(lines)[:3000], "utf-8")
+    return path
+
+
+def train(text: Path, out: Path, options: str) -> int:
+    return main(["train", "--text", str(text), "--out", str(out), *f"{TINY} {options}".split()])
+
+
+def rows(run: Path) -> list[dict]:
+    """The log without its times, which no two runs share."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") >= 0 for line in lines)
+    return lines
+
+
+def last_state(folder: Path) -> list[np.ndarray]:
+    run = Run.open(folder)
+    state = Learner(run.config, len(run.text.vocabulary)).first_state()
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", state))]
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The message of a command that must fail with exit code 2."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    return error
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lenient_optax():
+    """Lets optax, and nothing else, mix dtypes: its Adam takes a power of a float and an int32."""
+    make_optimizer = training.make_optimizer
+
+    def lenient(config: Config) -> optax.GradientTransformation:
+        optimizer = make_optimizer(config)
+
+        def update(*args):
+            with jax.numpy_dtype_promotion("standard"):
+                return optimizer.update(*args)
+
+        return optax.GradientTransformation(optimizer.init, update)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_optimizer", lenient)
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.py")
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; to be copied by tests that change it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert train(text, out, "--steps 80 --eval-every 30 --checkpoint-every 50") == 0
+    return out
+
+
+def test_train_learns_and_leaves_log_curves_and_checkpoints(finished: Path):
+    log = rows(finished)
+    losses = [row["loss"] for row in log if "loss" in row]
+    checks = {row["step"]: row["validation_loss"] for row in log if "validation_loss" in row}
+    assert [row["step"] for row in log if "loss" in row] == list(range(1, 81))
+    assert sorted(checks) == [30, 60, 80]
+    run = Run.open(finished)
+    assert losses[0] == pytest.approx(np.log(len(run.text.vocabulary)), rel=0.1)
+    assert np.mean(losses[-10:]) < 0.6 * losses[0]
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (finished / "last").iterdir()) == ["50", "80"]
+
+    # The best checkpoint is the one that the log says, and gives the loss that the log says.
+    learner = Learner(run.config, len(run.text.vocabulary))
+    step, params = run.restore("best", learner.first_state().params)
+    corpus = make_corpus(load_text(run.text.source), run.config)
+    assert step == min(checks, key=checks.__getitem__)
+    assert float(learner.evaluate(params, jnp.asarray(corpus.validation))) == checks[step]
+
+
+def test_sample_writes_what_seed_and_top_k_say(finished: Path, capsys: pytest.CaptureFixture[str]):
+    def sample(*options: str) -> str:
+        assert main(["sample", str(finished), "--length", "60", *options]) == 0
+        return capsys.readouterr().out
+
+    first, again, other = (sample("--prompt", "def f", "--seed", seed) for seed in "001")
+    assert first.startswith("def f")
+    assert len(first) == len("def f") + 60 + 1
+    assert first == again != other
+    assert sample("--top-k", "1") == sample("--top-k", "1", "--seed", "1", "--temperature", "5")
+    assert sample("--top-k", "100000") == sample()
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--layers 2 --dropout 0.2", "--cell gru --windows random --dropout 0.2 --weight-decay 0.1", "--cell rnn --seed 7"],
+)
+def test_a_stopped_run_resumes_bit_equal(
+    options: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    options += " --steps 30 --eval-every 9 --sample-every 8 --checkpoint-every 10"
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped run"
+    assert train(text, whole, options) == 0
+
+    train_step = Learner.train_step
+    with monkeypatch.context() as patch:
+
+        def ctrl_c_in_step_17(self, state, text):
+            if int(state.step) == 16:
+                os.kill(os.getpid(), signal.SIGINT)
+            return train_step(self, state, text)
+
+        patch.setattr(Learner, "train_step", ctrl_c_in_step_17)
+        capsys.readouterr()
+        assert train(text, stopped, options) == 130
+    assert f"python -m examples.char_lm resume '{stopped}'" in capsys.readouterr().out
+    assert rows(stopped) == [row for row in rows(whole) if row["step"] <= 17]
+
+    assert main(["resume", str(stopped)]) == 0
+    assert rows(stopped) == rows(whole)
+    np.testing.assert_equal(last_state(stopped), last_state(whole))
+
+
+def test_a_killed_run_resumes_bit_equal(text: Path, tmp_path: Path):
+    options = "--steps 30 --eval-every 6 --checkpoint-every 10 --dropout 0.1"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(text, whole, options) == 0
+    # Step 26 comes after a best checkpoint, at 24, that the last one, at 20, does not know of.
+    script = """if True:
+        import os, signal, sys
+        from examples.char_lm import train
+        from examples.char_lm.__main__ import main
+        train_step = train.Learner.train_step
+        def kill_in_step_26(self, state, text):
+            if int(state.step) == 25:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return train_step(self, state, text)
+        train.Learner.train_step = kill_in_step_26
+        main(sys.argv[1:])
+    """
+    arguments = ["train", "--text", str(text), "--out", str(killed), *f"{TINY} {options}".split()]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    with (killed / "log.jsonl").open("a") as log:
+        log.write('{"step": 26, "lo')
+    assert main(["resume", str(killed)]) == 0
+    assert rows(killed) == rows(whole)
+    np.testing.assert_equal(last_state(killed), last_state(whole))
+
+
+def test_streams_keep_the_state_and_begin_anew_with_each_epoch(text: Path):
+    config = Config(hidden_size=16, embedding_size=8, batch=3, window=10, learning_rate=1e-8, eval_windows=10**6)
+    corpus = make_corpus(text.read_text()[:1000], config)
+    learner = Learner(config, len(corpus.vocabulary))
+    state, ids = learner.first_state(), jnp.asarray(corpus.train)
+    length = (ids.size - 1) // 3
+    windows = length // 10
+    model = learner.model(state.params)
+    streams = jnp.stack([ids[i * length : i * length + windows * 10 + 1] for i in range(3)])
+    logits, _ = model(streams[:, :-1])  # each stream read whole, where training reads windows
+    whole = optax.softmax_cross_entropy_with_integer_labels(logits, streams[:, 1:])
+    expected = whole.reshape(3, windows, 10).mean((0, 2))
+    assert float(learner.evaluate(state.params, ids)) == pytest.approx(float(whole.mean()), rel=1e-5)
+    losses = []
+    for _ in range(2 * windows):
+        state, loss = learner.train_step(state, ids)
+        losses.append(float(loss))
+    np.testing.assert_allclose(losses, jnp.tile(expected, 2), rtol=1e-5)
+
+
+def test_chinese_text_of_a_thousand_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    draw, alphabet = random.Random(0), "".join(chr(0x4E00 + i) for i in range(1026)) + "\n"
+    lyrics = tmp_path / "歌詞.txt"
+    lyrics.write_text(alphabet + "".join(draw.choices(alphabet[:50], k=10_000 - len(alphabet))), "utf-8")
+    out = tmp_path / "run"
+    options = "--cell rnn --hidden-size 256 --window 35 --batch 32 --steps 8 --learning-rate 0.01 --warmup 0"
+    assert main(["train", "--text", str(lyrics), "--out", str(out), *options.split()]) == 0
+    losses = [row["loss"] for row in rows(out) if "loss" in row]
+    assert losses[0] == pytest.approx(np.log(1027), rel=0.05)
+    assert losses[-1] < losses[0] - 0.5
+    capsys.readouterr()
+    assert main(["sample", str(out), "--prompt", alphabet[:3], "--length", "20"]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith(alphabet[:3])
+    assert len(encode(written, alphabet)) == 3 + 20 + 1
+
+
+def test_files_folders_globs_and_the_standard_library(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "2.txt").write_bytes("\ufeffzwei\r\n".encode())
+    (tmp_path / "1.txt").write_text("eins")
+    (tmp_path / "3.rst").write_text("drei")
+    assert load_text(str(tmp_path)) == "eins\ndrei\nzwei\n"
+    assert load_text(str(tmp_path / "**" / "*.txt")) == "eins\nzwei\n"
+    library = load_text(None)
+    assert len(library) > 2_000_000
+    assert library.isascii()
+    assert library.index("class ArgumentParser") < library.index("def dedent(")  # argparse.py before textwrap.py
+
+
+def test_wrong_texts_and_options_are_told_before_anything_is_written(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out, bad = tmp_path / "run", tmp_path / "bad.txt"
+    begin = ["train", "--out", out, *TINY.split()]
+    assert "'absent.txt'" in told(capsys, *begin, "--text", "absent.txt")
+    assert "no file" in told(capsys, *begin, "--text", str(tmp_path / "*.nothing"))
+    bad.write_text(" \n")
+    assert "empty" in told(capsys, *begin, "--text", bad)
+    # 4 windows of 10 need 41 characters in nine tenths, and 11 in the last: 110 is the least.
+    bad.write_text("abc" * 36 + "a")
+    error = told(capsys, *begin, "--text", bad)
+    assert "109 characters" in error
+    assert "need 110" in error
+    bad.write_bytes(b"caf\xe9 " * 100)
+    error = told(capsys, *begin, "--text", bad)
+    assert str(bad) in error
+    assert "byte 0xe9 at offset 3" in error
+    for option, wrong, expected in [
+        ("--batch", "0", "an integer, 1 to 65,536; got '0'"),
+        ("--dropout", "1.5", "a number, 0.0 to 0.95; got '1.5'"),
+        ("--clip", "nan", "a number, 1e-06 or more; got 'nan'"),
+        ("--steps", "many", "an integer, 1 to 100,000,000; got 'many'"),
+        ("--cell", "qrnn", "invalid choice: 'qrnn'"),
+    ]:
+        error = told(capsys, *begin, "--text", text, option, wrong)
+        assert option in error
+        assert expected in error
+    assert "a file, not a folder" in told(capsys, "train", "--text", text, "--out", text)
+    assert not out.exists()
+
+
+def test_the_least_text_is_enough(tmp_path: Path):
+    for batch, window in [(4, 10), (1, 7), (9, 10), (10, 10), (13, 3)]:
+        config = Config(batch=batch, window=window)
+        with pytest.raises(UserError, match="need") as error:
+            make_corpus("a", config)
+        needed = int(str(error.value).split("need ")[1].split(".")[0].replace(",", ""))
+        corpus = make_corpus("a" * needed, config)
+        assert (len(corpus.train) - 1) // batch >= window
+        assert len(corpus.validation) > window
+        with pytest.raises(UserError, match="too short"):
+            make_corpus("a" * (needed - 1), config)
+
+
+def test_a_run_is_never_lost_by_accident(
+    finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = contents(finished)
+    error = told(capsys, "train", "--text", text, "--out", finished, *TINY.split())
+    assert "already holds a run" in error
+    assert f"resume {finished}" in error
+    assert "--overwrite" in error
+    told(capsys, "train", "--text", "absent.txt", "--out", finished, *TINY.split(), "--overwrite")
+    assert contents(finished) == before
+
+    mine = shutil.copytree(finished, tmp_path / "run")
+    (mine / "notes.txt").write_text("keep")
+    assert train(text, mine, "--overwrite --steps 3") == 0
+    assert (mine / "notes.txt").read_text() == "keep"
+    assert rows(mine)[-1]["step"] == 3
+
+
+def test_wrong_prompts_and_runs_are_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    error = told(capsys, "sample", finished, "--prompt", "def 猫")
+    assert "'猫' (U+732B)" in error
+    assert "never saw" in error
+    assert "no run" in told(capsys, "sample", tmp_path / "nowhere")
+    assert "no run" in told(capsys, "resume", tmp_path / "nowhere")
+
+    mine = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(mine / "last")
+    shutil.rmtree(mine / "best")
+    assert "no checkpoint" in told(capsys, "resume", mine)
+    assert "first validation" in told(capsys, "sample", mine)
+    (mine / "config.json").write_text('{"cell": "lstm", ')
+    assert "damaged" in told(capsys, "sample", mine)
+
+
+def test_a_changed_text_or_setting_is_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    changed = write_text(tmp_path / "changed.py")
+    changed.write_text(changed.read_text().replace("return", "retour"))
+    before = contents(finished)
+    assert "no longer the one" in told(capsys, "resume", finished, "--text", changed)
+    assert contents(finished) == before
+
+    mine = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((mine / "config.json").read_text())
+    (mine / "config.json").write_text(json.dumps({**config, "hidden_size": 32}))
+    for command in ("resume", "sample"):
+        assert "hidden_size (checkpoint 16, config.json 32)" in told(capsys, command, mine)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mine = shutil.copytree(finished, tmp_path / "run")
+    intact = last_state(mine)
+    files = [path for path in sorted((mine / "last" / "80").rglob("*")) if path.is_file()]
+    for path in files:
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes(byte ^ 1 for byte in whole[middle : middle + 1]) + whole[middle + 1 :]
+        for damaged in {whole[:middle], flipped} - {whole}:  # orbax itself would not see the second
+            path.write_bytes(damaged)
+            error = told(capsys, "resume", mine)
+            assert str(mine / "last" / "80") in error
+            assert ("is damaged" in error) != ("is of other settings" in error)
+        path.write_bytes(whole)
+    assert len(files) > 3
+    np.testing.assert_equal(last_state(mine), intact)
+    shutil.rmtree(mine / "last" / "80" / "tree")
+    assert "Delete that folder to go on from step 50" in told(capsys, "resume", mine)
+    shutil.rmtree(mine / "last" / "80")
+    assert main(["resume", str(mine)]) == 0
+    assert rows(mine) == rows(finished)
+    np.testing.assert_equal(last_state(mine), intact)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    train_step = Learner.train_step
+
+    def overflow_in_step_4(self, state, text):
+        after, loss = train_step(self, state, text)
+        return after, jnp.where(after.step == 4, jnp.nan, loss)
+
+    monkeypatch.setattr(Learner, "train_step", overflow_in_step_4)
+    error = told(capsys, "train", "--text", text, "--out", tmp_path / "run", *TINY.split(), "--steps", "9")
+    assert "no longer finite at step 4" in error
+    assert "--learning-rate" in error
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
