@@ -88,18 +88,14 @@ def scan(
     """
     xs = _check_inputs(layer, xs)
     batch_shape = xs.shape[1:-1] if time_major else xs.shape[:-2]
-    like_mask = xs.shape[:-1]
     check_tree("params", params, _expected_params(layer, xs.shape[-1]), layer, xs)
     if state is not None:
         check_tree("state", state, _expected_state(layer, batch_shape), layer, xs)
     if lengths is not None and mask is not None:
         raise ValueError("`lengths` and `mask` must not both be given; fold the lengths into the mask.")
-    if lengths is not None:
-        lengths = _check_flags("lengths", lengths, jnp.integer, batch_shape, xs, "one length per sequence of")
-    if mask is not None:
-        mask = _check_flags("mask", mask, jnp.bool_, like_mask, xs, "one flag per step of")
-    if reset is not None:
-        reset = _check_flags("reset", reset, jnp.bool_, like_mask, xs, "one flag per step of")
+    lengths = _check_flags("lengths", lengths, jnp.integer, batch_shape, xs, "one length per sequence of")
+    mask = _check_flags("mask", mask, jnp.bool_, xs.shape[:-1], xs, "one flag per step of")
+    reset = _check_flags("reset", reset, jnp.bool_, xs.shape[:-1], xs, "one flag per step of")
     if not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"`unroll` must be an int of at least 1; got {unroll!r}.")
     if key is not None and not (
@@ -228,10 +224,18 @@ def _placed_like(xs: jax.Array, state: State) -> State:
 
 
 def describe(x: Any) -> str:
-    """What an argument is, for an error: `float32[3, 7, 5]`, or the value itself if it is no array."""
+    """What an argument is, for an error: `float32[3, 7, 5]`, the names in a pytree, or the value itself."""
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype}[{', '.join(map(str, x.shape))}]"
+    if isinstance(x, (tuple, list, dict)):
+        return f"a {type(x).__name__} with {', '.join(_leaves(x)) or 'nothing in it'}"
     return f"{x!r} of type {type(x).__name__}"
+
+
+_HINTS = {
+    "params": "Were the parameters drawn for another `input_size` or another layer?",
+    "state": "Is it the state of another batch, or is one of them time-major (`time_major`, `batch_first`)?",
+}
 
 
 def check_tree(name: str, tree: Any, expected: Any, layer: Any, xs: jax.Array) -> None:
@@ -241,23 +245,21 @@ def check_tree(name: str, tree: Any, expected: Any, layer: Any, xs: jax.Array) -
         ValueError: that names the first leaf that is missing, left over or of another shape.
     """
     wanted, got = _leaves(expected), _leaves(tree)
-    of = f"for `xs` {describe(xs)} and"
     for path, leaf in wanted.items():
-        if path not in got or jnp.shape(got[path]) != leaf.shape:
-            must = f"`{name}{path}` must be [{', '.join(map(str, leaf.shape))}] {of} {layer}"
-            if path not in got:
-                raise ValueError(f"{must}; got none: `{name}` is a {type(tree).__name__} with {_names(got)}.")
-            raise ValueError(f"{must}; got {describe(got[path])}. Was it made for another layer, size or layout?")
+        must = f"`{name}{path}` must be [{', '.join(map(str, leaf.shape))}]"
+        if path not in got:
+            raise ValueError(f"{must} for `xs` {describe(xs)} and {layer}; got none in {describe(tree)}.")
+        if jnp.shape(got[path]) != leaf.shape:
+            came = f"got {describe(got[path])}. {_HINTS[name]}"
+            raise ValueError(f"{must} for `xs` {describe(xs)} and {layer}; {came}")
     if left := got.keys() - wanted.keys():
-        raise ValueError(f"`{name}` must hold only {_names(wanted)} {of} {layer}; got also {_names(sorted(left))}.")
+        raise ValueError(
+            f"`{name}` must hold only {', '.join(wanted)} for {layer}; got also {', '.join(sorted(left))}."
+        )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _names(paths: Any) -> str:
-    return ", ".join(path or "a bare array" for path in paths) or "nothing in it"
 
 
 # Layers are hashable, so what they expect is worked out once for each layer and size, not at every call.
@@ -273,8 +275,10 @@ def _expected_state(layer: Layer, batch_shape: tuple[int, ...]) -> Any:
 
 def _check_inputs(layer: Layer, xs: Any) -> jax.Array:
     if not isinstance(layer, Layer):
-        hint = " Construct it first." if isinstance(layer, type) else ""
-        raise TypeError(f"`layer` must be a recurrax.Layer, such as LSTMCell(128); got {layer!r}.{hint}")
+        kind, hint = type(layer), "Call a Flax module itself, or pass its `layer`."
+        if isinstance(layer, type):
+            kind, hint = layer, "Construct it first."
+        raise TypeError(f"`layer` must be a recurrax.Layer, such as LSTMCell(128); got {kind}. {hint}")
     xs = jnp.asarray(xs)
     if not jnp.issubdtype(xs.dtype, jnp.inexact):
         raise TypeError(f"`xs` must be of a floating dtype; got {describe(xs)}. Embed or one-hot encode ids first.")
@@ -283,16 +287,15 @@ def _check_inputs(layer: Layer, xs: Any) -> jax.Array:
     return xs
 
 
-def _check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], xs: jax.Array, meaning: str) -> jax.Array:
-    flags = jnp.asarray(flags)
-    kind = "bool" if dtype is jnp.bool_ else "int"
+def _check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], xs: jax.Array, meaning: str) -> Any:
+    if flags is None:
+        return None
+    flags, kind = jnp.asarray(flags), "bool" if dtype is jnp.bool_ else "int"
     must = (
         f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning} `xs` {describe(xs)}; got {describe(flags)}."
     )
     if flags.shape != shape:
-        swapped = flags.ndim >= 2 and (
-            flags.shape[-1:] + flags.shape[:-1] == shape or flags.shape[1:] + flags.shape[:1] == shape
-        )
+        swapped = flags.ndim > 1 and shape in (flags.shape[-1:] + flags.shape[:-1], flags.shape[1:] + flags.shape[:1])
         raise ValueError(must + (" Is one of them time-major and the other not?" if swapped else ""))
     if not jnp.issubdtype(flags.dtype, dtype):
         raise TypeError(must + (" Compare or `.astype(bool)` first." if kind == "bool" else ""))
