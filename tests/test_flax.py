@@ -1,0 +1,251 @@
+"""Both frontends as their users meet them: inside larger models, under the transformations, with dropout and meshes."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
+
+import recurrax as rx
+from recurrax import linen
+from recurrax import nnx as rnn
+from recurrax.testing import assert_close, noise, perturbed_params
+
+LAYER = rx.Stack((rx.Bidirectional(rx.LSTMCell(3), rx.GRUCell(3)), rx.Residual(rx.ElmanCell(6))), dropout=0.5)
+
+
+def normal(*shape: int, seed: int = 1) -> jax.Array:
+    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+
+
+class Tagger(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.embed = nnx.Embed(11, 5, rngs=rngs)
+        self.rnn = rnn.LSTM(5, 4, 2, batch_first=True, dropout=0.3, bidirectional=True, rngs=rngs)
+        self.pool = rnn.Recurrent(rx.GRUCell(6), 8, rngs=rngs)
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, ids: jax.Array, lengths: jax.Array) -> jax.Array:
+        output, _ = self.rnn(self.embed(ids), lengths=lengths)
+        _, state = self.pool(output, lengths=lengths)
+        return self.head(state.h)
+
+
+class LinenTagger(nn.Module):
+    @nn.compact
+    def __call__(self, ids: jax.Array, lengths: jax.Array, deterministic: bool) -> jax.Array:
+        x = nn.Embed(11, 5)(ids)
+        output, _ = linen.LSTM(4, 2, batch_first=True, dropout=0.3, bidirectional=True)(
+            x, lengths=lengths, deterministic=deterministic
+        )
+        _, state = linen.Recurrent(rx.GRUCell(6))(output, lengths=lengths)
+        return nn.Dense(3)(state.h)
+
+
+IDS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (16, 7)))
+LENGTHS = jnp.asarray(np.random.default_rng(1).integers(1, 8, 16))
+LABELS = jnp.take_along_axis(IDS, (LENGTHS - 1)[:, None], axis=1)[:, 0] % 3
+
+
+def cross_entropy(logits: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_nnx_inside_a_larger_model_trains_saves_and_restores(tmp_path) -> None:
+    model = Tagger(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(3e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def train_step(model, optimizer):
+        loss, grads = nnx.value_and_grad(lambda m: cross_entropy(m(IDS, LENGTHS)))(model)
+        optimizer.update(model, grads)
+        return loss
+
+    losses = [float(train_step(model, optimizer)) for _ in range(60)]
+    assert losses[-1] < 0.3 * losses[0]
+
+    model.eval()
+    logits = model(IDS, LENGTHS)
+    snapshot = lambda: nnx.to_pure_dict(nnx.state(model, nnx.Any(nnx.Param, nnx.RngCount)))  # noqa: E731
+    before = jax.tree.map(np.asarray, snapshot())
+    np.testing.assert_array_equal(model(IDS, LENGTHS), logits)
+    assert_close("a forward pass mutates nothing", snapshot(), before, 0.0)
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "model", nnx.state(model, nnx.Param))
+        checkpointer.wait_until_finished()
+        other = Tagger(nnx.Rngs(1))
+        nnx.update(other, checkpointer.restore(tmp_path / "model", nnx.state(other, nnx.Param)))
+    other.eval()
+    np.testing.assert_array_equal(other(IDS, LENGTHS), logits)
+
+    graphdef, state = nnx.split(model)
+    np.testing.assert_allclose(jax.jit(lambda s: nnx.merge(graphdef, s)(IDS, LENGTHS))(state), logits, atol=1e-6)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_linen_inside_a_larger_model_trains_saves_and_restores(tmp_path) -> None:
+    model, optimizer = LinenTagger(), optax.adam(3e-2)
+    variables = model.init(jax.random.key(0), IDS, LENGTHS, deterministic=True)
+    assert variables.keys() == {"params"}
+    params, opt_state = variables["params"], optimizer.init(variables["params"])
+
+    @jax.jit
+    def train_step(params, opt_state, key):
+        def loss_of(params):
+            logits = model.apply({"params": params}, IDS, LENGTHS, deterministic=False, rngs={"dropout": key})
+            return cross_entropy(logits)
+
+        loss, grads = jax.value_and_grad(loss_of)(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    losses = []
+    for key in jax.random.split(jax.random.key(1), 60):
+        params, opt_state, loss = train_step(params, opt_state, key)
+        losses.append(float(loss))
+    assert losses[-1] < 0.3 * losses[0]
+
+    logits = model.apply({"params": params}, IDS, LENGTHS, deterministic=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "params", params)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "params")  # no template: plain dictionaries come back
+    got = model.apply({"params": restored}, IDS, LENGTHS, deterministic=True)
+    np.testing.assert_array_equal(got, logits)
+
+
+def test_both_frontends_equal_the_core() -> None:
+    xs, lengths = normal(2, 5, 4), jnp.array([5, 3])
+    params = perturbed_params(LAYER, 4)
+    state = noise(jax.eval_shape(lambda: LAYER.initial_state((2,))), 2)
+    expected = rx.scan(LAYER, params, xs, state, lengths=lengths, reverse=True)[::-1]
+
+    model = rnn.Recurrent(LAYER, 4, deterministic=True, rngs=nnx.Rngs(0))
+    nnx.update(model, {"params": jax.tree.map(lambda p: p, _pure(params))})
+    assert_close("nnx", model(xs, state, lengths=lengths, reverse=True), expected, 1e-6)
+
+    module = linen.Recurrent(LAYER, deterministic=True)
+    named = {
+        "layers_0": {side: _fields(getattr(params[0], side)) for side in ("forward", "backward")},
+        "layers_1": _fields(params[1]),
+    }
+    drawn = module.init(jax.random.key(0), xs)["params"]
+    assert jax.tree.structure(drawn) == jax.tree.structure(named)
+    got = module.apply({"params": named}, xs, state, lengths=lengths, reverse=True)
+    assert_close("linen", got, expected, 1e-6)
+
+
+def _fields(params) -> dict:
+    return {name: value for name, value in params._asdict().items() if value is not None}
+
+
+def _pure(params) -> dict:
+    sides = {side: _fields(getattr(params[0], side)) for side in ("forward", "backward")}
+    return {0: sides, 1: _fields(params[1])}
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_streaming_equals_the_whole(kind: str) -> None:
+    xs = normal(6, 2, 3)
+    model = getattr(rnn, kind)(3, 4, 2, rngs=nnx.Rngs(0))
+    module = getattr(linen, kind)(4, 2)
+    variables = module.init(jax.random.key(0), xs)
+    for call, one_step, zeros in (
+        (model, nnx.jit(lambda x, s: model.step(x, s)), model.initial_state((2,))),
+        (
+            lambda xs: module.apply(variables, xs),
+            jax.jit(lambda x, s: module.apply(variables, x, s, method="step")),
+            module.initial_state((2,)),
+        ),
+    ):
+        output, final = call(xs)
+        state, ys = zeros, []
+        for x in xs:
+            y, state = one_step(x, state)
+            ys.append(y)
+        assert_close(kind, (jnp.stack(ys), state), (output, final), 1e-6)
+
+
+def test_dropout_follows_each_frameworks_habit() -> None:
+    xs = normal(5, 2, 3)
+    model = rnn.GRU(3, 8, 2, dropout=0.5, rngs=nnx.Rngs(0, dropout=1))
+    first, second = model(xs)[0], model(xs)[0]
+    assert not jnp.array_equal(first, second)
+    np.testing.assert_array_equal(model(xs, rngs=nnx.Rngs(dropout=3))[0], model(xs, rngs=nnx.Rngs(dropout=3))[0])
+    off = model(xs, deterministic=True)[0]
+    model.eval()
+    np.testing.assert_array_equal(model(xs)[0], off)
+    model.train()
+    assert not jnp.array_equal(model(xs)[0], off)
+
+    module = linen.GRU(8, 2, dropout=0.5)
+    variables = module.init({"params": jax.random.key(0)}, xs, deterministic=True)
+    drop = lambda key: module.apply(variables, xs, deterministic=False, rngs={"dropout": key})[0]  # noqa: E731
+    np.testing.assert_array_equal(drop(jax.random.key(1)), drop(jax.random.key(1)))
+    assert not jnp.array_equal(drop(jax.random.key(1)), drop(jax.random.key(2)))
+    off = module.apply(variables, xs, deterministic=True)[0]
+    np.testing.assert_array_equal(module.clone(deterministic=True).apply(variables, xs)[0], off)
+    with pytest.raises(ValueError, match="deterministic"):
+        module.apply(variables, xs)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_parameters_carry_the_sharding_that_the_user_gives(axis_type: AxisType) -> None:
+    xs, sharding = normal(8, 5, 4), {"kernel": (None, "model"), "recurrent_kernel": (None, "model")}
+    layer = rx.Stack((rx.LSTMCell(4), rx.GRUCell(4)))
+    expected = rnn.Recurrent(layer, 4, rngs=nnx.Rngs(0))(xs)
+
+    module = linen.Recurrent(layer, sharding=sharding)
+    variables = module.init(jax.random.key(0), xs)
+    specs = nn.get_partition_spec(variables)["params"]["layers_1"]
+    assert specs["kernel"] == PartitionSpec(None, "model")
+    assert specs["bias"] == PartitionSpec()
+    assert_close("boxed", module.apply(variables, xs), module.apply(nn.unbox(variables), xs), 0.0)
+
+    if axis_type == AxisType.Explicit:  # Under Explicit axes only the batch may be sharded: that is what is checked.
+        sharding = {}
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        model = rnn.Recurrent(layer, 4, sharding=sharding, rngs=nnx.Rngs(0))
+        if sharding:
+            kernel = model.params[0].kernel
+            assert kernel[...].sharding.spec == PartitionSpec(None, "model")
+            assert kernel[...].addressable_shards[0].data.shape == (4, 8)
+        placed = jax.device_put(xs, jax.NamedSharding(mesh, PartitionSpec("data")))
+        got = nnx.jit(lambda model, xs: model(xs))(model, placed)
+    assert_close("sharded", jax.device_get(got), jax.device_get(expected), 1e-5)
+
+
+ERRORS = [
+    (lambda: rnn.RNN(3, 4, nonlinearity="sigmoid", rngs=nnx.Rngs(0)), ValueError, '`nonlinearity` must be "tanh", "re'),
+    (lambda: rnn.GRU(3, 4, num_layers=0, rngs=nnx.Rngs(0)), ValueError, "`num_layers` must be an int of at least 1"),
+    (lambda: rnn.LSTM(3, 4, dropout=1.5, rngs=nnx.Rngs(0)), ValueError, "`dropout` must be at least 0 and below 1"),
+    (lambda: rnn.LSTM(3, 4, hidden=2, rngs=nnx.Rngs(0)), TypeError, "unexpected keyword argument 'hidden'"),
+    (
+        lambda: rnn.LSTM(3, 4, 2, rngs=nnx.Rngs(0))(jnp.ones((2, 7, 3)), (jnp.ones((2, 2, 4)), jnp.ones((2, 2, 4)))),
+        ValueError,
+        "`state.h` must be [2, 7, 4] for `xs` float32[2, 7, 3]",
+    ),
+    (lambda: rnn.LSTM(3, 4, rngs=nnx.Rngs(0))(jnp.ones((7, 3)), jnp.ones((1, 4))), ValueError, "got none in float32[1"),
+    (lambda: rx.scan(rnn.GRU(3, 4, rngs=nnx.Rngs(0)), (), jnp.ones((7, 3))), TypeError, "Call a Flax module itself"),
+    (lambda: linen.GRU(4).init(jax.random.key(0), jnp.ones((7, 2), int)), TypeError, "`xs` must be of a floating"),
+    (
+        lambda: linen.GRU(4, bidirectional=True).init(jax.random.key(0), jnp.ones((2, 3)), method="step"),
+        ValueError,
+        "must not read the future to be stepped",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), ERRORS, ids=[message for *_, message in ERRORS])
+def test_errors_teach(call, kind, message) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
