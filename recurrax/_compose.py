@@ -47,7 +47,7 @@ class Stack(Layer):
         ((2, 7, 4), (2, 8), (2, 4))
 
     References:
-        A. Graves et al., Speech recognition with deep recurrent neural networks, 2013, https://arxiv.org/abs/1303.5778
+        Graves et al., Speech recognition with deep recurrent neural networks, 2013, https://arxiv.org/abs/1303.5778
     """
 
     layers: tuple[Layer, ...]
@@ -121,8 +121,7 @@ class Bidirectional(Layer):
         ((2, 7, 8), (2, 4))
 
     References:
-        M. Schuster, K. K. Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal Processing,
-            1997, https://doi.org/10.1109/78.650093
+        Schuster and Paliwal, Bidirectional recurrent neural networks, 1997, https://doi.org/10.1109/78.650093
     """
 
     forward: Layer
@@ -209,7 +208,7 @@ class Dropout(Layer):
         [0.0, 2.0]
 
     References:
-        W. Zaremba et al., Recurrent neural network regularization, 2014, https://arxiv.org/abs/1409.2329
+        Zaremba et al., Recurrent neural network regularization, 2014, https://arxiv.org/abs/1409.2329
     """
 
     rate: float
@@ -266,7 +265,7 @@ class Residual(Layer):
         (2, 7, 8)
 
     References:
-        Y. Wu et al., Google's neural machine translation system (section 3.1), 2016, https://arxiv.org/abs/1609.08144
+        Wu et al., Google's neural machine translation system (section 3.1), 2016, https://arxiv.org/abs/1609.08144
     """
 
     layer: Layer

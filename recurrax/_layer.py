@@ -51,7 +51,7 @@ class Layer(abc.ABC):
 
     @property
     def causal(self) -> bool:
-        """Whether `ys[t]` depends on `xs[:t + 1]` alone, so that the layer can be stepped."""
+        """Whether no output depends on a later input, so that the layer can be stepped."""
         return all(part.causal for part in self.parts)
 
     @property

@@ -68,7 +68,7 @@ class ElmanCell(AffineCell):
         ((2, 7, 4), (2, 4))
 
     References:
-        J. L. Elman, Finding structure in time, Cognitive Science, 1990, https://doi.org/10.1207/s15516709cog1402_1
+        Elman, Finding structure in time, 1990, https://doi.org/10.1207/s15516709cog1402_1
     """
 
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh

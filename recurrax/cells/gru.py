@@ -75,7 +75,7 @@ class GRUCell(AffineCell):
         ((2, 7, 4), (2, 4))
 
     References:
-        K. Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, https://arxiv.org/abs/1406.1078
+        Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, https://arxiv.org/abs/1406.1078
     """
 
     reset_after: bool = True

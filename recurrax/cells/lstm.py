@@ -80,11 +80,12 @@ class LSTMCell(AffineCell):
         ((2, 7, 4), (2, 4), (2, 4))
 
     References:
-        S. Hochreiter, J. Schmidhuber, Long short-term memory, Neural Computation, 1997,
-            https://doi.org/10.1162/neco.1997.9.8.1735
-        F. A. Gers et al., Learning to forget, Neural Computation, 2000, https://doi.org/10.1162/089976600300015015
-        H. Sak et al., Long short-term memory based recurrent neural network architectures for large vocabulary speech
-            recognition (the projection), 2014, https://arxiv.org/abs/1402.1128
+        Hochreiter and Schmidhuber, Long short-term memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735
+
+        Gers et al., Learning to forget, 2000, https://doi.org/10.1162/089976600300015015
+
+        Sak et al., Long short-term memory based recurrent neural network architectures for large vocabulary speech
+        recognition (the projection), 2014, https://arxiv.org/abs/1402.1128
     """
 
     proj_size: int = 0

@@ -1,0 +1,50 @@
+"""README and docs are true: their Python blocks run, and every public name is documented."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import recurrax
+from recurrax import initializers, linen, testing
+from recurrax import nnx as rnn
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md"]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run(page: str) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    names: dict = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+
+
+# Abstract, shown by the cells that derive from it; or a tool of `check_contract`, shown there.
+WITHOUT_EXAMPLE = {"Layer", "AffineCell", "noise", "run_apart", "pull", "assert_close"}
+
+
+def public(module) -> dict:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("recurrax")
+    }
+
+
+@pytest.mark.parametrize("module", [recurrax, rnn, linen, testing, initializers], ids=lambda m: m.__name__)
+def test_every_public_name_is_documented(module) -> None:
+    names = {name: v for name, v in public(module).items() if module is recurrax or v.__module__ == module.__name__}
+    api = (ROOT / "docs" / "api.md").read_text()
+    for name, value in names.items():
+        full, doc = f"{module.__name__}.{name}", inspect.getdoc(value) or ""
+        assert f":: {full}\n" in api, f"{full} is missing from docs/api.md"
+        is_record = isinstance(value, type) and issubclass(value, tuple)
+        if is_record:
+            assert "Attributes:" in doc, f"the docstring of {full} does not say what its fields are"
+        elif name not in WITHOUT_EXAMPLE:
+            assert ">>>" in doc, f"the docstring of {full} has no example"
