@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -96,6 +97,14 @@ class Stack(Layer):
         return tuple(states), xs
 
 
+_MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "concat": lambda ys, zs: jnp.concatenate([ys, zs], axis=-1),
+    "sum": jnp.add,
+    "mul": jnp.multiply,
+    "ave": lambda ys, zs: (ys + zs) / 2,
+}
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bidirectional(Layer):
     """Two layers that walk the sequence in opposite directions, their outputs merged step by step.
@@ -133,8 +142,8 @@ class Bidirectional(Layer):
             object.__setattr__(self, "backward", self.forward)
         _check_layer("forward", self.forward)
         _check_layer("backward", self.backward)
-        if self.merge not in ("concat", "sum", "mul", "ave"):
-            raise ValueError(f'`merge` must be "concat", "sum", "mul" or "ave"; got {self.merge!r}.')
+        if self.merge not in _MERGES:
+            raise ValueError(f"`merge` must be one of {', '.join(_MERGES)}; got {self.merge!r}.")
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -149,20 +158,16 @@ class Bidirectional(Layer):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Directions:
         """Draws the parameters of both directions."""
         self.output_size(input_size)
-        forward, backward = jax.random.split(key)
-        return Directions(
-            self.forward.init(forward, input_size, dtype), self.backward.init(backward, input_size, dtype)
-        )
+        keys = jax.random.split(key)
+        return Directions(*(part.init(k, input_size, dtype) for part, k in zip(self.parts, keys, strict=True)))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Directions:
         """The initial state of each direction, which for the backward one is that after the last step."""
-        return Directions(
-            self.forward.initial_state(batch_shape, dtype), self.backward.initial_state(batch_shape, dtype)
-        )
+        return Directions(*(part.initial_state(batch_shape, dtype) for part in self.parts))
 
     def output_size(self, input_size: int) -> int:
         """The sum of both output sizes under `concat`, else the one that they share."""
-        forward, backward = self.forward.output_size(input_size), self.backward.output_size(input_size)
+        forward, backward = (part.output_size(input_size) for part in self.parts)
         if self.merge == "concat":
             return forward + backward
         if forward != backward:
@@ -177,16 +182,7 @@ class Bidirectional(Layer):
         ahead, back = walk.split(2)
         forward, ys = ahead(self.forward, params.forward, state.forward, xs)
         backward, zs = back.reversed()(self.backward, params.backward, state.backward, xs)
-        match self.merge:
-            case "concat":
-                ys = jnp.concatenate([ys, zs], axis=-1)
-            case "sum":
-                ys = ys + zs
-            case "mul":
-                ys = ys * zs
-            case "ave":
-                ys = (ys + zs) / 2
-        return Directions(forward, backward), ys
+        return Directions(forward, backward), _MERGES[self.merge](ys, zs)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -98,9 +98,8 @@ def scan(
     reset = _check_flags("reset", reset, jnp.bool_, xs.shape[:-1], xs, "one flag per step of")
     if not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"`unroll` must be an int of at least 1; got {unroll!r}.")
-    if key is not None and not (
-        hasattr(key, "dtype") and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)
-    ):
+    kind = getattr(key, "dtype", jnp.bool_)
+    if key is not None and not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
         raise TypeError(f"`key` must be a PRNG key, such as jax.random.key(0); got {describe(key)}.")
     return _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, implementation, key)
 
@@ -170,7 +169,7 @@ def step(
 
 # Jitted here, so that a call outside of any jit compiles once too, not at every call as a bare `lax.scan` would.
 @functools.partial(jax.jit, static_argnames=("layer", "reverse", "time_major", "unroll", "implementation"))
-def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, implementation, key):  # type: ignore[no-untyped-def]
+def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, implementation, key):
     if lengths is not None:
         mask = lengths_to_mask(lengths, xs.shape[0 if time_major else -2])
         mask = jnp.moveaxis(mask, -1, 0) if time_major else mask

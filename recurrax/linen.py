@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
+from recurrax._flax import mesh_axes, names_of
 from recurrax._layer import AffineCell, Initializer, Layer, State
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
@@ -47,32 +48,23 @@ class _Module(nn.Module):
         """The layer's parameters, kept as nested dictionaries of names, as Linen's users expect."""
 
         def draw(key: jax.Array) -> Any:
-            return jax.tree_util.tree_map_with_path(self._boxed, layer.init(key, input_size, self.param_dtype))
+            params = layer.init(key, input_size, self.param_dtype)
+            axes = mesh_axes(layer, params, self.sharding)
+            boxed = [
+                leaf if names is None else nn.Partitioned(leaf, names=names)
+                for leaf, names in zip(jax.tree.leaves(params), axes, strict=True)
+            ]
+            return jax.tree.unflatten(jax.tree.structure(params), boxed)
 
         if self.is_initializing():
             drawn = draw(self.make_rng("params"))
         else:  # Linen compares shapes with those of the stored parameters.
             shapes = jax.eval_shape(draw, jax.random.key(0))
             drawn = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        leaves, structure = jax.tree_util.tree_flatten_with_path(drawn, is_leaf=_is_box)
-        names = [_names(path) for path, _ in leaves]
-        nested = unflatten_dict({path: leaf for path, (_, leaf) in zip(names, leaves, strict=True)})
+        leaves, structure = jax.tree_util.tree_flatten_with_path(drawn, is_leaf=lambda n: isinstance(n, nn.Partitioned))
+        nested = unflatten_dict({names_of(path): leaf for path, leaf in leaves})
         kept = flatten_dict({name: self.param(name, lambda _, value=value: value) for name, value in nested.items()})
-        return jax.tree.unflatten(structure, [kept[path] for path in names])
-
-    def _boxed(self, path: Any, value: jax.Array) -> Any:
-        axes = (self.sharding or {}).get(_names(path)[-1])
-        return value if axes is None else nn.Partitioned(value, names=axes)
-
-
-def _is_box(node: Any) -> bool:
-    return isinstance(node, nn.Partitioned)
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    """`layers_0`, `forward`, `kernel`: a path in a layer's parameters, in Linen's way of naming."""
-    names = (f"layers_{key.idx}" if hasattr(key, "idx") else str(getattr(key, "name", key)) for key in path)
-    return tuple(names) or ("param",)
+        return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in leaves])
 
 
 class Recurrent(_Module):

@@ -11,12 +11,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
-from recurrax._layer import AffineCell, Layer, Params, State
+from recurrax._flax import mesh_axes
+from recurrax._layer import Layer, Params, State
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
+
+Randomness = nnx.Rngs | nnx.RngStream | jax.Array | None
 
 
 class Recurrent(nnx.Module):
@@ -64,12 +67,12 @@ class Recurrent(nnx.Module):
         self.deterministic = deterministic
         self.rngs = rngs["dropout"].fork() if layer.stochastic else nnx.data(None)
 
-        def param(path: Any, value: jax.Array) -> nnx.Param:
-            axes = (sharding or {}).get(path[-1].name if path and hasattr(path[-1], "name") else "")
-            return nnx.Param(value) if axes is None else nnx.Param(value, out_sharding=axes)
-
-        params = layer.init(rngs.params(), input_size, param_dtype)
-        self.params = nnx.data(jax.tree_util.tree_map_with_path(param, params))
+        leaves, structure = jax.tree.flatten(params := layer.init(rngs.params(), input_size, param_dtype))
+        metadata: list[dict[str, Any]] = [
+            {"out_sharding": axes} if axes else {} for axes in mesh_axes(layer, params, sharding)
+        ]
+        variables = [nnx.Param(leaf, **more) for leaf, more in zip(leaves, metadata, strict=True)]
+        self.params = nnx.data(jax.tree.unflatten(structure, variables))
 
     def __call__(
         self,
@@ -80,7 +83,7 @@ class Recurrent(nnx.Module):
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rngs: Randomness = None,
         **options: Any,
     ) -> tuple[jax.Array, State]:
         """Runs the layer over a sequence.
@@ -99,24 +102,24 @@ class Recurrent(nnx.Module):
             The outputs and the final state, in the core's structure.
         """
         options |= {"lengths": lengths, "mask": mask, "reset": reset, "key": self._key(deterministic, rngs)}
-        final, output = scan(self.layer, self._arrays(), x, state, **options)
-        return output, final
+        state, output = scan(self.layer, self._arrays(), x, state, **options)
+        return output, state
 
     def step(
         self,
         x: jax.Array,
-        state: State | None = None,
+        state: State = None,
         *,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
-        **options: Any,
+        rngs: Randomness = None,
+        **options,
     ) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
         The options are the `mask`, `reset` and `implementation` of `recurrax.step`.
         """
-        final, y = core_step(self.layer, self._arrays(), state, x, key=self._key(deterministic, rngs), **options)
-        return y, final
+        state, y = core_step(self.layer, self._arrays(), state, x, key=self._key(deterministic, rngs), **options)
+        return y, state
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
@@ -125,11 +128,10 @@ class Recurrent(nnx.Module):
     def _arrays(self) -> Params:
         return jax.tree.map(lambda p: p[...], self.params, is_leaf=lambda p: isinstance(p, nnx.Variable))
 
-    def _key(self, deterministic: bool | None, rngs: Any) -> jax.Array | None:
-        if self.deterministic if deterministic is None else deterministic:
-            return None
+    def _key(self, deterministic: bool | None, rngs: Randomness) -> jax.Array | None:
+        off = self.deterministic if deterministic is None else deterministic
         source = self.rngs if rngs is None else rngs
-        if not self.layer.stochastic or source is None:
+        if off or source is None or not self.layer.stochastic:
             return None
         if isinstance(source, nnx.Rngs):
             return source["dropout"]()
@@ -141,14 +143,9 @@ class _TorchLayer(Recurrent):
 
     def __init__(
         self,
-        cell_type: type[AffineCell],
+        sizes: tuple,
         input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        bias: bool,
         batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
         *,
         param_dtype: DTypeLike = jnp.float32,
         sharding: Mapping[str, tuple] | None = None,
@@ -156,9 +153,9 @@ class _TorchLayer(Recurrent):
         rngs: nnx.Rngs,
         **cell_options: Any,
     ) -> None:
-        stack = torch_layout.stack(cell_type, hidden_size, num_layers, bias, dropout, bidirectional, **cell_options)
+        layer = torch_layout.stack(*sizes, **cell_options)
         super().__init__(
-            stack, input_size, param_dtype=param_dtype, sharding=sharding, deterministic=deterministic, rngs=rngs
+            layer, input_size, param_dtype=param_dtype, sharding=sharding, deterministic=deterministic, rngs=rngs
         )
         self.batch_first = batch_first
 
@@ -237,9 +234,9 @@ class RNN(_TorchLayer):
         rngs: nnx.Rngs,
         **options: Any,
     ) -> None:
-        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
-        activation = torch_layout.activation_of(nonlinearity)
-        super().__init__(ElmanCell, *sizes, rngs=rngs, activation=activation, **options)
+        sizes = ElmanCell, hidden_size, num_layers, bias, dropout, bidirectional
+        options["activation"] = torch_layout.activation_of(nonlinearity)
+        super().__init__(sizes, input_size, batch_first, rngs=rngs, **options)
 
 
 class LSTM(_TorchLayer):
@@ -284,8 +281,8 @@ class LSTM(_TorchLayer):
         rngs: nnx.Rngs,
         **options: Any,
     ) -> None:
-        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
-        super().__init__(LSTMCell, *sizes, rngs=rngs, proj_size=proj_size, **options)
+        sizes = LSTMCell, hidden_size, num_layers, bias, dropout, bidirectional
+        super().__init__(sizes, input_size, batch_first, rngs=rngs, proj_size=proj_size, **options)
 
 
 class GRU(_TorchLayer):
@@ -328,5 +325,5 @@ class GRU(_TorchLayer):
         rngs: nnx.Rngs,
         **options: Any,
     ) -> None:
-        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
-        super().__init__(GRUCell, *sizes, rngs=rngs, **options)
+        sizes = GRUCell, hidden_size, num_layers, bias, dropout, bidirectional
+        super().__init__(sizes, input_size, batch_first, rngs=rngs, **options)

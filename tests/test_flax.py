@@ -228,6 +228,12 @@ ERRORS = [
     (lambda: rnn.RNN(3, 4, nonlinearity="sigmoid", rngs=nnx.Rngs(0)), ValueError, '`nonlinearity` must be "tanh", "re'),
     (lambda: rnn.GRU(3, 4, num_layers=0, rngs=nnx.Rngs(0)), ValueError, "`num_layers` must be an int of at least 1"),
     (lambda: rnn.LSTM(3, 4, dropout=1.5, rngs=nnx.Rngs(0)), ValueError, "`dropout` must be at least 0 and below 1"),
+    (
+        lambda: rnn.GRU(3, 4, sharding={"kern": ()}, rngs=nnx.Rngs(0)),
+        ValueError,
+        "kernel, recurrent_kernel, bias, recu",
+    ),
+    (lambda: rnn.GRU(3, 4, sharding={"bias": (None, "x")}, rngs=nnx.Rngs(0)), ValueError, "must give 1 mesh axes, one"),
     (lambda: rnn.LSTM(3, 4, hidden=2, rngs=nnx.Rngs(0)), TypeError, "unexpected keyword argument 'hidden'"),
     (
         lambda: rnn.LSTM(3, 4, 2, rngs=nnx.Rngs(0))(jnp.ones((2, 7, 3)), (jnp.ones((2, 2, 4)), jnp.ones((2, 2, 4)))),
