@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -76,3 +78,12 @@ def resets_of_walk(reset: jax.Array, mask: jax.Array | None, reverse: bool) -> j
     before = lax.cummax(seen, axis=0)
     before = jnp.concatenate([jnp.zeros_like(before[:1]), before[:-1]], axis=0)
     return before != segment
+
+
+def where(flags: jax.Array, yes: Any, no: Any) -> Any:
+    """Takes the leaves of `yes` where a flag is set, those of `no` elsewhere; flags stand for the leading axes."""
+
+    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(jnp.expand_dims(flags, tuple(range(flags.ndim, a.ndim))), a, b)
+
+    return jax.tree.map(pick, yes, no)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from recurrax import kernels
+from recurrax._dtype import default_state_dtype
 from recurrax._layer import Cell, Layer, Params, State
-from recurrax._mask import lengths_to_mask, resets_of_walk
-from recurrax.kernels.xla import default_state_dtype, where
+from recurrax._mask import lengths_to_mask, resets_of_walk, where
 
 
 def scan(

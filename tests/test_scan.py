@@ -308,7 +308,7 @@ ERRORS = [
     (
         lambda: rx.Bidirectional(CELL, merge="add"),
         ValueError,
-        '`merge` must be "concat", "sum", "mul" or "ave"; got \'add',
+        "`merge` must be one of concat, sum, mul, ave; got 'add'",
     ),
     (lambda: rx.num_params(rx.Bidirectional(CELL, rx.GRUCell(3), "sum"), 3), ValueError, "output size of `forward`, 4"),
     (lambda: rx.num_params(rx.Residual(CELL), 3), ValueError, "must put out as many features as it takes in, 3"),

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from recurrax._dtype import compute_dtype, default_state_dtype, promote
 from recurrax._layer import Cell, Params, State
+from recurrax._mask import where
 from recurrax.kernels import Kernel, register
 
 
@@ -41,35 +43,6 @@ def run(
 
     zs = cell.project_inputs(params, xs.astype(compute))
     return lax.scan(body, state, (zs, mask, reset), reverse=reverse, unroll=unroll)
-
-
-def where(flags: jax.Array, yes: State, no: State) -> State:
-    """Takes `yes` for the batch elements whose flag is set, `no` for the others."""
-
-    def pick(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(jnp.expand_dims(flags, tuple(range(flags.ndim, a.ndim))), a, b)
-
-    return jax.tree.map(pick, yes, no)
-
-
-def compute_dtype(cell: Cell, params: Params, xs: jax.Array) -> jnp.dtype:
-    """The dtype of the cell's matrix products: its own, or that of the parameters and the inputs together."""
-    if cell.dtype is not None:
-        return jnp.dtype(cell.dtype)
-    floats = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return promote(xs.dtype, *floats)
-
-
-def default_state_dtype(params: Params, xs: jax.Array) -> jnp.dtype:
-    """The dtype of a state that nobody gave: float32, or float64 where parameters or inputs have it."""
-    dtype = promote(jnp.float32, xs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
-    return jnp.finfo(dtype).dtype
-
-
-def promote(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
-    """The dtype that holds all of these, whatever the user's promotion rules."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*(jnp.dtype(dtype) for dtype in dtypes))
 
 
 register("xla", Kernel(run, refuses=lambda cell: None))

@@ -1,0 +1,28 @@
+"""Which dtype what is computed in: products follow parameters and inputs, the state keeps its own."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._layer import Cell, Params
+
+
+def compute_dtype(cell: Cell, params: Params, xs: jax.Array) -> jnp.dtype:
+    """The dtype of the cell's matrix products: its own, or that of the parameters and the inputs together."""
+    if cell.dtype is not None:
+        return jnp.dtype(cell.dtype)
+    floats = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return promote(xs.dtype, *floats)
+
+
+def default_state_dtype(params: Params, xs: jax.Array) -> jnp.dtype:
+    """The dtype of a state that nobody gave: float32, or float64 where parameters or inputs have it."""
+    dtype = promote(jnp.float32, xs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    return jnp.finfo(dtype).dtype
+
+
+def promote(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
+    """The dtype that holds all of these, whatever the user's promotion rules."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*(jnp.dtype(dtype) for dtype in dtypes))
