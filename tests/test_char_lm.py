@@ -57,8 +57,9 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         code = main([str(argument) for argument in arguments])
     except SystemExit as stop:
         code = stop.code
-    error = capsys.readouterr().err
+    output, error = capsys.readouterr()
     assert code == 2
+    assert not output or arguments[0] != "sample"
     assert error.startswith("error: ")
     assert "Traceback" not in error
     return error

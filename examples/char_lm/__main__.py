@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import itertools
+import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,20 +59,19 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + default)
     train.add_argument("--overwrite", action="store_true", help="lose the run that --out may hold")
     for field in dataclasses.fields(Config):
-        about = field.metadata
-        kind = {"choices": about["choices"]} if "choices" in about else {"metavar": "N"}
-        if "low" in about:
-            kind["type"] = _number(type(field.default), about["low"], about["high"])
-        train.add_argument(
-            f"--{field.name.replace('_', '-')}", default=field.default, help=about["help"] + default, **kind
-        )
+        values: dict[str, Any] = {"choices": field.metadata.get("choices")}
+        if values["choices"] is None:
+            span = field.metadata["low"], field.metadata["high"]
+            values = {"metavar": "N", "type": _number(type(field.default), *span)}
+        name = f"--{field.name.replace('_', '-')}"
+        train.add_argument(name, default=field.default, help=field.metadata["help"] + default, **values)
 
     sample = commands.add_parser("sample", help="write a text", description="Writes with the best checkpoint.")
     sample.add_argument("run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + default)
     sample.add_argument("--prompt", default="", help="what to write on from (default: a new line)")
     for name, kind, low, high, value, about in [
         ("--length", int, 1, 10**9, 1000, "characters to write" + default),
-        ("--temperature", float, 0.01, 100, 0.7, "below 1 is more careful, above is bolder" + default),
+        ("--temperature", float, 0.01, 100, 0.8, "below 1 is more careful, above is bolder" + default),
         ("--top-k", int, 1, 10**9, None, "draw among the N likeliest characters only (default: among all)"),
         ("--seed", int, 0, 2**31 - 1, 0, "another seed writes another text" + default),
     ]:
@@ -135,7 +136,8 @@ def _sample(options: argparse.Namespace) -> int:
         top_k=options.top_k,
         key=jax.random.key(options.seed),
     )
-    for char in itertools.chain(options.prompt, chars):
+    first = next(chars)  # before the prompt is shown, as it may be refused
+    for char in itertools.chain(options.prompt, first, chars):
         print(char, end="", flush=True)
     print()
     return 0
@@ -151,10 +153,14 @@ def _about(corpus: Any, source: str | None) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C."""
     options = make_parser().parse_args(arguments)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what the messages here say
     try:
         return {"train": _train, "resume": _resume, "sample": _sample}[options.command](options)
     except UserError as error:
         fail(str(error))
+    except BrokenPipeError:  # `sample | head` has read enough; Python would complain of what is left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:  # A full disk, a folder that must not be written.
         fail(str(error))
     except KeyboardInterrupt:

@@ -11,7 +11,9 @@ import numpy as np
 from .config import Config, UserError
 
 # Tests repeat themselves, and generated tables are no text that a person wrote.
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "idlelib", "encodings", "pydoc_data"}
+_LEFT_OUT = {"test", "tests", "idle_test", "encodings", "entities.py", "pydoc_data"}
+# Other people's code, and programs rather than a library.
+_LEFT_OUT |= {"site-packages", "dist-packages", "idlelib", "turtledemo"}
 
 
 class Corpus(NamedTuple):

@@ -1,7 +1,8 @@
 """The network: embedding, stacked recurrent layers, logits."""
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from recurrax import nnx as rnn
@@ -24,7 +25,9 @@ class CharLM(nnx.Module):
 
     def __init__(self, vocabulary_size: int, config: Config, *, rngs: nnx.Rngs):
         """Makes the parameters."""
-        self.embedding = nnx.Embed(vocabulary_size, config.embedding_size, rngs=rngs)
+        # The default's rows are so short that the network would spend its first hundreds of steps on stretching them.
+        stretched = nnx.initializers.normal(1.0)
+        self.embedding = nnx.Embed(vocabulary_size, config.embedding_size, embedding_init=stretched, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
         self.recurrent = LAYERS[config.cell](
             config.embedding_size,
@@ -36,7 +39,7 @@ class CharLM(nnx.Module):
         )
         self.logits = nnx.Linear(config.hidden_size, vocabulary_size, rngs=rngs)
 
-    def __call__(self, chars: jax.Array, state=None) -> tuple[jax.Array, jax.Array | tuple[jax.Array, ...]]:
+    def __call__(self, chars: jax.Array, state: Any = None) -> tuple[jax.Array, Any]:
         """Reads characters, going on from `state`.
 
         Args:
@@ -50,7 +53,11 @@ class CharLM(nnx.Module):
         ys, state = self.recurrent(xs, state)
         return self.logits(self.dropout(ys)), state
 
-    def initial_state(self, *batch: int):
-        """The zero state of `batch` streams, or of a single one, for loops that need a state to begin with."""
-        shapes = nnx.eval_shape(lambda model: model(jnp.zeros([*batch, 1], jnp.int32))[1], self)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    def step(self, char: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        """Reads one character; otherwise as the call."""
+        y, state = self.recurrent.step(self.embedding(char), state)
+        return self.logits(y), state
+
+    def initial_state(self, *batch: int) -> Any:
+        """The state before the first character, of `batch` streams or of a single one."""
+        return self.recurrent.initial_state(batch)

@@ -20,12 +20,13 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     # Single steps are too noisy to follow with the eye, and their mean too smooth to trust: show both.
     width = max(1, len(bits) // 60)
     mean = np.convolve(bits, np.full(width, 1 / width), "valid")
+    middles = steps[width // 2 :][: len(mean)]
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(steps, bits, color="#4c72b0", alpha=0.25, linewidth=0.6)
-    axes.plot(steps[width - 1 :], mean, color="#4c72b0", linewidth=1.8, label=f"training, mean of {width} steps")
+    axes.plot(middles, mean, color="#4c72b0", linewidth=1.8, label=f"training, mean of {width} steps")
     axes.plot(checked, validation, color="#dd8452", linewidth=1.8, marker="o", markersize=4, label="validation")
     axes.annotate(
         f"best {validation[best]:.3f}",

@@ -1,6 +1,7 @@
 """The run folder: settings, vocabulary, log and checkpoints, and what may have happened to them."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 from .config import Config, UserError
 from .data import Corpus
 
-FILES = ("config.json", "text.json", "log.jsonl", "curves.png", "last", "best")
+FILES = ("config.json", "text.json", "digests.json", "log.jsonl", "curves.png", "last", "best")
 
 
 class Text(NamedTuple):
@@ -29,8 +30,8 @@ class Run:
     """A run folder.
 
     It holds `config.json` and `text.json`, so that sampling needs nothing else; `log.jsonl`, a line for each training
-    step and each validation, losses in nats; `curves.png`; and the checkpoints, `last` to go on from (the newest two)
-    and `best` to sample from (the one of the lowest validation loss).
+    step and each validation, losses in nats; `curves.png`; the checkpoints, `last` to go on from (the newest two) and
+    `best` to sample from (the one of the lowest validation loss); and `digests.json`, to tell whether they are whole.
     """
 
     def __init__(self, folder: Path, config: Config, text: Text):
@@ -89,8 +90,15 @@ class Run:
             self._managers[kind] = ocp.CheckpointManager((self.folder / kind).absolute(), options=options)
         manager = self._managers[kind]
         if step > (manager.latest_step() if manager.latest_step() is not None else -1):
-            settings = ocp.args.JsonSave({**dataclasses.asdict(self.config), "text": self.text.sha256})
+            settings = ocp.args.JsonSave(self._settings())
             manager.save(step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), settings=settings))
+            # Orbax notices a file that was cut short, but not one with a byte changed.
+            kept = {name: digest for name, digest in self._digests().items() if (self.folder / name).is_dir()}
+            new = {f"{kind}/{step}": _digest(self.folder / kind / str(step))}
+            _write(self.folder / "digests.json", json.dumps(kept | new))
+
+    def _steps(self, kind: str) -> list[int]:
+        return sorted(int(path.name) for path in (self.folder / kind).glob("*") if path.name.isdigit())
 
     def restore(self, kind: str, like: Any) -> tuple[int, Any]:
         """Reads the newest checkpoint.
@@ -106,28 +114,40 @@ class Run:
             UserError: if it is absent, damaged, or of other settings.
         """
         folder = (self.folder / kind).absolute()
-        steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+        steps = self._steps(kind)
         if not steps:
             when = "it is written with the first validation" if kind == "best" else "begin again with train --overwrite"
             raise UserError(f"there is no checkpoint in {str(self.folder / kind)!r}: {when}.")
-        here = self.folder / kind / str(steps[-1])
+        name = f"{kind}/{steps[-1]}"
+        path = repr(str(self.folder / name))
         try:
             with ocp.CheckpointManager(folder) as manager:
-                read = manager.restore(steps[-1], args=ocp.args.Composite(settings=ocp.args.JsonRestore()))
-                ours = {**dataclasses.asdict(self.config), "text": self.text.sha256}
+                read = manager.restore(steps[-1], args=ocp.args.Composite(settings=ocp.args.JsonRestore())).settings
+                ours = self._settings()
                 differences = [
-                    f"{name} (checkpoint {read.settings.get(name)}, config.json {ours.get(name)})"
-                    for name in sorted(ours.keys() | read.settings.keys())
-                    if ours.get(name) != read.settings.get(name)
+                    f"{key} (checkpoint {read.get(key)}, config.json {ours.get(key)})"
+                    for key in sorted(ours.keys() | read.keys())
+                    if ours.get(key) != read.get(key)
                 ]
-                if not differences:
-                    target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-                    return steps[-1], manager.restore(steps[-1], args=ocp.args.Composite(tree=target)).tree
+                if differences:
+                    raise UserError(f"the checkpoint {path} is of other settings: {', '.join(differences)}.")
+                if self._digests().get(name) not in (None, _digest(self.folder / name)):
+                    raise ValueError("its files are not as they were written")
+                target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+                return steps[-1], manager.restore(steps[-1], args=ocp.args.Composite(tree=target)).tree
+        except UserError:
+            raise
         except Exception as error:  # Whatever a damaged file makes orbax, tensorstore or json raise.
-            older = f"; delete that folder to go on from step {steps[-2]}" if len(steps) > 1 else ""
+            older = f" Delete that folder to go on from step {steps[-2]}." if len(steps) > 1 else ""
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"the checkpoint {str(here)!r} is damaged{older}. ({reason})") from error
-        raise UserError(f"the checkpoint {str(here)!r} was made with other settings: {', '.join(differences)}.")
+            raise UserError(f"the checkpoint {path} is damaged: {reason}.{older}") from error
+
+    def _settings(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.config), "text": self.text.sha256}
+
+    def _digests(self) -> dict[str, str]:
+        path = self.folder / "digests.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of the log; half a line, which a killed run may leave at the end, is no line."""
@@ -147,3 +167,11 @@ def _write(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(text, "utf-8")
     os.replace(draft, path)
+
+
+def _digest(folder: Path) -> str:
+    """The SHA-256 of all files in a folder, with their names."""
+    sha256 = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        sha256.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return sha256.hexdigest()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from .data import encode
+from .model import CharLM
 
 
 @partial(jax.jit, static_argnames=("graphdef", "top_k"))
@@ -15,8 +16,8 @@ def next_char(graphdef, leaves, state, char, key, temperature, top_k):
     """Reads one character and draws the next one."""
     model = nnx.merge(graphdef, leaves)
     model.eval()
-    logits, state = model(char[None], state)
-    logits = logits[0] / temperature
+    logits, state = model.step(char, state)
+    logits /= temperature
     if top_k is not None:
         least = jax.lax.top_k(logits, top_k)[0][-1]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -24,7 +25,7 @@ def next_char(graphdef, leaves, state, char, key, temperature, top_k):
 
 
 def write(
-    model: nnx.Module,
+    model: CharLM,
     vocabulary: str,
     *,
     prompt: str = "",

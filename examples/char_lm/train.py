@@ -47,7 +47,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     kernels = partial(jax.tree.map, lambda param: param.ndim > 1)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, weight_decay=config.weight_decay, mask=kernels),
+        # A short run cannot wait for the thousand steps that the default b2 averages over.
+        optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=kernels),
     )
 
 
@@ -74,7 +75,8 @@ class Learner:
 
     def __init__(self, config: Config, vocabulary_size: int):
         self.config, self.vocabulary_size = config, vocabulary_size
-        self.graphdef, _, self.rest = nnx.split(self._new_model(), nnx.Param, ...)
+        parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
+        self.graphdef, _, self.rest = parts
         self.optimizer = make_optimizer(config)
 
     def _new_model(self) -> CharLM:
@@ -181,7 +183,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
 
     def show_sample(params: nnx.State, title: str) -> None:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        sample = "".join(write(learner.model(params), corpus.vocabulary, length=400, temperature=0.7, key=key))
+        sample = "".join(write(learner.model(params), corpus.vocabulary, length=400, temperature=0.8, key=key))
         console.print(Panel(Text(sample), title=title, title_align="left", border_style="dim"))
 
     columns = MofNCompleteColumn(), BarColumn(None), TextColumn("{task.description}"), TimeRemainingColumn(compact=True)
@@ -243,5 +245,5 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         f"after {minutes} min {seconds} s. Curves, log and checkpoints are in {run.folder}. To let it write more:",
         highlight=False,
     )
-    console.print(f'  python -m examples.char_lm sample {again} --prompt "def "', highlight=False, soft_wrap=True)
+    console.print(f"  python -m examples.char_lm sample {again}", highlight=False, soft_wrap=True)
     return True
