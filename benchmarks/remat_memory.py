@@ -1,7 +1,7 @@
 """What chunked rematerialisation saves and costs: temporary memory and time of a training step against one whole scan.
 
-Run `python benchmarks/remat_memory.py`. The memory is that of XLA's own analysis of the compiled program; the time is the
-median, over alternating rounds, of the ratio to the plain scan's.
+Run `python benchmarks/remat_memory.py`. The memory is that of XLA's own analysis of the compiled program; the time is
+the median, over alternating rounds, of the ratio to the plain scan's.
 """
 
 from __future__ import annotations
