@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from .config import Config, UserError
+from .config import PROGRAM, Config, UserError
 
 DEFAULT_RUN = "runs/char_lm"
 
@@ -50,7 +50,7 @@ def fail(message: str) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser; the options of `train` are the fields of `Config`."""
     default = " (default: %(default)s)"
-    parser = _Parser(prog="python -m examples.char_lm", description="A character-level language model.")
+    parser = _Parser(prog=PROGRAM, description="A character-level language model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
 
     train = commands.add_parser("train", help="learn a text", description="Learns a text.")
@@ -110,7 +110,7 @@ def _resume(options: argparse.Namespace) -> int:
     if corpus.sha256 != run.text.sha256:
         raise UserError(
             f"the text is no longer the one that {str(options.run)!r} began with, so its run cannot go on. "
-            "Put the old text back (or name it with --text), or begin another run: python -m examples.char_lm train."
+            f"Put the old text back (or name it with --text), or begin another run: {PROGRAM} train."
         )
     console = Console()
     console.print(_about(corpus, source), highlight=False)

@@ -2,7 +2,15 @@
 
 import dataclasses
 import math
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
+
+_python = Path(sys.executable)
+if _python.is_relative_to(Path.cwd()):
+    _python = _python.relative_to(Path.cwd())
+PROGRAM = f"{shlex.quote(str(_python))} -m examples.char_lm"  # as it was started, so that what is printed can be pasted
 
 
 class UserError(Exception):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import orbax.checkpoint as ocp
 
-from .config import Config, UserError
+from .config import PROGRAM, Config, UserError
 from .data import Corpus
 
 FILES = ("config.json", "text.json", "digests.json", "log.jsonl", "curves.png", "last", "best")
@@ -50,7 +50,7 @@ class Run:
             raise UserError(f"--out: {str(folder)!r} is a file, not a folder.")
         if not overwrite and any((folder / name).exists() for name in FILES):
             raise UserError(
-                f"--out: {str(folder)!r} already holds a run. To go on with it: python -m examples.char_lm resume "
+                f"--out: {str(folder)!r} already holds a run. To go on with it: {PROGRAM} resume "
                 f"{shlex.quote(str(folder))}. To keep it, name another --out; to lose it, add --overwrite."
             )
 
@@ -73,7 +73,7 @@ class Run:
             UserError: if there is none, or its settings cannot be read.
         """
         if not (folder / "config.json").exists():
-            raise UserError(f"there is no run in {str(folder)!r}. To begin one: python -m examples.char_lm train.")
+            raise UserError(f"there is no run in {str(folder)!r}. To begin one: {PROGRAM} train.")
         try:
             config = Config(**json.loads((folder / "config.json").read_text("utf-8")))
             text = Text(**json.loads((folder / "text.json").read_text("utf-8")))

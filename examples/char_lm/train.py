@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .config import Config, UserError
+from .config import PROGRAM, Config, UserError
 from .data import Corpus
 from .model import CharLM
 from .plot import plot
@@ -234,7 +234,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     again = shlex.quote(str(run.folder))
     if step < config.steps:
         console.print(f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:", highlight=False)
-        console.print(f"  python -m examples.char_lm resume {again}", highlight=False, soft_wrap=True)
+        console.print(f"  {PROGRAM} resume {again}", highlight=False, soft_wrap=True)
         return False
     plot(rows, run.folder / "curves.png", f"{config.layers} × {config.cell} of {config.hidden_size}")
     best_step, params = run.restore("best", state.params)
@@ -245,5 +245,5 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         f"after {minutes} min {seconds} s. Curves, log and checkpoints are in {run.folder}. To let it write more:",
         highlight=False,
     )
-    console.print(f"  python -m examples.char_lm sample {again}", highlight=False, soft_wrap=True)
+    console.print(f"  {PROGRAM} sample {again}", highlight=False, soft_wrap=True)
     return True
