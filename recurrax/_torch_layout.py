@@ -6,6 +6,7 @@ direction before its backward one; the core has a tuple of layers, each with a s
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -65,14 +66,19 @@ def split_state(layer: Layer, state: Any, x: jax.Array, batch_shape: tuple[int, 
     """
     if state is None:
         return None
-    expected = jax.eval_shape(lambda: initial_state(layer, batch_shape, jnp.float32))
+    expected, cells, structure = _layout(layer, batch_shape)
     if isinstance(expected, LSTMState) and isinstance(state, (tuple, list)) and len(state) == 2:
         state = LSTMState(*state)  # PyTorch's plain pair (h, c)
     check_tree("state", state, expected, layer, x)
-    core = jax.eval_shape(layer.initial_state)
-    cells, structure = jax.tree.flatten(core, is_leaf=_is_cell_state)
     rows = [type(cell)(*jax.tree.leaves(jax.tree.map(lambda s, k=k: s[k], state))) for k, cell in enumerate(cells)]
     return jax.tree.unflatten(structure, rows)
+
+
+# Worked out once for each layer and batch, not at every step of a stream.
+@functools.lru_cache(maxsize=4096)
+def _layout(layer: Layer, batch_shape: tuple[int, ...]) -> tuple[Any, list[Any], Any]:
+    expected = jax.eval_shape(lambda: initial_state(layer, batch_shape, jnp.float32))
+    return expected, *jax.tree.flatten(jax.eval_shape(layer.initial_state), is_leaf=_is_cell_state)
 
 
 def join_state(state: Any) -> Any:
