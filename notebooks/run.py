@@ -9,7 +9,9 @@ from nbclient import NotebookClient
 
 for path in sorted(Path(__file__).parent.glob("[0-9]*.py")):
     notebook = jupytext.read(path)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    # The limits are for a hang, not for a slow machine.
+    limits = {"timeout": 3600, "startup_timeout": 600}
+    NotebookClient(notebook, **limits, resources={"metadata": {"path": str(path.parent)}}).execute()
     if len(sys.argv) > 1:
         Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, Path(sys.argv[1]) / path.with_suffix(".ipynb").name)

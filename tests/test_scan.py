@@ -41,7 +41,7 @@ def _one_back(xs, state):
     return rx.scan(CELL, PARAMS, xs, state, reverse=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_pattern_of_masks_and_resets_equals_segments_run_apart(data: st.DataObject) -> None:
     flags = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=2)
@@ -54,7 +54,7 @@ def test_any_pattern_of_masks_and_resets_equals_segments_run_apart(data: st.Data
     assert_close("scan", got, run_apart(run, CELL.initial_state(), PARAMS, xs, state, mask, reset, reverse), 1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-2, 8), min_size=3, max_size=3), st.booleans())
 def test_any_lengths_equal_their_mask(lengths: list[int], reverse: bool) -> None:
     mask = np.arange(5) < np.array(lengths)[:, None]
@@ -64,7 +64,7 @@ def test_any_lengths_equal_their_mask(lengths: list[int], reverse: bool) -> None
     assert_close("lengths", got, rx.scan(CELL, PARAMS, xs, mask=mask, reverse=reverse), 0.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=5))
 def test_segment_ids_mark_the_first_step_of_each_segment(runs: list[tuple[int, int]]) -> None:
     ids = [i for i, n in runs for _ in range(n)]
