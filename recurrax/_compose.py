@@ -29,10 +29,8 @@ class Directions(NamedTuple):
 class Stack(Layer):
     """Layers one upon another: the outputs of each are the inputs of the next.
 
-    Parameters and states are tuples with one entry a layer.
-
     Args:
-        layers: the layers, the one that reads the inputs first.
+        layers: the layers, the one that reads the inputs first. Parameters and states are tuples with one entry each.
         dropout: the rate of the dropout between one layer and the next, as PyTorch's; none after the last.
 
     Raises:
@@ -189,7 +187,7 @@ class Bidirectional(Layer):
 class Dropout(Layer):
     """Sets features to zero at random, each step on its own, and scales the rest by 1 / (1 - rate).
 
-    It acts only where `scan` is given a key. It has neither parameters nor state: both are `()`.
+    It acts only where `scan` is given a key. Its parameters and its state are `()`.
 
     Args:
         rate: the probability of zero, in [0, 1).
@@ -219,12 +217,10 @@ class Dropout(Layer):
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[()]:
         """No parameters."""
-        del key, input_size, dtype
         return ()
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[()]:
         """No state."""
-        del batch_shape, dtype
         return ()
 
     def output_size(self, input_size: int) -> int:
@@ -233,7 +229,6 @@ class Dropout(Layer):
 
     def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
         """Drops features of `xs` if the walk has a key."""
-        del params
         if walk.key is None or not self.rate:
             return state, xs
         kept = jax.random.bernoulli(walk.key, 1 - self.rate, xs.shape)
@@ -244,10 +239,8 @@ class Dropout(Layer):
 class Residual(Layer):
     """Adds a layer's inputs to its outputs: ys = xs + layer(xs).
 
-    Parameters and state are those of the layer.
-
     Args:
-        layer: a layer whose output size is its input size.
+        layer: a layer whose output size is its input size; parameters and state are its own.
 
     Raises:
         TypeError: if `layer` is not a layer.

@@ -137,12 +137,10 @@ class Cell(Layer):
 
     def project_inputs(self, params: Params, xs: jax.Array) -> Any:
         """What can be computed from the inputs of all steps at once, `zs`; by default the inputs themselves."""
-        del params
         return xs
 
     def output_size(self, input_size: int) -> int:
         """The number of features of one output: `hidden_size`."""
-        del input_size
         return self.hidden_size
 
     def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:

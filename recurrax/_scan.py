@@ -150,13 +150,12 @@ def step(
         raise ValueError(
             f"`layer` must not read the future to be stepped; {layer} does. Use `scan` on whole sequences."
         )
-    x = jnp.asarray(x)
-    if x.ndim < 1:
+    if jnp.ndim(x) < 1:
         raise ValueError(f"`x` must be [*B, I], the input of one step; got {describe(x)}.")
     state, ys = scan(
         layer,
         params,
-        x[None],
+        jnp.asarray(x)[None],
         state,
         mask=None if mask is None else jnp.asarray(mask)[None],
         reset=None if reset is None else jnp.asarray(reset)[None],

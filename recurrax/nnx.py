@@ -105,20 +105,13 @@ class Recurrent(nnx.Module):
         state, output = scan(self.layer, self._arrays(), x, state, **options)
         return output, state
 
-    def step(
-        self,
-        x: jax.Array,
-        state: State = None,
-        *,
-        deterministic: bool | None = None,
-        rngs: Randomness = None,
-        **options,
-    ) -> tuple[jax.Array, State]:
+    def step(self, x: jax.Array, state: State | None = None, **options: Any) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
-        The options are the `mask`, `reset` and `implementation` of `recurrax.step`.
+        The options are the `mask`, `reset` and `implementation` of `recurrax.step`, `deterministic` and `rngs`.
         """
-        state, y = core_step(self.layer, self._arrays(), state, x, key=self._key(deterministic, rngs), **options)
+        key = self._key(options.pop("deterministic", None), options.pop("rngs", None))
+        state, y = core_step(self.layer, self._arrays(), state, x, key=key, **options)
         return y, state
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
@@ -235,8 +228,8 @@ class RNN(_TorchLayer):
         **options: Any,
     ) -> None:
         sizes = ElmanCell, hidden_size, num_layers, bias, dropout, bidirectional
-        options["activation"] = torch_layout.activation_of(nonlinearity)
-        super().__init__(sizes, input_size, batch_first, rngs=rngs, **options)
+        activation = torch_layout.activation_of(nonlinearity)
+        super().__init__(sizes, input_size, batch_first, rngs=rngs, activation=activation, **options)
 
 
 class LSTM(_TorchLayer):

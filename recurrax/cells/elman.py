@@ -84,6 +84,5 @@ class ElmanCell(AffineCell):
         self, params: ElmanParams, z: jax.Array, u: jax.Array, state: ElmanState
     ) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""
-        del params, state
         h = self.activation(z + u)
         return ElmanState(h), h

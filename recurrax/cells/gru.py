@@ -97,7 +97,6 @@ class GRUCell(AffineCell):
 
     def pointwise(self, params: GRUParams, z: jax.Array, u: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
         """The gates, the candidate and their mixture, with the reset gate after the product."""
-        del params
         z_r, z_z, z_n = jnp.split(z, 3, axis=-1)
         u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
         r = self.gate_activation(z_r + u_r)

@@ -106,7 +106,6 @@ class LSTMCell(AffineCell):
 
     def output_size(self, input_size: int) -> int:
         """`proj_size` if there is a projection, else `hidden_size`."""
-        del input_size
         return self.proj_size or self.hidden_size
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
