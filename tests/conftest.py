@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, settings
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
+# One cache for all clones and environments of a user: most of the suite's time is compilation.
+caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+jax.config.update("jax_compilation_cache_dir", str(caches / "recurrax-tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # A slow machine is no reason for a test to fail.
