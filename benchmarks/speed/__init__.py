@@ -1,0 +1,1 @@
+"""recurrax and its peers, side by side: `python -m benchmarks.speed`."""

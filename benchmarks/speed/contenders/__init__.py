@@ -1,0 +1,50 @@
+"""Who takes part: one library a file, each with `build(case) -> Work`. Nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Contender(NamedTuple):
+    """The name for people, the module here, and the distribution whose version is reported."""
+
+    label: str
+    module: str
+    distribution: str
+
+
+CONTENDERS = {
+    "recurrax": Contender("recurrax", "ours", "recurrax"),
+    "torch": Contender("PyTorch", "pytorch", "torch"),
+    "nnx": Contender("NNX", "flax_nnx", "flax"),
+    "linen": Contender("Linen", "flax_linen", "flax"),
+    "haiku": Contender("Haiku", "dm_haiku", "dm-haiku"),
+    "equinox": Contender("Equinox", "eqx", "equinox"),
+    "keras": Contender("Keras", "keras3", "keras"),
+    "hand": Contender("by hand", "by_hand", "jax"),
+    "unmasked": Contender("no mask", "unmasked", "recurrax"),
+}
+
+
+class Work(NamedTuple):
+    """A case as one contender does it.
+
+    Attributes:
+        call: does it once; it may return before all is done.
+        wait: waits for what `call` returned.
+        device: where it runs.
+        peak_bytes: calls a few times; how far memory rose above where it stood, or None where that is unknown.
+        compile_seconds: None where nobody can tell; then it is what the first call took longer than a later one.
+        xla_bytes: XLA's own account of the compiled program.
+        context: what all calls of a turn happen in.
+    """
+
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    device: str
+    peak_bytes: Callable[[], int | None]
+    compile_seconds: float | None = None
+    xla_bytes: dict[str, int] = {}  # noqa: RUF012
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext

@@ -1,0 +1,30 @@
+"""recurrax."""
+
+from __future__ import annotations
+
+import jax
+
+import recurrax
+from benchmarks.speed.cases import Case
+from benchmarks.speed.contenders import Work
+from benchmarks.speed.contenders._jax import Model, work
+
+CELLS = {"lstm": recurrax.LSTMCell, "gru": recurrax.GRUCell, "elman": recurrax.ElmanCell}
+
+
+def build(case: Case, implementation: str | None = None) -> Work:
+    """`scan` and `step`, batch-major as they are by default."""
+    layer = cell = CELLS[case.cell](case.H)
+    if case.bidirectional:
+        layer = recurrax.Stack((recurrax.Bidirectional(cell), recurrax.Bidirectional(cell)))
+    return work(
+        case,
+        Model(
+            layer.init(jax.random.key(0), case.I),
+            lambda params, xs, lengths: recurrax.scan(
+                layer, params, xs, lengths=lengths, implementation=implementation
+            ),
+            lambda params, state, x: recurrax.step(layer, params, state, x, implementation=implementation),
+            layer.initial_state((case.B,)),
+        ),
+    )
