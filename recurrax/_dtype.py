@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,11 @@ def compute_dtype(cell: Cell, params: Params, xs: jax.Array) -> jnp.dtype:
         return jnp.dtype(cell.dtype)
     floats = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return promote(xs.dtype, *floats)
+
+
+def cast(tree: Any, dtype: jnp.dtype) -> Any:
+    """The floating leaves of a pytree in another dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
 def default_state_dtype(params: Params, xs: jax.Array) -> jnp.dtype:

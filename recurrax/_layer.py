@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._platform import flattens_products
 
 Params = Any
 State = Any
+Gates = tuple[jax.Array, ...]
 Initializer = Callable[..., jax.Array]
 
 
@@ -152,8 +154,12 @@ class Cell(Layer):
 class AffineCell(Cell):
     """A cell that meets its state only through `u = h @ recurrent_kernel + recurrent_bias`.
 
+    z = x @ kernel + bias,  u = h @ recurrent_kernel + recurrent_bias
+    a = preactivations(z, u),  (state', y) = pointwise(a, state)
+
     A subclass names its parameters (`params_type`), its number of `gates` and its equations in `pointwise`; the
-    parameters, their initialisation and both affine maps are here. Initialisers see the shape of one gate.
+    parameters, their initialisation, both affine maps, and the derivative that takes every product with a weight out
+    of the loop are here and in `kernels`. Initialisers see the shape of one gate.
 
     Args:
         hidden_size: the number of features H of a gate.
@@ -175,8 +181,20 @@ class AffineCell(Cell):
     params_type: ClassVar[type]
 
     @abc.abstractmethod
-    def pointwise(self, params: Params, z: jax.Array, u: jax.Array, state: State) -> tuple[State, jax.Array]:
-        """The equations of the cell, from `z` and `u`, both `[*B, G*H]`, and the state."""
+    def pointwise(self, params: Params, a: Gates, state: State) -> tuple[State, jax.Array]:
+        """The equations of the cell, from the pre-activations `a`, each `[*B, H]`, and the state.
+
+        Of `params` only those beside the kernels and biases of the two affine maps are there; these four are None.
+        """
+
+    def preactivations(self, z: Gates, u: Gates) -> Gates:
+        """What `pointwise` sees of `z` and `u`, one `[*B, H]` for every gate each; linear in both. By default sums."""
+        return tuple(z_g + u_g for z_g, u_g in zip(z, u, strict=True))
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether a step is the one of this class, so that the kernels for affine cells may take it apart."""
+        return type(self).step is AffineCell.step
 
     @property
     def has_recurrent_bias(self) -> bool:
@@ -203,15 +221,39 @@ class AffineCell(Cell):
         """`xs @ kernel + bias`, one matrix product for every step."""
         return affine(xs, params.kernel, params.bias)
 
+    def project_state(self, params: Params, h: jax.Array) -> jax.Array:
+        """`u = h @ recurrent_kernel + recurrent_bias`."""
+        return affine(h, params.recurrent_kernel, params.recurrent_bias)
+
     def step(self, params: Params, state: State, z: jax.Array) -> tuple[State, jax.Array]:
         """One recurrent product, then `pointwise`."""
-        u = affine(state.h, params.recurrent_kernel, params.recurrent_bias)
-        return self.pointwise(params, z.astype(u.dtype), u, state)
+        u = self.project_state(params, state.h)
+        a = self.preactivations(self.split(z.astype(u.dtype)), self.split(u))
+        return self.pointwise(self.other_params(params), a, state)
+
+    def split(self, a: jax.Array) -> Gates:
+        """The gates of `[*B, G*H]`, each `[*B, H]`."""
+        return tuple(jnp.split(a, self.gates, axis=-1))
+
+    def gate_params(self, params: Params) -> list[Params]:
+        """The parameters of the two affine maps, each gate's by themselves."""
+        parts = jax.tree.map(self.split, {name: getattr(params, name) for name in _MAPS})
+        leaves, tree = jax.tree.flatten(parts, is_leaf=lambda part: isinstance(part, tuple))
+        return [params._replace(**tree.unflatten(gate)) for gate in zip(*leaves, strict=True)]
+
+    def other_params(self, params: Params) -> Params:
+        """The parameters without those of the two affine maps."""
+        return params._replace(**dict.fromkeys(_MAPS))
+
+
+_MAPS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """`x @ kernel + bias`: multiplied in the kernel's dtype, accumulated and returned in that of `x`."""
-    y = jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=x.dtype)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if x.ndim > 2 and flattens_products(x) else x
+    y = jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=x.dtype)
+    y = y.reshape(*x.shape[:-1], kernel.shape[-1])
     if bias is None:
         return y
     return y + jnp.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - 1)))

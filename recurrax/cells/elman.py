@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._layer import AffineCell
+from recurrax._activation import frugal
+from recurrax._layer import AffineCell, Gates
 
 
 class ElmanParams(NamedTuple):
@@ -80,9 +81,7 @@ class ElmanCell(AffineCell):
         """Zeros, `[*B, H]`."""
         return ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def pointwise(
-        self, params: ElmanParams, z: jax.Array, u: jax.Array, state: ElmanState
-    ) -> tuple[ElmanState, jax.Array]:
+    def pointwise(self, params: ElmanParams, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""
-        h = self.activation(z + u)
+        h = frugal(self.activation)(*a)
         return ElmanState(h), h

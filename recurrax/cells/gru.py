@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._layer import AffineCell, affine
+from recurrax._activation import frugal
+from recurrax._layer import AffineCell, Gates, affine
 
 
 class GRUParams(NamedTuple):
@@ -95,12 +97,19 @@ class GRUCell(AffineCell):
         """Zeros, `[*B, H]`."""
         return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def pointwise(self, params: GRUParams, z: jax.Array, u: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
+    @property
+    def is_affine(self) -> bool:
+        """Whether the reset gate acts after the recurrent product."""
+        return self.reset_after
+
+    def preactivations(self, z: Gates, u: Gates) -> Gates:
+        """Those of r and z, and both terms of the candidate's, which the reset gate comes between."""
+        return z[0] + u[0], z[1] + u[1], z[2], u[2]
+
+    def pointwise(self, params: GRUParams, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
         """The gates, the candidate and their mixture, with the reset gate after the product."""
-        z_r, z_z, z_n = jnp.split(z, 3, axis=-1)
-        u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-        r = self.gate_activation(z_r + u_r)
-        return self._mix(z_z + u_z, z_n + r * u_n, state)
+        r, z, n, u_n = a
+        return self._mix(z, n + frugal(self.gate_activation)(r) * u_n, state)
 
     def step(self, params: GRUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
         """One recurrent product and `pointwise`; two products where the reset gate acts before them."""
@@ -109,13 +118,17 @@ class GRUCell(AffineCell):
         gates = 2 * self.hidden_size
         kernel, bias = params.recurrent_kernel, params.recurrent_bias
         u = affine(state.h, kernel[:, :gates], None if bias is None else bias[:gates])
-        z_r, z_z, z_n = jnp.split(z.astype(u.dtype), 3, axis=-1)
+        z_r, z_z, z_n = self.split(z.astype(u.dtype))
         u_r, u_z = jnp.split(u, 2, axis=-1)
         r = self.gate_activation(z_r + u_r)
         u_n = affine(r * state.h, kernel[:, gates:], None if bias is None else bias[gates:])
         return self._mix(z_z + u_z, z_n + u_n, state)
 
     def _mix(self, z: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
-        z, n = self.gate_activation(z), self.activation(n)
-        h = (1 - z) * n + z * state.h
+        # For its derivative this keeps what goes in, not each of its terms.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def mix(z: jax.Array, n: jax.Array, h: jax.Array) -> jax.Array:
+            return (1 - z) * n + z * h
+
+        h = mix(frugal(self.gate_activation)(z), frugal(self.activation)(n), state.h)
         return GRUState(h), h

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._layer import AffineCell, affine
+from recurrax._activation import frugal
+from recurrax._layer import AffineCell, Gates, affine
 
 
 class LSTMParams(NamedTuple):
@@ -128,13 +130,18 @@ class LSTMCell(AffineCell):
             c=jnp.zeros((*batch_shape, self.hidden_size), dtype),
         )
 
-    def pointwise(
-        self, params: LSTMParams, z: jax.Array, u: jax.Array, state: LSTMState
-    ) -> tuple[LSTMState, jax.Array]:
+    def pointwise(self, params: LSTMParams, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
-        i, f, g, o = jnp.split(z + u, 4, axis=-1)
-        c = self.gate_activation(f) * state.c + self.gate_activation(i) * self.activation(g)
-        h = self.gate_activation(o) * self.activation(c)
+        gate, activation = frugal(self.gate_activation), frugal(self.activation)
+
+        # For its derivative this keeps what goes in and works out c and its activation again: one array less.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def mix(i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+            c = f * c + i * g
+            return o * activation(c), c
+
+        i, f, g, o = a
+        h, c = mix(gate(i), gate(f), activation(g), gate(o), state.c)
         if params.projection_kernel is not None:
             h = affine(h, params.projection_kernel)
         return LSTMState(h, c), h

@@ -1,25 +1,32 @@
-"""The implementations of a cell's recurrence, one a file; each registers itself for the cells that it serves."""
+"""The implementations of a recurrence, one a file; each is registered here for the layers that it serves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from recurrax._layer import Cell
+import jax
+
+from recurrax._layer import Layer, Params, State
+from recurrax._platform import accumulates_inside
 
 
 class Kernel(NamedTuple):
-    """One way to take a cell along a sequence.
+    """One way to take a layer along a sequence.
 
     Attributes:
-        run: `run(cell, params, state, xs, *, mask, reset, reverse, unroll) -> (state, ys)`, with `xs` `[T, *B, I]`,
-            `mask` and `reset` `bool[T, *B]` or None, `reset` being that of the walk, and state and ys in the dtypes of
-            `state` and `xs`.
-        refuses: why it cannot serve a cell, or None if it can.
+        run: `run(layer, params, state, xs, *, initial, lengths, mask, reset, reverse, unroll) -> (state, ys)`, with
+            `xs` `[T, *B, I]`, `initial` the state at a reset, `lengths` `int[*B]`, `mask` and `reset` `bool[T, *B]`,
+            each of these three or None, and state and ys in the dtypes of `state` and `xs`. `mask` says what `lengths`
+            says, and `reset` is that of the walk.
+        refuses: `refuses(layer, params, state, xs, *, lengths, mask, reset, reverse)`: why it cannot serve these
+            arguments, or None if it can.
+        whole: whether it also takes layers that are made of others.
     """
 
     run: Callable
-    refuses: Callable[[Cell], str | None]
+    refuses: Callable[..., str | None]
+    whole: bool = False
 
 
 _kernels: dict[str, Kernel] = {}
@@ -30,21 +37,32 @@ def register(name: str, kernel: Kernel) -> None:
     _kernels[name] = kernel
 
 
-def choose(implementation: str | None, cell: Cell) -> Kernel:
-    """The kernel that was asked for, or the best one for `cell` if none was.
+def takes_whole(implementation: str | None) -> bool:
+    """Whether the implementation of this name takes layers that are made of others."""
+    return implementation in _kernels and _kernels[implementation].whole
+
+
+def choose(
+    implementation: str | None, layer: Layer, params: Params, state: State, xs: jax.Array, **facts: Any
+) -> Kernel:
+    """The kernel that was asked for, or the best one for these arguments if none was.
 
     Raises:
-        ValueError: if there is no such kernel or it cannot serve the cell.
+        ValueError: if there is no such kernel or it cannot serve the layer.
     """
-    if implementation is None:
-        return _kernels["xla"]
+    args = (layer, params, state, xs)
+    if implementation is None:  # Among those that have every derivative.
+        plain = _kernels["hoisted"].refuses(*args, **facts) or accumulates_inside(xs, layer.output_size(xs.shape[-1]))
+        return _kernels["xla" if plain else "hoisted"]
     if implementation not in _kernels:
         names = ", ".join(f'"{name}"' for name in _kernels)
         raise ValueError(f"`implementation` must be None or one of {names}; got {implementation!r}.")
     kernel = _kernels[implementation]
-    if reason := kernel.refuses(cell):
-        raise ValueError(f'`implementation` "{implementation}" cannot serve {cell}: {reason}')
+    if reason := kernel.refuses(*args, **facts):
+        raise ValueError(f'`implementation` "{implementation}" cannot serve {layer}: {reason}')
     return kernel
 
 
-from recurrax.kernels import xla as xla  # noqa: E402  (a kernel registers itself, so it is imported last)
+from recurrax.kernels import cudnn as cudnn  # noqa: E402  (they register themselves, so they come last)
+from recurrax.kernels import hoisted as hoisted  # noqa: E402
+from recurrax.kernels import xla as xla  # noqa: E402

@@ -1,0 +1,96 @@
+"""What is wrong with an argument, said so that the reader knows what to do."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._layer import Layer
+
+
+def describe(x: Any) -> str:
+    """What an argument is, for an error: `float32[3, 7, 5]`, the names in a pytree, or the value itself."""
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{x.dtype}[{', '.join(map(str, x.shape))}]"
+    if isinstance(x, (tuple, list, dict)):
+        return f"a {type(x).__name__} with {', '.join(_leaves(x)) or 'nothing in it'}"
+    return f"{x!r} of type {type(x).__name__}"
+
+
+_HINTS = {
+    "params": "Were the parameters drawn for another `input_size` or another layer?",
+    "state": "Is it the state of another batch, or is one of them time-major (`time_major`, `batch_first`)?",
+}
+
+
+def check_tree(name: str, tree: Any, expected: Any, layer: Any, xs: jax.Array) -> None:
+    """Checks a pytree of arrays against the structure and the shapes that `layer` needs for `xs`.
+
+    Raises:
+        ValueError: that names the first leaf that is missing, left over or of another shape.
+    """
+    wanted, got = _leaves(expected), _leaves(tree)
+    for path, leaf in wanted.items():
+        must = f"`{name}{path}` must be [{', '.join(map(str, leaf.shape))}]"
+        if path not in got:
+            raise ValueError(f"{must} for `xs` {describe(xs)} and {layer}; got none in {describe(tree)}.")
+        if jnp.shape(got[path]) != leaf.shape:
+            came = f"got {describe(got[path])}. {_HINTS[name]}"
+            raise ValueError(f"{must} for `xs` {describe(xs)} and {layer}; {came}")
+    if left := got.keys() - wanted.keys():
+        raise ValueError(
+            f"`{name}` must hold only {', '.join(wanted)} for {layer}; got also {', '.join(sorted(left))}."
+        )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+# Layers are hashable, so what they expect is worked out once for each layer and size, not at every call.
+@functools.lru_cache(maxsize=4096)
+def expected_params(layer: Layer, input_size: int) -> Any:
+    return jax.eval_shape(lambda: layer.init(jax.random.key(0), input_size))
+
+
+@functools.lru_cache(maxsize=4096)
+def expected_state(layer: Layer, batch_shape: tuple[int, ...]) -> Any:
+    return jax.eval_shape(lambda: layer.initial_state(batch_shape))
+
+
+def check_inputs(layer: Layer, xs: Any) -> jax.Array:
+    if not isinstance(layer, Layer):
+        kind, hint = type(layer), "Call a Flax module itself, or pass its `layer`."
+        if isinstance(layer, type):
+            kind, hint = layer, "Construct it first."
+        raise TypeError(f"`layer` must be a recurrax.Layer, such as LSTMCell(128); got {kind}. {hint}")
+    xs = jnp.asarray(xs)
+    if not jnp.issubdtype(xs.dtype, jnp.inexact):
+        raise TypeError(f"`xs` must be of a floating dtype; got {describe(xs)}. Embed or one-hot encode ids first.")
+    if xs.ndim < 2:
+        raise ValueError(f"`xs` must be [*B, T, I], at least 2 axes; got {describe(xs)}. For one step use `step`.")
+    return xs
+
+
+def check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], xs: jax.Array, meaning: str) -> Any:
+    if flags is None:
+        return None
+    flags, kind = jnp.asarray(flags), "bool" if dtype is jnp.bool_ else "int"
+    must = (
+        f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning} `xs` {describe(xs)}; got {describe(flags)}."
+    )
+    if flags.shape != shape:
+        swapped = flags.ndim > 1 and shape in (flags.shape[-1:] + flags.shape[:-1], flags.shape[1:] + flags.shape[:1])
+        raise ValueError(must + (" Is one of them time-major and the other not?" if swapped else ""))
+    if not jnp.issubdtype(flags.dtype, dtype):
+        raise TypeError(must + (" Compare or `.astype(bool)` first." if kind == "bool" else ""))
+    return flags
+
+
+def check_number(name: str, value: Any) -> None:
+    """Checks a number of steps."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be an int of at least 1; got {value!r}.")

@@ -1,0 +1,84 @@
+"""How the driver walks: which kernel takes a layer along, and in which parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recurrax import kernels
+from recurrax._dtype import default_state_dtype
+from recurrax._layer import Cell, Layer, Params, State
+from recurrax._mask import resets_of_walk, where
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanWalk:
+    """What a walk along the sequence needs to know beside the layer; `mask` and `reset` are `bool[T, *B]`."""
+
+    lengths: jax.Array | None
+    mask: jax.Array | None  # that of `lengths`, where they are given
+    reset: jax.Array | None
+    reverse: bool
+    unroll: int
+    remat: int | None
+    implementation: str | None
+    key: jax.Array | None
+
+    def __call__(self, layer: Layer, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+        if not isinstance(layer, Cell) and not kernels.takes_whole(self.implementation):
+            state, ys = layer.apply(self, params, state, xs)
+            return state, ys if self.mask is None else where(self.mask, ys, jnp.zeros_like(ys))
+        facts = {"lengths": self.lengths, "mask": self.mask, "reset": self.reset, "reverse": self.reverse}
+        kernel = kernels.choose(self.implementation, layer, params, state, xs, **facts)
+        initial = layer.initial_state(xs.shape[1:-1], default_state_dtype(params, xs))
+        initial = jax.tree.map(lambda i, s: i.astype(s.dtype), initial, state)
+        reset = None if self.reset is None else resets_of_walk(self.reset, self.mask, self.reverse)
+
+        def run(state: State, at: tuple) -> tuple[State, jax.Array]:
+            xs, mask, reset = at
+            walk = {**facts, "mask": mask, "reset": reset, "initial": initial, "unroll": self.unroll}
+            return kernel.run(layer, params, state, xs, **walk)
+
+        if self.remat is not None and kernel.whole:
+            raise ValueError(f'`remat` must be None with `implementation` "{self.implementation}"; got {self.remat}.')
+        if self.remat is None:
+            return run(state, (xs, self.mask, reset))
+        return _in_parts(run, self.remat, state, (xs, self.mask, reset), self.reverse)
+
+    def reversed(self) -> ScanWalk:
+        return dataclasses.replace(self, reverse=not self.reverse)
+
+    def split(self, number: int) -> list[ScanWalk]:
+        if self.key is None:
+            return [self] * number
+        return [dataclasses.replace(self, key=key) for key in jax.random.split(self.key, number)]
+
+
+def _in_parts(run: Callable, length: int, state: State, at: tuple, reverse: bool) -> tuple[State, jax.Array]:
+    """Runs over parts of `length` steps, of which only the first state is kept for the derivative."""
+    run = jax.checkpoint(run, prevent_cse=False)
+    steps = at[0].shape[0]
+    number, rest = divmod(steps, length)
+
+    def parts(state: State) -> tuple[State, jax.Array]:
+        folded = jax.tree.map(lambda a: a[: steps - rest].reshape(number, length, *a.shape[1:]), at)
+        state, ys = lax.scan(run, state, folded, reverse=reverse)
+        return state, ys.reshape(number * length, *ys.shape[2:])
+
+    def remainder(state: State) -> tuple[State, jax.Array]:
+        return run(state, jax.tree.map(lambda a: a[steps - rest :], at))
+
+    if not rest:
+        return parts(state)
+    if not number:
+        return remainder(state)
+    outputs: list[Any] = []
+    for part in (remainder, parts) if reverse else (parts, remainder):
+        state, ys = part(state)
+        outputs.append(ys)
+    return state, jnp.concatenate(outputs[::-1] if reverse else outputs)
