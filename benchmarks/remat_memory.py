@@ -1,4 +1,4 @@
-"""What chunked rematerialisation saves and costs: temporary memory and time of a training step against one whole scan.
+"""What rematerialisation saves and costs: temporary memory and time of a training step against one whole scan.
 
 Run `python benchmarks/remat_memory.py`. The memory is that of XLA's own analysis of the compiled program; the time is
 the median, over alternating rounds, of the ratio to the plain scan's.
@@ -24,21 +24,12 @@ CHUNKS = (16, 64, 256)
 ROUNDS = 7
 
 
-def training_step(chunk: int | None) -> Callable:
-    """The loss and its gradients, with every step kept, or with every `chunk`-th state kept and the rest recomputed."""
+def training_step(remat: int | None) -> Callable:
+    """The loss and its gradients, with every step kept, or with every `remat`-th state kept and the rest recomputed."""
     layer = recurrax.LSTMCell(H)
 
     def loss(params: recurrax.LSTMParams, xs: jax.Array) -> jax.Array:
-        if chunk is None:
-            _, ys = recurrax.scan(layer, params, xs, time_major=True)
-        else:
-
-            @jax.checkpoint
-            def part(state: recurrax.LSTMState, xs: jax.Array) -> tuple[recurrax.LSTMState, jax.Array]:
-                return recurrax.scan(layer, params, xs, state, time_major=True)
-
-            _, ys = jax.lax.scan(part, layer.initial_state((B,)), xs.reshape(T // chunk, chunk, B, I))
-        return jnp.mean(ys**2)
+        return jnp.mean(recurrax.scan(layer, params, xs, time_major=True, remat=remat)[1] ** 2)
 
     return jax.jit(jax.value_and_grad(loss))
 

@@ -29,7 +29,7 @@ def _from_output(activation: Activation, slope: Activation) -> Activation:
     return frugal
 
 
-_FRUGAL = {
+_FRUGAL: dict[Callable, Activation] = {
     jnp.tanh: _from_output(jnp.tanh, lambda y: 1 - y * y),
     jax.nn.sigmoid: _from_output(jax.nn.sigmoid, lambda y: y * (1 - y)),
     jax.nn.relu: _from_output(jax.nn.relu, lambda y: (y > 0).astype(y.dtype)),

@@ -237,9 +237,9 @@ class AffineCell(Cell):
 
     def gate_params(self, params: Params) -> list[Params]:
         """The parameters of the two affine maps, each gate's by themselves."""
-        parts = jax.tree.map(self.split, {name: getattr(params, name) for name in _MAPS})
-        leaves, tree = jax.tree.flatten(parts, is_leaf=lambda part: isinstance(part, tuple))
-        return [params._replace(**tree.unflatten(gate)) for gate in zip(*leaves, strict=True)]
+        parts = {name: getattr(params, name) for name in _MAPS if getattr(params, name) is not None}
+        split = {name: self.split(part) for name, part in parts.items()}
+        return [params._replace(**{name: gates[g] for name, gates in split.items()}) for g in range(self.gates)]
 
     def other_params(self, params: Params) -> Params:
         """The parameters without those of the two affine maps."""

@@ -53,7 +53,8 @@ def main() -> None:
     where = about() | {name: getattr(options, name) for name in ("rounds", "seconds", "implementation")}
     console.print(report.machine(where))
     racers, where["left_out"] = [], {}
-    for name in dict.fromkeys(["recurrax", *options.contenders]):
+    twins = (CONTENDERS[name].twin for name in options.contenders)
+    for name in dict.fromkeys(["recurrax", *twins, *options.contenders]):
         try:
             racers.append(Racer(name, options.implementation, options.seconds))
         except NoResult as why:
@@ -61,6 +62,7 @@ def main() -> None:
                 raise SystemExit(f"recurrax cannot be imported: {why}") from why
             where["left_out"][name] = str(why)
             console.print(f"{CONTENDERS[name].label} is left out: {why}", markup=False)
+    weighed = {r.name: Racer(r.name, None, options.seconds) for r in racers if r.name == "torch"}
     rows = json.loads(options.out.read_text())["rows"] if options.resume and options.out.exists() else []
     done = {(row["mode"], row["label"]) for row in rows}
     for case in all_cases():
@@ -68,7 +70,7 @@ def main() -> None:
         if not chosen or case.name.replace(" ", "-") not in options.cases or (case.mode, case.label) in done:
             continue
         with console.status(f"{case.mode} {case.label}"):
-            results = race(case, racers, options.rounds)
+            results = race(case, racers, options.rounds, weighed)
         for result in results.values():
             if "seconds" in result:
                 rate = case.flops / result["seconds"] / where["matmul_flops_per_second"]

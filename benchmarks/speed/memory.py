@@ -16,25 +16,19 @@ def peak_growth(call: Callable[[], Any]) -> int | None:
     """How far the process's resident memory rises over two calls, in bytes; None where there is no Linux and glibc."""
     try:
         # Freed memory is to go back at once: what malloc keeps, it would hand out again without anything growing.
-        _malloc_keeps(1 << 16)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, 1 << 16)
+        libc.mallopt(TRIM_THRESHOLD, 1 << 17)
         call()
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # Sets the peak back to where memory stands.
         before = _status("VmRSS")
         call()
         call()
-        # Where glibc's own adjustment ends in a program that frees large blocks.
-        _malloc_keeps(1 << 25)
         return max(0, _status("VmHWM") - before)
     except (OSError, AttributeError):
         return None
-
-
-def _malloc_keeps(size: int) -> None:
-    libc = ctypes.CDLL(None)
-    libc.mallopt(MMAP_THRESHOLD, size)
-    libc.mallopt(TRIM_THRESHOLD, 2 * size)
 
 
 def _status(field: str) -> int:

@@ -59,14 +59,21 @@ class Racer:
         return answer
 
 
-def race(case: Case, racers: list[Racer], rounds: int) -> dict[str, dict[str, Any]]:
-    """Runs one case; returns for each contender its figures, or why there are none."""
+def race(case: Case, racers: list[Racer], rounds: int, weighed: dict[str, Racer]) -> dict[str, dict[str, Any]]:
+    """Runs one case; returns for each contender its figures, or why there are none.
+
+    Whoever's memory can only be measured by settings of malloc that change its times has a second process in `weighed`.
+    """
     results: dict[str, dict[str, Any]] = {}
     turns: dict[Racer, list[float]] = {}
     try:
         for racer in racers:
             try:
                 results[racer.name] = racer.ask("prepare", case)
+                scales = weighed.get(racer.name, racer)
+                if scales is not racer:
+                    scales.ask("prepare", case)
+                results[racer.name]["peak_bytes"] = scales.ask("weigh")
                 turns[racer] = []
             except NoResult as why:
                 results[racer.name] = {why.kind: str(why)}
@@ -83,11 +90,11 @@ def race(case: Case, racers: list[Racer], rounds: int) -> dict[str, dict[str, An
     finally:
         for racer in turns:
             racer.ask("forget")
-    ours = next((taken for racer, taken in turns.items() if racer.name == "recurrax"), None)
-    for racer, taken in turns.items():
-        results[racer.name] |= {"seconds": statistics.median(taken), "seconds_of_rounds": taken}
-        if ours:
-            results[racer.name]["ratio"] = statistics.median(a / b for a, b in zip(ours, taken, strict=True))
+    taken_by = {racer.name: taken for racer, taken in turns.items()}
+    for name, taken in taken_by.items():
+        results[name] |= {"seconds": statistics.median(taken), "seconds_of_rounds": taken}
+        if ours := taken_by.get(CONTENDERS[name].twin):
+            results[name]["ratio"] = statistics.median(a / b for a, b in zip(ours, taken, strict=True))
     return results
 
 
@@ -113,6 +120,9 @@ def _serve(pipe: Any, name: str, implementation: str | None, seconds: float) -> 
                 work = build(case)
                 figures = _prepare(work, seconds)
                 pipe.send(("done", figures))
+            elif request == "weigh":
+                with work.context():
+                    pipe.send(("done", work.peak_bytes()))
             elif request == "turn":
                 pipe.send(("done", _repeat(work, figures["calls_per_turn"])))
             else:
@@ -128,13 +138,10 @@ def _serve(pipe: Any, name: str, implementation: str | None, seconds: float) -> 
 
 def _prepare(work: Work, seconds: float) -> dict[str, Any]:
     first, later = _repeat(work, 1), _repeat(work, 1)
-    with work.context():
-        peak = work.peak_bytes()
     later = _repeat(work, max(1, int(seconds / 5 / later)))
     return {
         "device": work.device,
         "compile_seconds": max(0.0, first - later) if work.compile_seconds is None else work.compile_seconds,
-        "peak_bytes": peak,
         "xla_bytes": work.xla_bytes,
         "calls_per_turn": max(1, round(seconds / later)),
     }

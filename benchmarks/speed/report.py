@@ -25,17 +25,13 @@ MEASURES: dict[str, tuple[str, Callable[[Row], str | None]]] = {
         "peak memory of a call, MB",
         lambda r: None if r["peak_bytes"] is None else _plain(r["peak_bytes"] / 1e6),
     ),
-    "xla_bytes": (
-        "temporary memory and outputs by XLA's account, MB",
-        lambda r: _plain(sum(r["xla_bytes"].values()) / 1e6) if r["xla_bytes"] else None,
-    ),
 }
 
 
 def contenders_of(rows: list[Row], measure: str = "") -> list[str]:
     """Who has any figure, in the usual order; recurrax has no ratio to itself."""
     names = [name for name in CONTENDERS if any("seconds" in row["contenders"].get(name, {}) for row in rows)]
-    return [name for name in names if not (measure == "ratio" and name == "recurrax")]
+    return [name for name in names if not (measure == "ratio" and CONTENDERS[name].twin == name)]
 
 
 def group(row: Row) -> tuple[str, str]:

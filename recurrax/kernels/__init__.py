@@ -52,7 +52,7 @@ def choose(
     """
     args = (layer, params, state, xs)
     if implementation is None:  # Among those that have every derivative.
-        plain = _kernels["hoisted"].refuses(*args, **facts) or accumulates_inside(xs, layer.output_size(xs.shape[-1]))
+        plain = _kernels["hoisted"].refuses(*args, **facts) or accumulates_inside(xs)
         return _kernels["xla" if plain else "hoisted"]
     if implementation not in _kernels:
         names = ", ".join(f'"{name}"' for name in _kernels)

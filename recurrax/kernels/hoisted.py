@@ -105,7 +105,7 @@ def _along(
     def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
         return *loop.cell.pointwise(others, loop.preactivations(params, z, before.h), before), None
 
-    loop = dataclasses.replace(loop, unroll=max(loop.unroll, forward_unroll(xs)))
+    loop = dataclasses.replace(loop, unroll=max(loop.unroll, forward_unroll(xs, loop.cell.gates)))
     state, (ys, _) = loop(advance, initial, state, loop.inputs(params, xs), flags)
     return state, ys
 

@@ -8,22 +8,27 @@ from typing import Any, NamedTuple
 
 
 class Contender(NamedTuple):
-    """The name for people, the module here, and the distribution whose version is reported."""
+    """The name for people, the module here, the distribution whose version is reported, and recurrax's twin.
+
+    The twin is recurrax in the contender's own layout: where the outputs are time-major, nobody transposes them.
+    """
 
     label: str
     module: str
     distribution: str
+    twin: str = "recurrax"
 
 
 CONTENDERS = {
     "recurrax": Contender("recurrax", "ours", "recurrax"),
-    "torch": Contender("PyTorch", "pytorch", "torch"),
+    "time-major": Contender("time-major", "ours_time_major", "recurrax", "time-major"),
+    "torch": Contender("PyTorch", "pytorch", "torch", "time-major"),
     "nnx": Contender("NNX", "flax_nnx", "flax"),
     "linen": Contender("Linen", "flax_linen", "flax"),
-    "haiku": Contender("Haiku", "dm_haiku", "dm-haiku"),
+    "haiku": Contender("Haiku", "dm_haiku", "dm-haiku", "time-major"),
     "equinox": Contender("Equinox", "eqx", "equinox"),
     "keras": Contender("Keras", "keras3", "keras"),
-    "hand": Contender("by hand", "by_hand", "jax"),
+    "hand": Contender("by hand", "by_hand", "jax", "time-major"),
     "unmasked": Contender("no mask", "unmasked", "recurrax"),
 }
 

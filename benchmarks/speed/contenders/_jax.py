@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contenders import Work
-from benchmarks.speed.memory import peak_growth
 
 # A compile time that was read from a disk is none.
 jax.config.update("jax_enable_compilation_cache", False)
@@ -59,20 +58,21 @@ def work(case: Case, model: Model) -> Work:
     compiled = run.lower(*args).compile()
     compile_seconds = time.perf_counter() - began
     memory, device = compiled.memory_analysis(), jax.devices()[0]
+    account = {"temporary": memory.temp_size_in_bytes, "output": memory.output_size_in_bytes} if memory else {}
     call = next_step if case.mode == "streaming" else call
     return Work(
         call,
         jax.block_until_ready,
         f"{device.platform} {device.device_kind}",
-        _peak(device, call),
+        _peak(device, account),
         compile_seconds,
-        {"temporary": memory.temp_size_in_bytes, "output": memory.output_size_in_bytes} if memory else {},
+        account,
     )
 
 
-def _peak(device: jax.Device, call: Callable[[], Any]) -> Callable[[], int | None]:
+def _peak(device: jax.Device, account: dict[str, int]) -> Callable[[], int | None]:
     if device.platform == "cpu":
-        return lambda: peak_growth(lambda: jax.block_until_ready(call()))
+        return lambda: sum(account.values()) or None
     before = device.memory_stats() or {}
 
     def rise() -> int | None:

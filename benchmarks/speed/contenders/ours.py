@@ -12,7 +12,7 @@ from benchmarks.speed.contenders._jax import Model, work
 CELLS = {"lstm": recurrax.LSTMCell, "gru": recurrax.GRUCell, "elman": recurrax.ElmanCell}
 
 
-def build(case: Case, implementation: str | None = None) -> Work:
+def build(case: Case, implementation: str | None = None, time_major: bool = False) -> Work:
     """`scan` and `step`, batch-major as they are by default."""
     layer = cell = CELLS[case.cell](case.H)
     if case.bidirectional:
@@ -22,9 +22,10 @@ def build(case: Case, implementation: str | None = None) -> Work:
         Model(
             layer.init(jax.random.key(0), case.I),
             lambda params, xs, lengths: recurrax.scan(
-                layer, params, xs, lengths=lengths, implementation=implementation
+                layer, params, xs, lengths=lengths, implementation=implementation, time_major=time_major
             ),
             lambda params, state, x: recurrax.step(layer, params, state, x, implementation=implementation),
             layer.initial_state((case.B,)),
+            time_major,
         ),
     )
