@@ -48,6 +48,14 @@ class GainCell(rx.AffineCell):
         return rx.GRUState(h), h * h
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class HalvedGRUCell(rx.GRUCell):
+    """A map of its own beside pre-activations that are more than the gates."""
+
+    def project_state(self, params: rx.GRUParams, h: jax.Array) -> jax.Array:
+        return super().project_state(params, h) * 0.5
+
+
 @pytest.fixture(params=["cpu", "tpu"])
 def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """What the rules take the platform for; the arrays stay where they are."""
@@ -57,9 +65,9 @@ def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("name", [*CELLS, "gain"])
+@pytest.mark.parametrize("name", [*CELLS, "gain", "halved gru"])
 def test_the_rule_equals_plain_autodiff(name: str, platform: str) -> None:
-    cell = CELLS.get(name, GainCell(4))
+    cell = {**CELLS, "gain": GainCell(4), "halved gru": HalvedGRUCell(4)}[name]
     rng = np.random.default_rng(0)
     mask, reset = jnp.asarray(rng.random((2, 3, 6)) > 0.3), jnp.asarray(rng.random((2, 3, 6)) > 0.8)
     params, state = perturbed_params(cell, 4), noise(jax.eval_shape(lambda: cell.initial_state((2, 3))), 2)

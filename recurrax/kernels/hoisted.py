@@ -142,7 +142,7 @@ def _push_along(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tu
         da, before, kept, own = at
         du = cell.split(push_state(dbefore.h))
         waiting = cell.preactivations(_zeros(du), du)
-        da = cell.split(*da) if loop.together else da
+        da = jnp.split(da[0], len(waiting), axis=-1) if loop.together else da
         da = tuple(a + b for a, b in zip(da, waiting, strict=True))
         pushed = packing.unpack(kept, (others, before))(_zeros(others), da, dbefore)
         return *(pushed if own is None else jax.tree.map(jnp.add, pushed, own)), None
