@@ -24,8 +24,27 @@ from recurrax.cells.elman import ElmanState as ElmanState
 from recurrax.cells.gru import GRUCell as GRUCell
 from recurrax.cells.gru import GRUParams as GRUParams
 from recurrax.cells.gru import GRUState as GRUState
+from recurrax.cells.indrnn import IndRNNCell as IndRNNCell
+from recurrax.cells.indrnn import IndRNNParams as IndRNNParams
+from recurrax.cells.layer_norm import LayerNormElmanCell as LayerNormElmanCell
+from recurrax.cells.layer_norm import LayerNormGRUCell as LayerNormGRUCell
+from recurrax.cells.layer_norm import LayerNormLSTMCell as LayerNormLSTMCell
+from recurrax.cells.layer_norm import LayerNormParams as LayerNormParams
 from recurrax.cells.lstm import LSTMCell as LSTMCell
 from recurrax.cells.lstm import LSTMParams as LSTMParams
 from recurrax.cells.lstm import LSTMState as LSTMState
+from recurrax.cells.minimal import MGUCell as MGUCell
+from recurrax.cells.minimal import MGUParams as MGUParams
+from recurrax.cells.minimal import UGRNNCell as UGRNNCell
+from recurrax.cells.minimal import UGRNNParams as UGRNNParams
+from recurrax.cells.multiplicative import MultiplicativeLSTMCell as MultiplicativeLSTMCell
+from recurrax.cells.multiplicative import MultiplicativeLSTMParams as MultiplicativeLSTMParams
+from recurrax.cells.peephole import CIFGCell as CIFGCell
+from recurrax.cells.peephole import CIFGParams as CIFGParams
+from recurrax.cells.peephole import PeepholeLSTMCell as PeepholeLSTMCell
+from recurrax.cells.peephole import PeepholeLSTMParams as PeepholeLSTMParams
+from recurrax.cells.slstm import SLSTMCell as SLSTMCell
+from recurrax.cells.slstm import SLSTMParams as SLSTMParams
+from recurrax.cells.slstm import SLSTMState as SLSTMState
 
 __version__ = "0.1.0"

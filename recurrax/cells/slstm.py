@@ -1,0 +1,159 @@
+"""The scalar LSTM of xLSTM: exponential gates, a normaliser, and a recurrence in heads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax import initializers
+from recurrax._activation import frugal
+from recurrax._layer import AffineCell, Gates, affine
+
+
+class SLSTMParams(NamedTuple):
+    """Parameters of an `SLSTMCell`, of which each of the N heads has D = H / N features.
+
+    Attributes:
+        kernel: `[I, 4*H]`, gates in the order i, f, z, o.
+        recurrent_kernel: `[N, D, 4*D]`, for each head from its own features to its own part of each gate.
+        bias: `[4*H]`, or None.
+        recurrent_bias: `[4*H]`, or None.
+    """
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array | None = None
+    recurrent_bias: jax.Array | None = None
+
+
+class SLSTMState(NamedTuple):
+    """State of an `SLSTMCell`; the paper's cell state and normaliser are c * exp(m) and n * exp(m).
+
+    Attributes:
+        h: the output of the last step, `[*B, H]`.
+        c: the cell state, `[*B, H]`.
+        n: the normaliser, `[*B, H]`: 0 before the first step, and at least 1 after it.
+        m: the stabiliser, `[*B, H]`: the largest logarithm of a weight in c and n. Where n is 0 it has no meaning.
+    """
+
+    h: jax.Array
+    c: jax.Array
+    n: jax.Array
+    m: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SLSTMCell(AffineCell):
+    """The scalar LSTM of xLSTM: a mean of the past whose weights are exponential, in log space.
+
+    log i = z_i + u_i,  log f = log σ(z_f + u_f), or z_f + u_f if `forget_gate` is "exp"
+    z = tanh(z_z + u_z),  o = σ(z_o + u_o)
+    m' = max(log f + m, log i),  i = exp(log i - m'),  f = exp(log f + m - m')
+    c' = f * c + i * z,  n' = f * n + i
+    h' = o * c' / n',
+
+    where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias, head by head. h does not depend on m
+    but for rounding: it keeps every exponential at most 1. Without a past, where n = 0, m' = log i, as from m = -inf,
+    so that the initial state is all zeros and nothing overflows or is divided by zero, whatever the gates.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        num_heads: the number N of heads; features of one are not mixed with those of another by the recurrence.
+        forget_gate: the activation of the forget gate, "sigmoid" or "exp".
+        forget_bias: what `init` adds to the forget gate's part of `bias`; without `bias` it has no effect.
+        bias: whether the input projection has a bias.
+        recurrent_bias: whether the recurrent projection has a bias of its own.
+        kernel_init: draws each gate of `kernel`; Glorot uniform by default.
+        recurrent_kernel_init: draws `[D, D]` for each gate of each head; orthogonal by default.
+        bias_init: draws each gate of each bias; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or `forget_gate` is neither of
+            the two.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.SLSTMCell(8, num_heads=2)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
+        >>> ys.shape, state.n.shape, params.recurrent_kernel.shape
+        ((2, 7, 8), (2, 8), (2, 4, 16))
+
+    References:
+        Beck et al., xLSTM: Extended long short-term memory (section 2.2), 2024, https://arxiv.org/abs/2405.04517
+    """
+
+    num_heads: int = 1
+    forget_gate: Literal["sigmoid", "exp"] = "sigmoid"
+    forget_bias: float = 1.0
+
+    gates: ClassVar[int] = 4
+    params_type: ClassVar[type] = SLSTMParams
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+            raise ValueError(f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}.")
+        if self.forget_gate not in ("sigmoid", "exp"):
+            raise ValueError(f'`forget_gate` must be "sigmoid" or "exp"; got {self.forget_gate!r}.')
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> SLSTMParams:
+        """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
+        key, heads_key = jax.random.split(key)
+        # The recurrent kernel is drawn below, head by head.
+        params = AffineCell.init(
+            dataclasses.replace(self, recurrent_kernel_init=initializers.zeros), key, input_size, dtype
+        )
+        size = self.hidden_size // self.num_heads
+
+        def head(key: jax.Array) -> jax.Array:
+            gates = [self.recurrent_kernel_init(k, (size, size), jnp.float32) for k in jax.random.split(key, 4)]
+            return jnp.concatenate(gates, axis=-1)
+
+        heads = jnp.stack([head(k) for k in jax.random.split(heads_key, self.num_heads)])
+        params = params._replace(recurrent_kernel=heads.astype(dtype))
+        if self.bias:
+            forget_gate = slice(self.hidden_size, 2 * self.hidden_size)
+            params = params._replace(bias=params.bias.at[forget_gate].add(self.forget_bias))
+        return params
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> SLSTMState:
+        """Zeros, each `[*B, H]`: no past."""
+        return SLSTMState(*(jnp.zeros((*batch_shape, self.hidden_size), dtype) for _ in range(4)))
+
+    def project_state(self, params: SLSTMParams, h: jax.Array) -> jax.Array:
+        """`u = h @ recurrent_kernel + recurrent_bias`, each head by itself; `[*B, 4*H]`, gate by gate."""
+        kernel, bias = params.recurrent_kernel, params.recurrent_bias
+        if self.num_heads == 1:
+            return affine(h, kernel[0], bias)
+        batch, size = h.shape[:-1], self.hidden_size // self.num_heads
+        heads = h.reshape(*batch, self.num_heads, size).astype(kernel.dtype)
+        u = jnp.einsum("...nd,ndg->...ng", heads, kernel, preferred_element_type=h.dtype)
+        u = jnp.swapaxes(u.reshape(*batch, self.num_heads, 4, size), -3, -2).reshape(*batch, 4 * self.hidden_size)
+        return u if bias is None else u + jnp.expand_dims(bias.astype(u.dtype), tuple(range(u.ndim - 1)))
+
+    def pointwise(self, params: SLSTMParams, a: Gates, state: SLSTMState) -> tuple[SLSTMState, jax.Array]:
+        """The gates, both sums over the past and their quotient."""
+
+        # For its derivative this keeps what goes in, not each of its terms.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
+            i, f, z, o, c, n, m = a
+            past = (jax.nn.log_sigmoid(f) if self.forget_gate == "sigmoid" else f) + m
+            past = jnp.where(n == 0, -1e30, past)
+            m = jnp.maximum(past, i)
+            i, f = jnp.exp(i - m), jnp.exp(past - m)
+            c, n = f * c + i * z, f * n + i
+            # Every step from a state of this cell's leaves n >= 1; the bound tames states that are made up.
+            return o * (c / jnp.maximum(n, 1)), c, n, m
+
+        i, f, z, o = a
+        h, *rest = mix(i, f, frugal(jnp.tanh)(z), frugal(jax.nn.sigmoid)(o), state.c, state.n, state.m)
+        return SLSTMState(h, *rest), h

@@ -1,0 +1,257 @@
+"""The classic variants: each against a NumPy loop written from its paper, against other libraries, and the contract."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import recurrax as rx
+from recurrax.cells.indrnn import IndRNNCell
+from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, LayerNormLSTMCell
+from recurrax.cells.minimal import MGUCell, UGRNNCell
+from recurrax.cells.multiplicative import MultiplicativeLSTMCell
+from recurrax.cells.peephole import CIFGCell, PeepholeLSTMCell
+from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+
+T, B, I, H = 6, 3, 4, 5  # noqa: E741
+
+
+def normal(*shape: int, seed: int = 1) -> jax.Array:
+    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def normalised(a: np.ndarray) -> np.ndarray:
+    return (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5)
+
+
+def total(p: Any, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    return sum((bias for bias in (p.bias, p.recurrent_bias) if bias is not None), x @ p.kernel + h @ p.recurrent_kernel)
+
+
+def peephole(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray, clip: float = np.inf) -> tuple[np.ndarray, ...]:
+    i, f, g, o = np.split(total(p, x, h), 4, -1)
+    p_i, p_f, p_o = p.peephole
+    c_new = np.clip(sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * np.tanh(g), -clip, clip)
+    h = sigmoid(o + p_o * c_new) * np.tanh(c_new)
+    return (h if p.projection_kernel is None else h @ p.projection_kernel), c_new
+
+
+def coupled(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    # As the odyssey has it, with the input gate: i = σ(-a) where f = σ(a).
+    f, g, o = np.split(total(p, x, h), 3, -1)
+    p_f, p_o = np.zeros((2, H)) if p.peephole is None else p.peephole
+    i = sigmoid(-f - p_f * c)
+    c = np.tanh(g) * i + c * (1 - i)
+    return np.tanh(c) * sigmoid(o + p_o * c), c
+
+
+def layer_norm_elman(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (np.tanh(p.scale * normalised(x @ p.kernel + h @ p.recurrent_kernel) + p.bias),)
+
+
+def layer_norm_lstm(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    a = normalised(h @ p.recurrent_kernel) * p.recurrent_scale + p.recurrent_bias
+    i, f, g, o = np.split(a + normalised(x @ p.kernel) * p.scale + p.bias, 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(normalised(c) * p.cell_scale + p.cell_bias), c
+
+
+def layer_norm_gru(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    def terms(product: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        parts = [normalised(product[..., : 2 * H]), normalised(product[..., 2 * H :])]
+        return np.concatenate(parts, -1) * scale + bias
+
+    z, u = terms(x @ p.kernel, p.scale, p.bias), terms(h @ p.recurrent_kernel, p.recurrent_scale, p.recurrent_bias)
+    r, keep = np.split(sigmoid(z + u)[..., : 2 * H], 2, -1)
+    update = 1 - keep
+    return ((1 - update) * h + update * np.tanh(z[..., 2 * H :] + r * u[..., 2 * H :]),)
+
+
+def mgu(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    f = sigmoid(total(p, x, h)[..., :H])
+    u_n = h @ p.recurrent_kernel[:, H:] + p.recurrent_bias[H:]
+    return ((1 - f) * np.tanh(x @ p.kernel[:, H:] + p.bias[H:] + f * u_n) + f * h,)
+
+
+def mgu_of_the_paper(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    weights = np.concatenate([p.recurrent_kernel, p.kernel])
+    f = sigmoid(np.concatenate([h, x], -1) @ weights[:, :H] + p.bias[:H])
+    candidate = np.tanh(np.concatenate([f * h, x], -1) @ weights[:, H:] + p.bias[H:])
+    return ((1 - f) * h + f * candidate,)
+
+
+def ugrnn(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    g, n = np.split(total(p, x, h), 2, -1)
+    return (sigmoid(g) * h + (1 - sigmoid(g)) * np.tanh(n),)
+
+
+def indrnn(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (np.maximum(x @ p.kernel + p.bias + h * p.recurrent_kernel, 0),)
+
+
+def multiplicative(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    m = (x @ p.factor_kernel) * (h @ p.recurrent_factor_kernel)
+    i, f, g, o = np.split(total(p, x, m), 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = np.tanh(c) * sigmoid(o)
+    return (h if p.projection_kernel is None else h @ p.projection_kernel), c
+
+
+CASES: dict[str, tuple[rx.AffineCell, Callable]] = {
+    "peephole": (PeepholeLSTMCell(H), peephole),
+    "peephole, projected": (
+        PeepholeLSTMCell(H, 2, cell_clip=0.6, recurrent_bias=True),
+        lambda *args: peephole(*args, clip=0.6),
+    ),
+    "cifg": (CIFGCell(H), coupled),
+    "cifg, peepholes": (CIFGCell(H, peepholes=True, recurrent_bias=True), coupled),
+    "layer norm elman": (LayerNormElmanCell(H), layer_norm_elman),
+    "layer norm lstm": (LayerNormLSTMCell(H, recurrent_bias=True), layer_norm_lstm),
+    "layer norm gru": (LayerNormGRUCell(H), layer_norm_gru),
+    "mgu": (MGUCell(H), mgu),
+    "mgu, reset before": (MGUCell(H, reset_after=False), mgu_of_the_paper),
+    "ugrnn": (UGRNNCell(H), ugrnn),
+    "indrnn": (IndRNNCell(H), indrnn),
+    "multiplicative": (MultiplicativeLSTMCell(H), multiplicative),
+    "multiplicative, projected": (MultiplicativeLSTMCell(H, 2, recurrent_bias=True), multiplicative),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_the_equations_in_float64(name: str) -> None:
+    cell, oracle = CASES[name]
+    like = jax.eval_shape(lambda: cell.initial_state((B,)))
+    args = jax.tree.map(np.float64, (perturbed_params(cell, I, scale=0.5), normal(B, T, I), noise(like, 2)))
+    rng = np.random.default_rng(3)
+    draw = lambda tree: jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), tree)  # noqa: E731
+
+    def dot(a: Any, b: Any) -> Any:
+        return sum((x * y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    def walk(params: Any, xs: np.ndarray, state: Any) -> tuple[Any, np.ndarray]:
+        ys = []
+        for t in range(T):
+            state = type(like)(*oracle(params, xs[:, t], *state))
+            ys.append(state.h)
+        return state, np.stack(ys, axis=1)
+
+    expected = walk(*args)
+    weights, directions = draw(expected), [draw(args) for _ in range(3)]
+    moved = lambda direction, by: jax.tree.map(lambda a, d: a + by * d, args, direction)  # noqa: E731
+    slopes = [(dot(walk(*moved(d, 1e-6)), weights) - dot(walk(*moved(d, -1e-6)), weights)) / 2e-6 for d in directions]
+    with jax.enable_x64(True):
+        for implementation in ("xla", "hoisted") if cell.is_affine else ("xla",):
+
+            def loss(*args: Any, implementation: str = implementation) -> Any:
+                out = rx.scan(cell, *args, implementation=implementation)
+                return dot(out, weights), out
+
+            grads, got = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*args)
+            assert_close(f"values of {implementation}", got, expected, 1e-10)
+            along = [dot(jax.tree.map(np.asarray, grads), d) for d in directions]
+            np.testing.assert_allclose(along, slopes, rtol=1e-6, atol=1e-6)
+
+
+# One for each way in which these cells differ from those in `test_contract.py`; the others share their code.
+LAYERS = [
+    PeepholeLSTMCell(4, 3, cell_clip=0.7),
+    LayerNormLSTMCell(4),
+    LayerNormGRUCell(4),
+    MGUCell(4, reset_after=False, recurrent_bias=True),
+    IndRNNCell(4, recurrent_bias=True),
+    MultiplicativeLSTMCell(4, 3),
+]
+
+
+@pytest.mark.parametrize("cell", LAYERS, ids=str)
+def test_contract(cell: rx.AffineCell) -> None:
+    check_contract(cell, implementation="hoisted" if cell.is_affine else None)
+
+
+@pytest.mark.parametrize("reset_gate", [True, False])
+def test_single_gates_equal_flax(reset_gate: bool) -> None:
+    theirs = nn.RNN(nn.MGUCell(H, reset_gate=reset_gate))
+    ours = MGUCell(H) if reset_gate else UGRNNCell(H)
+    xs = normal(B, T, I)
+    tree = theirs.init(jax.random.key(0), xs)["params"]["cell"]
+    tree = jax.tree.map(lambda p, n: p + 0.5 * n, tree, noise(tree, 2))
+
+    def run(tree: Any, xs: jax.Array) -> jax.Array:
+        side = lambda which, names: jnp.concatenate([tree[name][which] for name in names], axis=-1)  # noqa: E731
+        params = ours.params_type(
+            kernel=side("kernel", ["if", "in"]),
+            recurrent_kernel=side("kernel", ["hf", "hn"]),
+            bias=side("bias", ["if", "in"]),
+            recurrent_bias=jnp.concatenate([jnp.zeros(H), tree["hn"]["bias"]]) if reset_gate else None,
+        )
+        return rx.scan(ours, params, xs)[1]
+
+    flax = pull(lambda tree, xs: theirs.apply({"params": {"cell": tree}}, xs), tree, xs)
+    assert_close("Flax", pull(run, tree, xs), flax, 1e-5)
+
+
+def test_peepholes_equal_onnx() -> None:
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    cell = PeepholeLSTMCell(H, recurrent_bias=True)
+    params, xs = perturbed_params(cell, I, scale=0.5), normal(T, B, I)
+    state = rx.LSTMState(normal(B, H, seed=2), normal(B, H, seed=3))
+    # ONNX has the gates in the order i, o, f, g and the peepholes in the order i, o, f.
+    gates = lambda p: np.concatenate([np.split(p, 4, axis=-1)[g] for g in (0, 3, 1, 2)], axis=-1).T[None]  # noqa: E731
+    feeds = {
+        "X": xs,
+        "W": gates(params.kernel),
+        "R": gates(params.recurrent_kernel),
+        "B": np.concatenate([gates(params.bias), gates(params.recurrent_bias)], axis=-1),
+        "H": state.h[None],
+        "C": state.c[None],
+        "P": params.peephole[jnp.array([0, 2, 1])].reshape(1, 3 * H),
+    }
+    feeds = {name: np.asarray(value) for name, value in feeds.items()}
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    node = make.make_node("LSTM", ["X", "W", "R", "B", "", "H", "C", "P"], ["Y", "YH", "YC"], hidden_size=H)
+    inputs = [make.make_tensor_value_info(name, kind, value.shape) for name, value in feeds.items()]
+    outputs = [make.make_tensor_value_info(name, kind, None) for name in ("Y", "YH", "YC")]
+    model = make.make_model(make.make_graph([node], "lstm", inputs, outputs))
+    ys, h, c = reference.ReferenceEvaluator(model).run(None, feeds)
+    got = rx.scan(cell, params, xs, state, time_major=True)
+    assert_close("ONNX", got, (rx.LSTMState(h[0], c[0]), ys[:, 0]), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "bias"),
+    [
+        (PeepholeLSTMCell(2, forget_bias=3.0), [0, 3, 0, 0]),
+        (CIFGCell(2), [1, 0, 0]),
+        (LayerNormLSTMCell(2), [0, 1, 0, 0]),
+        (MGUCell(2), [1, 0]),
+        (MGUCell(2, reset_after=False), [-1, 0]),
+        (UGRNNCell(2), [1, 0]),
+    ],
+    ids=str,
+)
+def test_at_first_the_state_is_rather_kept(cell: rx.AffineCell, bias: list[int]) -> None:
+    params = cell.init(jax.random.key(0), 3)
+    assert params.bias.tolist() == [b for b in bias for _ in range(2)]
+    kept = {name: leaf for name, leaf in params._asdict().items() if name.endswith("scale") and leaf is not None}
+    assert all((scale == 1).all() for scale in kept.values())
+
+
+def test_what_a_cell_cannot_be() -> None:
+    for kind in (PeepholeLSTMCell, CIFGCell):
+        with pytest.raises(ValueError, match=re.escape("`cell_clip` must be above 0, or None for no bound; got 0.0.")):
+            kind(4, cell_clip=0.0)
+    with pytest.raises(TypeError, match="recurrent_bias"):
+        LayerNormElmanCell(4, recurrent_bias=True)
+    for cell in (MGUCell(4, reset_after=False), MultiplicativeLSTMCell(4)):
+        with pytest.raises(ValueError, match=f'"hoisted" cannot serve {type(cell).__name__}'):
+            rx.scan(cell, cell.init(jax.random.key(0), 3), jnp.ones((2, 3)), implementation="hoisted")

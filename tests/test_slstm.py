@@ -1,0 +1,161 @@
+"""The sLSTM against float64 loops after the paper, with and without its stabiliser."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import recurrax as rx
+from recurrax.cells.slstm import SLSTMCell, SLSTMParams, SLSTMState
+from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+
+CELLS = [
+    SLSTMCell(6),
+    SLSTMCell(6, 3, "exp", recurrent_bias=True),
+    SLSTMCell(6, 2, bias=False),
+]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _gates(cell: SLSTMCell, params: SLSTMParams, x: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
+    """The pre-activations of i, f, z and o, `[B, H]` each, by one small product for every head and gate."""
+    size, gates = cell.hidden_size // cell.num_heads, []
+    for g in range(4):
+        own = slice(g * cell.hidden_size, (g + 1) * cell.hidden_size)
+        a = x @ params.kernel[:, own]
+        for head in range(cell.num_heads):
+            part = slice(head * size, (head + 1) * size)
+            a[:, part] += h[:, part] @ params.recurrent_kernel[head][:, g * size : (g + 1) * size]
+        for bias in (params.bias, params.recurrent_bias):
+            a += 0 if bias is None else bias[own]
+        gates.append(a)
+    return gates
+
+
+def plain(cell: SLSTMCell, params: SLSTMParams, xs: np.ndarray, state: Any) -> tuple[Any, np.ndarray]:
+    """The equations without a stabiliser; the state is h, c and n as they are."""
+    (h, c, n), ys = state, []
+    for t in range(xs.shape[1]):
+        i, f, z, o = _gates(cell, params, xs[:, t], h)
+        i, f = np.exp(i), np.exp(f) if cell.forget_gate == "exp" else _sigmoid(f)
+        c, n = f * c + i * np.tanh(z), f * n + i
+        h = _sigmoid(o) * c / n
+        ys.append(h)
+    return (h, c, n), np.stack(ys, axis=1)
+
+
+def stabilised(cell: SLSTMCell, params: SLSTMParams, xs: np.ndarray) -> np.ndarray:
+    """The equations with a stabiliser that begins at minus infinity."""
+    h, c, n = (np.zeros((len(xs), cell.hidden_size)) for _ in range(3))
+    m, ys = np.full_like(h, -np.inf), []
+    for t in range(xs.shape[1]):
+        i, f, z, o = _gates(cell, params, xs[:, t], h)
+        log_f = f if cell.forget_gate == "exp" else -np.logaddexp(0, -f)
+        before, m = m, np.maximum(log_f + m, i)
+        f, i = np.exp(log_f + before - m), np.exp(i - m)
+        c, n = f * c + i * np.tanh(z), f * n + i
+        h = _sigmoid(o) * c / n
+        ys.append(h)
+    return np.stack(ys, axis=1)
+
+
+def _double(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_equations(cell: SLSTMCell) -> None:
+    params = _double(perturbed_params(cell, 3, scale=0.5))
+    xs = np.random.default_rng(1).standard_normal((2, 7, 3))
+    zeros = np.zeros((2, 6))
+    (h, c, n), fresh = plain(cell, params, xs, (zeros, zeros, zeros))
+    np.testing.assert_allclose(stabilised(cell, params, xs), fresh, atol=1e-12)
+    with jax.enable_x64(True):
+        state, ys = rx.scan(cell, params, xs)
+        np.testing.assert_allclose(ys, fresh, atol=1e-10)
+        scale = np.exp(state.m)
+        np.testing.assert_allclose((state.h, state.c * scale, state.n * scale), (h, c, n), rtol=1e-10, atol=1e-10)
+        assert np.all(state.n >= 1)
+
+        # From a state with a past, the derivatives of everything that the paper's state says.
+        names = ("params", "xs", "h", "c", "n")
+        past = SLSTMState(*(0.5 * np.random.default_rng(k).standard_normal((2, 6)) for k in range(4)))
+        past = past._replace(n=1.5 + np.abs(past.n))
+        own_scale = np.exp(past.m)
+        args = (params, xs, past.h, past.c * own_scale, past.n * own_scale)
+        along = noise(args, 5)
+        weigh = noise((h, c, n, ys), 6)
+
+        def total(leaves: Any) -> Any:
+            return sum((w * leaf).sum() for w, leaf in zip(weigh, leaves, strict=True))
+
+        def ours(params: Any, xs: Any, h: Any, c: Any, n: Any, implementation: str) -> Any:
+            state = SLSTMState(h, c / own_scale, n / own_scale, past.m)
+            state, ys = rx.scan(cell, params, xs, state, implementation=implementation)
+            return total((state.h, state.c * jnp.exp(state.m), state.n * jnp.exp(state.m), ys))
+
+        def theirs(params: Any, xs: Any, *state: Any) -> Any:
+            state, ys = plain(cell, params, xs, state)
+            return total((*state, ys))
+
+        for implementation in ("hoisted", "xla"):
+            run = lambda *args, implementation=implementation: ours(*args, implementation)  # noqa: E731
+            value, gradients = jax.jit(jax.value_and_grad(run, tuple(range(5))))(*args)
+            np.testing.assert_allclose(value, theirs(*args), rtol=1e-10)
+            for at, name in enumerate(names):
+
+                def moved(by: float, at: int = at) -> float:
+                    there = jax.tree.map(lambda a, way: a + by * np.asarray(way), args[at], along[at])
+                    return float(theirs(*args[:at], there, *args[at + 1 :]))
+
+                expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+                got = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradients[at], along[at])), strict=True))
+                np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6, err_msg=f"{name}, {implementation}")
+
+
+@pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
+def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
+    cell = SLSTMCell(4, 2, forget_gate)
+    params = perturbed_params(cell, 16)._replace(kernel=200 * jnp.eye(16))
+    xs = jnp.asarray(np.random.default_rng(0).choice([-1.0, -0.01, 0.01, 1.0], (8, 20, 16)), jnp.float32)
+    run = jax.jit(lambda params, xs: rx.scan(cell, params, xs))
+    state, ys = run(params, xs)
+    assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), state))
+    assert_close("float64", ys, stabilised(cell, _double(params), _double(xs)), 1e-4)
+    gradients = jax.jit(jax.grad(lambda *args: jnp.sum(jnp.sin(rx.scan(cell, *args)[1])), (0, 1)))(params, xs)
+    assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), gradients))
+
+
+def test_the_first_step_has_no_past() -> None:
+    cell = SLSTMCell(4)
+    params, x = perturbed_params(cell, 3), noise(jax.ShapeDtypeStruct((2, 3), jnp.float32), 1)
+    _, _, z, o = jnp.split(x @ params.kernel + params.bias[None], 4, axis=1)
+    state, y = rx.step(cell, params, None, x)
+    assert_close("output", y, jnp.tanh(z) * jax.nn.sigmoid(o), 1e-6)
+    again, y_again = rx.step(cell, params, state, x, reset=jnp.array([True, False]))
+    assert_close("after a reset", y_again[0], y[0], 0.0)
+    assert not jnp.array_equal(y_again[1], y[1])
+    assert jnp.array_equal(again.n[0], state.n[0])
+
+
+@pytest.mark.parametrize("cell", [SLSTMCell(4, 2), SLSTMCell(4, forget_gate="exp", recurrent_bias=True)], ids=str)
+def test_contract(cell: SLSTMCell) -> None:
+    check_contract(cell, implementation="hoisted")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SLSTMCell(6, 4), "`num_heads` must divide `hidden_size` 6; got 4"),
+        (lambda: SLSTMCell(6, 0), "`num_heads` must divide `hidden_size` 6; got 0"),
+        (lambda: SLSTMCell(6, forget_gate="relu"), '`forget_gate` must be "sigmoid" or "exp"; got \'relu\''),
+    ],
+)
+def test_errors_teach(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
