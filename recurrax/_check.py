@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Layer
+from recurrax._layer import Layer, features
 
 
 def describe(x: Any) -> str:
@@ -61,18 +61,31 @@ def expected_state(layer: Layer, batch_shape: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda: layer.initial_state(batch_shape))
 
 
-def check_inputs(layer: Layer, xs: Any) -> jax.Array:
+def check_inputs(layer: Layer, xs: Any) -> Any:
     if not isinstance(layer, Layer):
         kind, hint = type(layer), "Call a Flax module itself, or pass its `layer`."
         if isinstance(layer, type):
             kind, hint = layer, "Construct it first."
         raise TypeError(f"`layer` must be a recurrax.Layer, such as LSTMCell(128); got {kind}. {hint}")
-    xs = jnp.asarray(xs)
+    if not jax.tree.leaves(xs):
+        raise ValueError(f"`xs` must hold at least one array; got {describe(xs)}.")
+    inputs = jax.tree.map(jnp.asarray, xs)
+    xs, ndim = features(inputs), layer.feature_ndim
     if not jnp.issubdtype(xs.dtype, jnp.inexact):
         raise TypeError(f"`xs` must be of a floating dtype; got {describe(xs)}. Embed or one-hot encode ids first.")
-    if xs.ndim < 2:
-        raise ValueError(f"`xs` must be [*B, T, I], at least 2 axes; got {describe(xs)}. For one step use `step`.")
-    return xs
+    if xs.ndim < 1 + ndim:
+        axes = "I" if ndim == 1 else f"{'space, ' * (ndim - 1)}I"
+        raise ValueError(
+            f"`xs` must be [*B, T, {axes}], at least {1 + ndim} axes; got {describe(xs)}. For one step use `step`."
+        )
+    steps = xs.shape[: xs.ndim - ndim]
+    for path, leaf in _leaves(inputs).items():
+        if leaf.shape[: len(steps)] != steps:
+            raise ValueError(
+                f"`xs{path}` must begin with the axes of the features, [{', '.join(map(str, steps))}]; "
+                f"got {describe(leaf)}."
+            )
+    return inputs
 
 
 def check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], xs: jax.Array, meaning: str) -> Any:
@@ -94,3 +107,15 @@ def check_number(name: str, value: Any) -> None:
     """Checks a number of steps."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be an int of at least 1; got {value!r}.")
+
+
+def check_layer(name: str, layer: Any) -> None:
+    """Checks a layer that is part of another."""
+    if not isinstance(layer, Layer):
+        raise TypeError(f"`{name}` must be a recurrax.Layer, such as LSTMCell(128); got {layer!r}.")
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Checks a probability of dropping."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"`{name}` must be at least 0 and below 1; got {rate}.")

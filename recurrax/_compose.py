@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._check import check_layer, check_rate
+from recurrax._dropout import Dropout
 from recurrax._layer import Layer, Params, State, Walk
+from recurrax._wrapper import Wrapper
 
 
 class Directions(NamedTuple):
@@ -57,8 +60,8 @@ class Stack(Layer):
         if not self.layers:
             raise ValueError("`layers` of Stack must hold at least 1 layer; got none.")
         for layer in self.layers:
-            _check_layer("layers", layer)
-        _check_rate("dropout", self.dropout)
+            check_layer("layers", layer)
+        check_rate("dropout", self.dropout)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -138,8 +141,8 @@ class Bidirectional(Layer):
     def __post_init__(self) -> None:
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
-        _check_layer("forward", self.forward)
-        _check_layer("backward", self.backward)
+        check_layer("forward", self.forward)
+        check_layer("backward", self.backward)
         if self.merge not in _MERGES:
             raise ValueError(f"`merge` must be one of {', '.join(_MERGES)}; got {self.merge!r}.")
 
@@ -184,59 +187,7 @@ class Bidirectional(Layer):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Dropout(Layer):
-    """Sets features to zero at random, each step on its own, and scales the rest by 1 / (1 - rate).
-
-    It acts only where `scan` is given a key. Its parameters and its state are `()`.
-
-    Args:
-        rate: the probability of zero, in [0, 1).
-
-    Raises:
-        ValueError: if `rate` is outside [0, 1).
-
-    Example:
-        >>> import jax, recurrax
-        >>> _, ys = recurrax.scan(recurrax.Dropout(0.5), (), jax.numpy.ones((2, 3)), key=jax.random.key(0))
-        >>> sorted(set(ys.ravel().tolist()))
-        [0.0, 2.0]
-
-    References:
-        Zaremba et al., Recurrent neural network regularization, 2014, https://arxiv.org/abs/1409.2329
-    """
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_rate("rate", self.rate)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the rate is positive."""
-        return self.rate > 0
-
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[()]:
-        """No parameters."""
-        return ()
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[()]:
-        """No state."""
-        return ()
-
-    def output_size(self, input_size: int) -> int:
-        """That of the input."""
-        return input_size
-
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
-        """Drops features of `xs` if the walk has a key."""
-        if walk.key is None or not self.rate:
-            return state, xs
-        kept = jax.random.bernoulli(walk.key, 1 - self.rate, xs.shape)
-        return state, jnp.where(kept, xs / (1 - self.rate), jnp.zeros_like(xs))
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Residual(Layer):
+class Residual(Wrapper):
     """Adds a layer's inputs to its outputs: ys = xs + layer(xs).
 
     Args:
@@ -257,24 +208,13 @@ class Residual(Layer):
         Wu et al., Google's neural machine translation system (section 3.1), 2016, https://arxiv.org/abs/1609.08144
     """
 
-    layer: Layer
-
     def __post_init__(self) -> None:
-        _check_layer("layer", self.layer)
-
-    @property
-    def parts(self) -> tuple[Layer, ...]:
-        """The layer."""
-        return (self.layer,)
+        check_layer("layer", self.layer)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters of the layer."""
         self.output_size(input_size)
-        return self.layer.init(key, input_size, dtype)
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The initial state of the layer."""
-        return self.layer.initial_state(batch_shape, dtype)
+        return super().init(key, input_size, dtype)
 
     def output_size(self, input_size: int) -> int:
         """That of the input, which must be that of the layer's output."""
@@ -290,13 +230,3 @@ class Residual(Layer):
         """Runs the layer and adds the inputs."""
         state, ys = walk(self.layer, params, state, xs)
         return state, xs + ys
-
-
-def _check_layer(name: str, layer: Any) -> None:
-    if not isinstance(layer, Layer):
-        raise TypeError(f"`{name}` must be a recurrax.Layer, such as LSTMCell(128); got {layer!r}.")
-
-
-def _check_rate(name: str, rate: float) -> None:
-    if not 0 <= rate < 1:
-        raise ValueError(f"`{name}` must be at least 0 and below 1; got {rate}.")

@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Cell, Params
+from recurrax._layer import Cell, Params, features
 
 
-def compute_dtype(cell: Cell, params: Params, xs: jax.Array) -> jnp.dtype:
+def compute_dtype(cell: Cell, params: Params, xs: Any) -> jnp.dtype:
     """The dtype of the cell's matrix products: its own, or that of the parameters and the inputs together."""
     if cell.dtype is not None:
         return jnp.dtype(cell.dtype)
     floats = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return promote(xs.dtype, *floats)
+    return promote(features(xs).dtype, *floats)
 
 
 def cast(tree: Any, dtype: jnp.dtype) -> Any:
@@ -23,9 +23,9 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-def default_state_dtype(params: Params, xs: jax.Array) -> jnp.dtype:
+def default_state_dtype(params: Params, xs: Any) -> jnp.dtype:
     """The dtype of a state that nobody gave: float32, or float64 where parameters or inputs have it."""
-    dtype = promote(jnp.float32, xs.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    dtype = promote(jnp.float32, features(xs).dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
     return jnp.finfo(dtype).dtype
 
 

@@ -21,6 +21,11 @@ Gates = tuple[jax.Array, ...]
 Initializer = Callable[..., jax.Array]
 
 
+def features(xs: Any) -> jax.Array:
+    """The features among the inputs: the inputs themselves, or the first leaf where they are a pytree."""
+    return jax.tree.leaves(xs)[0]
+
+
 class Walk(Protocol):
     """A way along a sequence, as the driver hands it to a layer that is made of other layers."""
 
@@ -28,7 +33,7 @@ class Walk(Protocol):
     def key(self) -> jax.Array | None:
         """The randomness of this walk, or None."""
 
-    def __call__(self, layer: Layer, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`."""
 
     def reversed(self) -> Walk:
@@ -45,6 +50,11 @@ class Layer(abc.ABC):
     static argument of `jax.jit`. Its parameters and its state are pytrees that the caller keeps. A layer that is
     made of others names them in `parts` and runs them in `apply`; one that computes one step at a time is a `Cell`.
     """
+
+    @property
+    def feature_ndim(self) -> int:
+        """The number of axes of one input: 1, or more where features lie in space, channels last."""
+        return max((part.feature_ndim for part in self.parts), default=1)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -86,6 +96,12 @@ class Layer(abc.ABC):
                 text = value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
                 shown.append(f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def batch_shape_of(layer: Layer, xs: Any) -> tuple[int, ...]:
+    """The batch axes of time-major inputs."""
+    shape = features(xs).shape
+    return shape[1 : len(shape) - layer.feature_ndim]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

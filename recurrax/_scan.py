@@ -17,7 +17,7 @@ from recurrax._check import (
     expected_state,
 )
 from recurrax._dtype import default_state_dtype
-from recurrax._layer import Layer, Params, State
+from recurrax._layer import Layer, Params, State, batch_shape_of, features
 from recurrax._mask import lengths_to_mask, where
 from recurrax._walk import ScanWalk
 
@@ -100,15 +100,17 @@ def scan(
         JAX, `jax.lax.scan`, 2024, https://docs.jax.dev/en/latest/_autosummary/jax.lax.scan.html
     """
     xs = check_inputs(layer, xs)
-    batch_shape = xs.shape[1:-1] if time_major else xs.shape[:-2]
-    check_tree("params", params, expected_params(layer, xs.shape[-1]), layer, xs)
+    x = features(xs)
+    steps = x.shape[: x.ndim - layer.feature_ndim]
+    batch_shape = steps[1:] if time_major else steps[:-1]
+    check_tree("params", params, expected_params(layer, x.shape[-1]), layer, x)
     if state is not None:
-        check_tree("state", state, expected_state(layer, batch_shape), layer, xs)
+        check_tree("state", state, expected_state(layer, batch_shape), layer, x)
     if lengths is not None and mask is not None:
         raise ValueError("`lengths` and `mask` must not both be given; fold the lengths into the mask.")
-    lengths = check_flags("lengths", lengths, jnp.integer, batch_shape, xs, "one length per sequence of")
-    mask = check_flags("mask", mask, jnp.bool_, xs.shape[:-1], xs, "one flag per step of")
-    reset = check_flags("reset", reset, jnp.bool_, xs.shape[:-1], xs, "one flag per step of")
+    lengths = check_flags("lengths", lengths, jnp.integer, batch_shape, x, "one length per sequence of")
+    mask = check_flags("mask", mask, jnp.bool_, steps, x, "one flag per step of")
+    reset = check_flags("reset", reset, jnp.bool_, steps, x, "one flag per step of")
     check_number("unroll", unroll)
     if remat is not None:
         check_number("remat", remat)
@@ -164,12 +166,12 @@ def step(
         raise ValueError(
             f"`layer` must not read the future to be stepped; {layer} does. Use `scan` on whole sequences."
         )
-    if jnp.ndim(x) < 1:
+    if jnp.ndim(features(x)) < 1:
         raise ValueError(f"`x` must be [*B, I], the input of one step; got {describe(x)}.")
     state, ys = scan(
         layer,
         params,
-        jnp.asarray(x)[None],
+        jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], x),
         state,
         mask=None if mask is None else jnp.asarray(mask)[None],
         reset=None if reset is None else jnp.asarray(reset)[None],
@@ -183,24 +185,22 @@ def step(
 # Jitted here, so that a call outside of any jit compiles once too, not at every call as a bare `lax.scan` would.
 @functools.partial(jax.jit, static_argnames=("layer", "reverse", "time_major", "unroll", "remat", "implementation"))
 def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, remat, implementation, key):
+    time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
     if lengths is not None:
-        mask = lengths_to_mask(lengths, xs.shape[0 if time_major else -2])
-        mask = jnp.moveaxis(mask, -1, 0) if time_major else mask
-    if not time_major:
-        xs = jnp.moveaxis(xs, -2, 0)
-        mask, reset = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, reset))
+        mask = jnp.moveaxis(lengths_to_mask(lengths, features(xs).shape[time]), -1, time)
+    xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (xs, mask, reset))
     if mask is not None:
-        xs = where(mask, xs, jnp.zeros_like(xs))
+        xs = where(mask, xs, jax.tree.map(jnp.zeros_like, xs))
     if state is None:
-        state = layer.initial_state(xs.shape[1:-1], default_state_dtype(params, xs))
-    state = _placed_like(xs, state)
+        state = layer.initial_state(batch_shape_of(layer, xs), default_state_dtype(params, xs))
+    state = _placed_like(features(xs), layer.feature_ndim, state)
     walk = ScanWalk(lengths, mask, reset, reverse, unroll, remat, implementation, key)
     state, ys = walk(layer, params, state, xs)
-    return state, ys if time_major else jnp.moveaxis(ys, 0, -2)
+    return state, jnp.moveaxis(ys, 0, time)
 
 
-def _placed_like(xs: jax.Array, state: State) -> State:
+def _placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
     # A loop's state must have one type throughout, and under an Explicit mesh or inside shard_map the type says where
     # the batch lies. Adding zeros that are made of the inputs gives a replicated state the placement of the inputs.
-    zeros = jnp.zeros_like(xs).sum(axis=(0, -1))
+    zeros = jnp.zeros_like(xs).sum(axis=(0, *range(-feature_ndim, 0)))
     return jax.tree.map(lambda s: s + jnp.expand_dims(zeros, tuple(range(zeros.ndim, s.ndim))).astype(s.dtype), state)

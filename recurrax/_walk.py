@@ -12,7 +12,7 @@ from jax import lax
 
 from recurrax import kernels
 from recurrax._dtype import default_state_dtype
-from recurrax._layer import Cell, Layer, Params, State
+from recurrax._layer import Cell, Layer, Params, State, batch_shape_of, features
 from recurrax._mask import resets_of_walk, where
 
 
@@ -29,13 +29,13 @@ class ScanWalk:
     implementation: str | None
     key: jax.Array | None
 
-    def __call__(self, layer: Layer, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         if not isinstance(layer, Cell) and not kernels.takes_whole(self.implementation):
             state, ys = layer.apply(self, params, state, xs)
             return state, ys if self.mask is None else where(self.mask, ys, jnp.zeros_like(ys))
         facts = {"lengths": self.lengths, "mask": self.mask, "reset": self.reset, "reverse": self.reverse}
         kernel = kernels.choose(self.implementation, layer, params, state, xs, **facts)
-        initial = layer.initial_state(xs.shape[1:-1], default_state_dtype(params, xs))
+        initial = layer.initial_state(batch_shape_of(layer, xs), default_state_dtype(params, xs))
         initial = jax.tree.map(lambda i, s: i.astype(s.dtype), initial, state)
         reset = None if self.reset is None else resets_of_walk(self.reset, self.mask, self.reverse)
 
@@ -62,7 +62,7 @@ class ScanWalk:
 def _in_parts(run: Callable, length: int, state: State, at: tuple, reverse: bool) -> tuple[State, jax.Array]:
     """Runs over parts of `length` steps, of which only the first state is kept for the derivative."""
     run = jax.checkpoint(run, prevent_cse=False)
-    steps = at[0].shape[0]
+    steps = features(at).shape[0]
     number, rest = divmod(steps, length)
 
     def parts(state: State) -> tuple[State, jax.Array]:

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
 from recurrax._flax import mesh_axes, names_of
-from recurrax._layer import AffineCell, Initializer, Layer, State
+from recurrax._layer import AffineCell, Initializer, Layer, State, features
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell
@@ -37,7 +37,7 @@ class _Module(nn.Module):
         key = None
         if layer.stochastic and not nn.merge_param("deterministic", self.deterministic, deterministic):
             key = self.make_rng("dropout")
-        params = self._params(layer, x.shape[-1])
+        params = self._params(layer, features(x).shape[-1])
         if driver is core_step:
             state, output = core_step(layer, params, state, x, key=key, **options)
         else:

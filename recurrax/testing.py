@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax._layer import Layer, Params, State
+from recurrax._mask import where
 from recurrax._scan import scan, step
 
 _STEPS, _BATCH = 6, 4
@@ -28,7 +29,7 @@ def check_contract(layer: Layer, input_size: int = 3, *, implementation: str | N
 
     Args:
         layer: the layer to check.
-        input_size: the number of features of its inputs.
+        input_size: the number of features of its inputs; these lie on the `input_shape` of a layer that has one.
         implementation: that of `scan`.
         tol: the tolerance, absolute and relative, in float32.
 
@@ -49,17 +50,11 @@ def check_contract(layer: Layer, input_size: int = 3, *, implementation: str | N
         return scan(layer, params, xs, state, implementation=implementation, **options)
 
     params = perturbed_params(layer, input_size)
-    xs = noise(jax.ShapeDtypeStruct((_BATCH, _STEPS, input_size), jnp.float32), seed=1)
+    xs = noise(jax.ShapeDtypeStruct((_BATCH, _STEPS, *_space(layer), input_size), jnp.float32), seed=1)
     state = noise(jax.eval_shape(lambda: layer.initial_state((_BATCH,))), seed=2)
-    subject = (layer, run, (params, xs, state), tol)
-    if layer.causal:
-        _check_steps(*subject)
-        _check_parts(*subject)
-    _check_rows(*subject)
-    _check_layouts(*subject)
-    _check_dtypes(*subject)
-    _check_derivatives(*subject)
-    _check_identity(*subject)
+    checks = [_check_rows, _check_layouts, _check_dtypes, _check_derivatives, _check_identity]
+    for check in [_check_steps, _check_parts, *checks] if layer.causal else checks:
+        check(layer, run, (params, xs, state), tol)
 
 
 def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float = 0.1) -> Params:
@@ -119,7 +114,7 @@ def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, stat
                 row_state = initial
             at, steps = number, real[segment[real] == number]
             row_state, part = run(params, xs[row, steps], row_state, reverse=reverse)
-            ys = jnp.zeros((xs.shape[1], part.shape[-1]), part.dtype) if ys is None else ys
+            ys = jnp.zeros((xs.shape[1], *part.shape[1:]), part.dtype) if ys is None else ys
             ys = ys.at[steps].set(part)
         finals.append(row_state)
         outputs.append(ys)
@@ -138,8 +133,8 @@ def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         atol = tol * max(1.0, np.abs(b).max(initial=0))
-        where = f"{what} at {jax.tree_util.keystr(path)}"
-        np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=where)
+        place = f"{what} at {jax.tree_util.keystr(path)}"
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=place)
 
 
 def pull(run: Callable, *args: Any) -> tuple[Any, Any]:
@@ -150,6 +145,11 @@ def pull(run: Callable, *args: Any) -> tuple[Any, Any]:
         return out, vjp(noise(out, seed=3))
 
     return jax.jit(both)(*args)
+
+
+def _space(layer: Layer) -> tuple[int, ...]:
+    """The spatial shape of the inputs, from the first part that knows it."""
+    return getattr(layer, "input_shape", None) or next(filter(None, map(_space, layer.parts)), ())
 
 
 def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -186,7 +186,8 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     reset = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 0, 1]], bool)
     initial = layer.initial_state()
     params, xs, state = args
-    holed = jnp.where(mask[..., None], xs, jnp.nan)
+    nan = jnp.full_like(xs, jnp.nan)
+    holed = where(jnp.asarray(mask), xs, nan)
     for reverse in (False, True):
 
         def packed(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> Any:
@@ -205,8 +206,7 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
 
         lengths = np.array([0, 2, _STEPS, _STEPS + 5])
         real = np.arange(_STEPS) < lengths[:, None]
-        holed_right = jnp.where(real[..., None], xs, jnp.nan)
-        got = run(params, holed_right, state, lengths=lengths, reverse=reverse)
+        got = run(params, where(jnp.asarray(real), xs, nan), state, lengths=lengths, reverse=reverse)
         assert_close(f"lengths, reverse={reverse}", got, run(params, xs, state, mask=real, reverse=reverse), tol)
 
 

@@ -161,12 +161,15 @@ def test_values_and_gradients_are_those_of_the_equations_in_float64(name: str) -
             np.testing.assert_allclose(along, slopes, rtol=1e-6, atol=1e-6)
 
 
-# One for each way in which these cells differ from those in `test_contract.py`; the others share their code.
 LAYERS = [
     PeepholeLSTMCell(4, 3, cell_clip=0.7),
+    CIFGCell(4, peepholes=True, cell_clip=0.7),
+    LayerNormElmanCell(4),
     LayerNormLSTMCell(4),
     LayerNormGRUCell(4),
+    MGUCell(4),
     MGUCell(4, reset_after=False, recurrent_bias=True),
+    UGRNNCell(4, activation=jax.nn.relu, recurrent_bias=True),
     IndRNNCell(4, recurrent_bias=True),
     MultiplicativeLSTMCell(4, 3),
 ]

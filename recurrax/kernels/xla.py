@@ -8,7 +8,7 @@ import jax
 from jax import lax
 
 from recurrax._dtype import cast, compute_dtype
-from recurrax._layer import Cell, Params, State
+from recurrax._layer import Cell, Params, State, features
 from recurrax._platform import projects_inside
 from recurrax.kernels import Kernel, register
 from recurrax.kernels._body import guarded
@@ -18,7 +18,7 @@ def run(
     cell: Cell,
     params: Params,
     state: State,
-    xs: jax.Array,
+    xs: Any,
     *,
     initial: State,
     mask: jax.Array | None,
@@ -29,13 +29,13 @@ def run(
 ) -> tuple[State, jax.Array]:
     """Takes one step after another."""
     compute = compute_dtype(cell, params, xs)
-    params, zs, inside = cast(params, compute), xs.astype(compute), projects_inside(xs)
+    params, zs, inside = cast(params, compute), cast(xs, compute), projects_inside(features(xs))
 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
         return *cell.step(params, before, cell.project_inputs(params, z) if inside else z), None
 
     zs = zs if inside else cell.project_inputs(params, zs)
-    body = guarded(advance, initial, compute, xs.dtype)
+    body = guarded(advance, initial, compute, features(xs).dtype)
     state, (ys, _) = lax.scan(body, state, (zs, mask, reset), reverse=reverse, unroll=unroll)
     return state, ys
 
