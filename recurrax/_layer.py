@@ -33,8 +33,13 @@ class Walk(Protocol):
     def key(self) -> jax.Array | None:
         """The randomness of this walk, or None."""
 
-    def __call__(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`."""
+    def __call__(
+        self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
+    ) -> tuple[State, jax.Array]:
+        """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`.
+
+        `initial` is the state at a reset of the one cell in `layer`; by default that cell's own.
+        """
 
     def reversed(self) -> Walk:
         """The same way in the other direction."""
@@ -78,6 +83,10 @@ class Layer(abc.ABC):
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
+
+    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The state where a segment begins, in which `params` may have a say; by default `initial_state`."""
+        return self.initial_state(batch_shape, dtype)
 
     @abc.abstractmethod
     def output_size(self, input_size: int) -> int:

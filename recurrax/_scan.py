@@ -53,7 +53,8 @@ def scan(
         params: its parameters, as `layer.init(key, input_size)` draws them.
         xs: the inputs, `[*B, T, I]`, with any number of batch axes; `[T, *B, I]` if `time_major`.
         state: the state before the first step, as `layer.initial_state(batch_shape)` makes it, or as an earlier call
-            returned it; None for the initial state, in float32 (float64 where parameters or inputs have it).
+            returned it; None for the initial state, `layer.first_state(params, batch_shape)`, in float32
+            (float64 where parameters or inputs have it).
         lengths: `int[*B]`, the number of real steps of right-padded sequences. Lengths over T count as T.
         mask: `bool[*B, T]`, laid out as `xs` without its last axis: True at the real steps, in any pattern.
         reset: `bool`, laid out as `mask`: True at the first step of a new segment; before that step the state is set
@@ -192,7 +193,7 @@ def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, un
     if mask is not None:
         xs = where(mask, xs, jax.tree.map(jnp.zeros_like, xs))
     if state is None:
-        state = layer.initial_state(batch_shape_of(layer, xs), default_state_dtype(params, xs))
+        state = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
     state = _placed_like(features(xs), layer.feature_ndim, state)
     walk = ScanWalk(lengths, mask, reset, reverse, unroll, remat, implementation, key)
     state, ys = walk(layer, params, state, xs)
