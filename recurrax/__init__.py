@@ -21,6 +21,8 @@ from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
 from recurrax._params import named as named
 from recurrax._params import num_params as num_params
+from recurrax._penalty import activation_penalty as activation_penalty
+from recurrax._penalty import temporal_activation_penalty as temporal_activation_penalty
 from recurrax._recurrent_dropout import RecurrentDropout as RecurrentDropout
 from recurrax._recurrent_dropout import UpdateDropout as UpdateDropout
 from recurrax._scan import scan as scan

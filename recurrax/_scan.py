@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._check import (
-    check_flags,
     check_inputs,
     check_number,
+    check_steps,
     check_tree,
     describe,
     expected_params,
@@ -107,11 +107,7 @@ def scan(
     check_tree("params", params, expected_params(layer, x.shape[-1]), layer, x)
     if state is not None:
         check_tree("state", state, expected_state(layer, batch_shape), layer, x)
-    if lengths is not None and mask is not None:
-        raise ValueError("`lengths` and `mask` must not both be given; fold the lengths into the mask.")
-    lengths = check_flags("lengths", lengths, jnp.integer, batch_shape, x, "one length per sequence of")
-    mask = check_flags("mask", mask, jnp.bool_, steps, x, "one flag per step of")
-    reset = check_flags("reset", reset, jnp.bool_, steps, x, "one flag per step of")
+    lengths, mask, reset = check_steps("xs", x, steps, time_major, lengths, mask, reset)
     check_number("unroll", unroll)
     if remat is not None:
         check_number("remat", remat)
