@@ -33,8 +33,13 @@ class Walk(Protocol):
     def key(self) -> jax.Array | None:
         """The randomness of this walk, or None."""
 
-    def __call__(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`."""
+    def __call__(
+        self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
+    ) -> tuple[State, jax.Array]:
+        """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`.
+
+        `initial` is the state at a reset of the one cell in `layer`; by default that cell's own.
+        """
 
     def reversed(self) -> Walk:
         """The same way in the other direction."""
@@ -78,6 +83,10 @@ class Layer(abc.ABC):
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
+
+    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The state where a segment begins, in which `params` may have a say; by default `initial_state`."""
+        return self.initial_state(batch_shape, dtype)
 
     @abc.abstractmethod
     def output_size(self, input_size: int) -> int:
@@ -207,6 +216,10 @@ class AffineCell(Cell):
         """What `pointwise` sees of `z` and `u`, one `[*B, H]` for every gate each; linear in both. By default sums."""
         return tuple(z_g + u_g for z_g, u_g in zip(z, u, strict=True))
 
+    def update(self, candidate: jax.Array) -> jax.Array:
+        """What `pointwise` lets into the state, of shape `[*B, H]`, as it goes there: `UpdateDropout` masks it here."""
+        return candidate
+
     @property
     def is_affine(self) -> bool:
         """Whether a step is the one of this class, so that the kernels for affine cells may take it apart."""
@@ -273,28 +286,6 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     if bias is None:
         return y
     return y + jnp.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - 1)))
-
-
-def num_params(layer: Layer, input_size: int) -> int:
-    """The number of parameters of a layer, without drawing them.
-
-    Args:
-        layer: any layer.
-        input_size: the number of features I of one input.
-
-    Returns:
-        The number of scalars in `layer.init(key, input_size)`. One gate of a classic cell has (I + H)·H + H, and
-        H more where it has two biases, as in PyTorch.
-
-    Example:
-        >>> import recurrax
-        >>> recurrax.num_params(recurrax.LSTMCell(256), 100)  # 4 * ((100 + 256) * 256 + 256)
-        365568
-        >>> recurrax.num_params(recurrax.LSTMCell(256, recurrent_bias=True), 100)  # PyTorch's form
-        366592
-    """
-    params = jax.eval_shape(lambda key: layer.init(key, input_size), jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def _check_size(layer: Layer, name: str, least: int) -> None:

@@ -134,7 +134,10 @@ class Recurrent(_Module):
         return self._run(core_step, self.layer, x, state, deterministic, **options)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state before the first step, for a batch of shape `batch_shape`; it needs neither rng nor parameters."""
+        """The state before the first step, for a batch of shape `batch_shape`.
+
+        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for that, pass None.
+        """
         return self.layer.initial_state(batch_shape, dtype)
 
 

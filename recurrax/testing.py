@@ -181,7 +181,6 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     # No real step; right padding; a flag on a masked step between two segments and one in the padding; many segments.
     mask = np.array([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 1, 1]], bool)
     reset = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 0, 1]], bool)
-    initial = layer.initial_state()
     params, xs, state = args
     nan = jnp.full_like(xs, jnp.nan)
     holed = where(jnp.asarray(mask), xs, nan)
@@ -191,14 +190,14 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
             return run(params, xs, state, mask=mask, reset=reset, reverse=reverse)
 
         def apart(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> Any:
-            return run_apart(run, initial, params, xs, state, mask, reset, reverse)
+            return run_apart(run, layer.first_state(params), params, xs, state, mask, reset, reverse)
 
         if layer.causal:
             got, expected = pull(packed, params, holed, state), pull(apart, params, xs, state)
         else:  # Each direction meets another segment first and last, so only the outputs can be compared.
-            at_rest = layer.initial_state((_BATCH,))
-            got = pull(lambda params, xs: packed(params, xs, at_rest)[1], params, holed)  # noqa: B023
-            expected = pull(lambda params, xs: apart(params, xs, at_rest)[1], params, xs)  # noqa: B023
+            at_rest = lambda params: layer.first_state(params, (_BATCH,))  # noqa: E731
+            got = pull(lambda params, xs: packed(params, xs, at_rest(params))[1], params, holed)  # noqa: B023
+            expected = pull(lambda params, xs: apart(params, xs, at_rest(params))[1], params, xs)  # noqa: B023
         assert_close(f"masked and packed rows, reverse={reverse}", got, expected, tol)
 
 
@@ -218,8 +217,9 @@ def _check_layouts(layer: Layer, run: Callable, args: tuple, tol: float) -> None
     got = run(params, square(xs), jax.tree.map(square, state), lengths=square(lengths))
     assert_close("two batch axes", got, (jax.tree.map(square, final), square(ys)), tol)
 
-    nothing = run(params, xs[:, :0], state)
-    assert_close("no steps", nothing, (state, ys[:, :0]), tol)
+    nothing = run(params, xs[:, :0], state), run(params, xs[:, :0], None)
+    expected = (state, ys[:, :0]), (layer.first_state(params, (_BATCH,)), ys[:, :0])
+    assert_close("no steps, from a state and from none", nothing, expected, tol)
 
 
 def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:

@@ -83,5 +83,5 @@ class ElmanCell(AffineCell):
 
     def pointwise(self, params: ElmanParams, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""
-        h = frugal(self.activation)(*a)
+        h = self.update(frugal(self.activation)(*a))
         return ElmanState(h), h

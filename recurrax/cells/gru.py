@@ -130,5 +130,5 @@ class GRUCell(AffineCell):
         def mix(z: jax.Array, n: jax.Array, h: jax.Array) -> jax.Array:
             return (1 - z) * n + z * h
 
-        h = mix(frugal(self.gate_activation)(z), frugal(self.activation)(n), state.h)
+        h = mix(frugal(self.gate_activation)(z), self.update(frugal(self.activation)(n)), state.h)
         return GRUState(h), h

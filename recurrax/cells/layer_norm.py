@@ -108,7 +108,8 @@ class LayerNormElmanCell(ElmanCell):
 
     def pointwise(self, params: Params, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
         """activation(LN(a) * scale + bias)."""
-        h = frugal(self.activation)(_frugal_layer_norm(a[0], params.scale, params.bias, self.epsilon))
+        normalized = _frugal_layer_norm(a[0], params.scale, params.bias, self.epsilon)
+        h = self.update(frugal(self.activation)(normalized))
         return ElmanState(h), h
 
 
@@ -229,7 +230,7 @@ class LayerNormLSTMCell(_LayerNormCell):
             return o * activation(_layer_norm(c, params.cell_scale, params.cell_bias, self.epsilon)), c
 
         i, f, g, o = map(jnp.add, a[:4], self._recurrent(params, a[4:]))
-        h, c = mix((gate(i), gate(f), activation(g), gate(o)), state.c, params)
+        h, c = mix((gate(i), gate(f), self.update(activation(g)), gate(o)), state.c, params)
         return LSTMState(h, c), h
 
 
@@ -295,6 +296,6 @@ class LayerNormGRUCell(_LayerNormCell):
             return (1 - z) * n + z * h
 
         gate, (u_r, u_z, u_n) = frugal(self.gate_activation), self._recurrent(params, a[3:])
-        n = frugal(self.activation)(a[2] + gate(a[0] + u_r) * u_n)
+        n = self.update(frugal(self.activation)(a[2] + gate(a[0] + u_r) * u_n))
         h = mix(gate(a[1] + u_z), n, state.h)
         return GRUState(h), h

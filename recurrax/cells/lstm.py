@@ -141,7 +141,7 @@ class LSTMCell(AffineCell):
             return o * activation(c), c
 
         i, f, g, o = a
-        h, c = mix(gate(i), gate(f), activation(g), gate(o), state.c)
+        h, c = mix(gate(i), gate(f), self.update(activation(g)), gate(o), state.c)
         if params.projection_kernel is not None:
             h = affine(h, params.projection_kernel)
         return LSTMState(h, c), h

@@ -81,7 +81,7 @@ class _OneGateCell(AffineCell):
         def mix(gate: jax.Array, opened: jax.Array, closed: jax.Array) -> jax.Array:
             return gate * opened + (1 - gate) * closed
 
-        n = frugal(self.activation)(n)
+        n = self.update(frugal(self.activation)(n))
         h = mix(gate, state.h, n) if self._open_keeps else mix(gate, n, state.h)
         return GRUState(h), h
 

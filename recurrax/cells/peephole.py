@@ -223,11 +223,11 @@ def _advance(
 
     *inflow, g, o = a
     if peephole is None:
-        h, c = mix(tuple(map(gate, inflow)), activation(g), gate(o), None, c)
+        h, c = mix(tuple(map(gate, inflow)), cell.update(activation(g)), gate(o), None, c)
         return h, c
     *peeps, p_o = jnp.expand_dims(peephole.astype(c.dtype), tuple(range(1, c.ndim)))
     inflow = [x + p * c for x, p in zip(inflow, peeps, strict=True)]
-    h, c = mix(tuple(map(gate, inflow)), activation(g), o, p_o, c)
+    h, c = mix(tuple(map(gate, inflow)), cell.update(activation(g)), o, p_o, c)
     return h, c
 
 

@@ -155,5 +155,5 @@ class SLSTMCell(AffineCell):
             return o * (c / jnp.maximum(n, 1)), c, n, m
 
         i, f, z, o = a
-        h, *rest = mix(i, f, frugal(jnp.tanh)(z), frugal(jax.nn.sigmoid)(o), state.c, state.n, state.m)
+        h, *rest = mix(i, f, self.update(frugal(jnp.tanh)(z)), frugal(jax.nn.sigmoid)(o), state.c, state.n, state.m)
         return SLSTMState(h, *rest), h

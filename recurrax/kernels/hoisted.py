@@ -113,7 +113,7 @@ def _along(
 @_along.defjvp
 def _push_along(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     params, state, initial, xs, flags = primals
-    dparams, dstate, _, dxs, _ = tangents
+    dparams, dstate, dinitial, dxs, _ = tangents
     cell, packing = loop.cell, Packing()
     others, dothers = cell.other_params(params), cell.other_params(dparams)
 
@@ -153,7 +153,7 @@ def _push_along(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tu
         push_advance = jax.checkpoint(push_advance, prevent_cse=False)
     if loop.together:  # One array, so that the transpose puts out one, the very one that the recurrent product takes.
         da = (jnp.concatenate(da, axis=-1),)
-    dfinal, (dys, _) = loop(push_advance, _zeros(initial), dstate, (da, befores, kept, own), flags)
+    dfinal, (dys, _) = loop(push_advance, dinitial, dstate, (da, befores, kept, own), flags)
     return (final, ys), (dfinal, dys)
 
 
