@@ -1,4 +1,4 @@
-"""Linear recurrences: the contract of their cells, and the one rule for the derivative of `h_t = a_t * h_{t-1} + b_t`."""
+"""Linear recurrences h_t = a_t * h_{t-1} + b_t: the contract of their cells, and the one rule for their derivative."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ class LinearCell(Cell):
 def linear_scan(solve: Solver, a: jax.Array, b: jax.Array, *, reverse: bool = False) -> jax.Array:
     """Every h of h_t = a_t * h_{t-1} + b_t, from zero.
 
-    That is a linear system, and so is its derivative: dh_t = a_t * dh_{t-1} + (da_t * h_{t-1} + db_t), and its transpose
-    is the same recurrence walked the other way. So `solve` serves all of them, to every order, and they keep `a` and
-    `h` alone.
+    That is a linear system, and so is its derivative: dh_t = a_t * dh_{t-1} + (da_t * h_{t-1} + db_t), and its
+    transpose is the same recurrence walked the other way. So `solve` serves all of them, to every order, and they keep
+    `a` and `h` alone.
 
     Args:
         solve: evaluates such a recurrence.
