@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from recurrax._layer import Cell, Params, State
+from recurrax._linear import LinearCell
 from recurrax.kernels import linear
 
 
@@ -29,8 +30,8 @@ class TimeSharded:
         within: how each device takes its part, "sequential", "associative" or "chunked".
 
     Raises:
-        ValueError: if the mesh has no such axis of type Auto, or `within` is none of the three; at the call, if the layer's
-            recurrence is not linear.
+        ValueError: if the mesh has no such axis of type Auto, or `within` is none of the three; at the call, if the
+            layer's recurrence is not linear.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -60,8 +61,8 @@ class TimeSharded:
         kind = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))[self.axis]
         if kind is not AxisType.Auto:
             raise ValueError(
-                f"`mesh` must have {self.axis!r} as an axis of type Auto, since steps are shifted along it; got {kind}. "
-                "Make it with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+                f"`mesh` must have {self.axis!r} as an axis of type Auto, since steps are shifted along it; got {kind}."
+                " Make it with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
             )
         if self.within not in linear.SOLVERS:
             names = ", ".join(f'"{name}"' for name in linear.SOLVERS)
@@ -71,7 +72,7 @@ class TimeSharded:
         """Why a cell cannot be run so, or None."""
         return linear.refuses(cell, *args, **facts)
 
-    def run(self, cell: Cell, params: Params, state: State, xs: Any, **walk: Any) -> tuple[State, jax.Array]:
+    def run(self, cell: LinearCell, params: Params, state: State, xs: Any, **walk: Any) -> tuple[State, jax.Array]:
         """All steps at once, as the other implementations of linear recurrences."""
         return linear.run(self._solve, cell, params, state, xs, **walk)
 
@@ -93,8 +94,8 @@ def _part(solve: Callable, axis: str, reverse: bool, a: jax.Array, b: jax.Array)
     """One device's share of the steps."""
     hs, kept = solve(a, b, reverse), lax.cumprod(a, axis=0, reverse=reverse)
     end = 0 if reverse else -1
-    ends = lax.all_gather((kept[end], hs[end]), axis)
-    carried = linear.sequential(*ends, reverse)
+    products, sums = lax.all_gather((kept[end], hs[end]), axis)
+    carried = linear.sequential(products, sums, reverse)
     before = lax.axis_index(axis) + (1 if reverse else -1)
     inside = (before >= 0) & (before < carried.shape[0])
     begin = jnp.where(inside, carried[jnp.clip(before, 0, carried.shape[0] - 1)], jnp.zeros_like(carried[0]))
