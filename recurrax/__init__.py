@@ -17,6 +17,10 @@ from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
 from recurrax._learned_state import LearnedInitialState as LearnedInitialState
 from recurrax._learned_state import LearnedInitialStateParams as LearnedInitialStateParams
+from recurrax._layer import num_params as num_params
+from recurrax._linear import Coefficients as Coefficients
+from recurrax._linear import LinearCell as LinearCell
+from recurrax._linear import LinearState as LinearState
 from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
 from recurrax._params import named as named

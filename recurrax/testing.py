@@ -112,14 +112,14 @@ def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, stat
             goes_on = n == order[0] and (reverse or n == 0)
             segments.append((row, real[number[real] == n], goes_on, n == order[-1]))
     starts = jax.tree.map(lambda s, i: jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1), state, initial)
-    final, ys = state, None
+    final, ys = state, jnp.zeros(())
     for length in sorted({len(steps) for _, steps, *_ in segments}):
         chosen = [segment for segment in segments if len(segment[1]) == length]
         rows, steps, goes_on, last = (np.array(part) for part in zip(*chosen, strict=True))
         start = jax.tree.map(operator.itemgetter((rows, goes_on.astype(int))), starts)
         end, part = run(params, xs[rows[:, None], steps], start, reverse=reverse)
         final = jax.tree.map(functools.partial(_put, np.flatnonzero(last), rows), final, end)
-        ys = jnp.zeros((*mask.shape, *part.shape[2:]), part.dtype) if ys is None else ys
+        ys = ys if ys.ndim else jnp.zeros((*mask.shape, *part.shape[2:]), part.dtype)
         ys = ys.at[rows[:, None], steps].set(part)
     return final, ys
 

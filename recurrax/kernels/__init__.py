@@ -63,4 +63,5 @@ def choose(implementation: str | None, layer: Layer, params: Params, state: Stat
 
 from recurrax.kernels import cudnn as cudnn  # noqa: E402  (they register themselves, so they come last)
 from recurrax.kernels import hoisted as hoisted  # noqa: E402
+from recurrax.kernels import linear as linear  # noqa: E402
 from recurrax.kernels import xla as xla  # noqa: E402
