@@ -17,7 +17,6 @@ from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
 from recurrax._learned_state import LearnedInitialState as LearnedInitialState
 from recurrax._learned_state import LearnedInitialStateParams as LearnedInitialStateParams
-from recurrax._layer import num_params as num_params
 from recurrax._linear import Coefficients as Coefficients
 from recurrax._linear import LinearCell as LinearCell
 from recurrax._linear import LinearState as LinearState
