@@ -5,6 +5,7 @@ thing that walks time; a Flax module (`recurrax.nnx`, `recurrax.linen`) only hol
 """
 
 from recurrax import initializers as initializers
+from recurrax._affine import AffineCell as AffineCell
 from recurrax._compose import Bidirectional as Bidirectional
 from recurrax._compose import Directions as Directions
 from recurrax._compose import Residual as Residual
@@ -12,7 +13,6 @@ from recurrax._compose import Stack as Stack
 from recurrax._dropout import Dropout as Dropout
 from recurrax._dropout import WeightDrop as WeightDrop
 from recurrax._dropout import embedding_dropout as embedding_dropout
-from recurrax._layer import AffineCell as AffineCell
 from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
 from recurrax._learned_state import LearnedInitialState as LearnedInitialState
