@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,7 @@ def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, stat
     """The meaning of `mask`, `reset` and `reverse`, spelt out: each segment of each row is run by itself.
 
     Args:
-        run: `run(params, xs, state, reverse=...)`, on `xs` `[T, I]`.
+        run: `run(params, xs, state, reverse=...)`, on `xs` `[N, T, I]`: all segments of one length.
         initial: the initial state of one row.
         params: the parameters.
         xs: `[B, T, I]`.
@@ -102,25 +103,29 @@ def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, stat
     Returns:
         What `scan` must return.
     """
-    finals: list[State] = []
-    outputs: list[jax.Array | None] = []
-    for row in range(xs.shape[0]):
-        row_state, ys = jax.tree.map(lambda s, row=row: s[row], state), None
-        segment, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
-        # The state before the first real step counts as segment 0 going forwards; going backwards it is unflagged.
-        at = None if reverse else 0
-        for number in sorted(set(segment[real]), reverse=reverse):
-            if at is not None and number != at:
-                row_state = initial
-            at, steps = number, real[segment[real] == number]
-            row_state, part = run(params, xs[row, steps], row_state, reverse=reverse)
-            ys = jnp.zeros((xs.shape[1], *part.shape[1:]), part.dtype) if ys is None else ys
-            ys = ys.at[steps].set(part)
-        finals.append(row_state)
-        outputs.append(ys)
-    nothing = jnp.zeros_like(next(ys for ys in outputs if ys is not None))
-    stacked = jnp.stack([nothing if ys is None else ys for ys in outputs])
-    return jax.tree.map(lambda *rows: jnp.stack(rows), *finals), stacked
+    segments = []
+    for row in range(len(mask)):
+        number, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
+        order = sorted(set(number[real]), reverse=reverse)
+        for n in order:
+            # The state before the first real step counts as segment 0 going forwards; going backwards it is unflagged.
+            goes_on = n == order[0] and (reverse or n == 0)
+            segments.append((row, real[number[real] == n], goes_on, n == order[-1]))
+    starts = jax.tree.map(lambda s, i: jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1), state, initial)
+    final, ys = state, None
+    for length in sorted({len(steps) for _, steps, *_ in segments}):
+        chosen = [segment for segment in segments if len(segment[1]) == length]
+        rows, steps, goes_on, last = (np.array(part) for part in zip(*chosen, strict=True))
+        start = jax.tree.map(operator.itemgetter((rows, goes_on.astype(int))), starts)
+        end, part = run(params, xs[rows[:, None], steps], start, reverse=reverse)
+        final = jax.tree.map(functools.partial(_put, np.flatnonzero(last), rows), final, end)
+        ys = jnp.zeros((*mask.shape, *part.shape[2:]), part.dtype) if ys is None else ys
+        ys = ys.at[rows[:, None], steps].set(part)
+    return final, ys
+
+
+def _put(chosen: np.ndarray, rows: np.ndarray, into: jax.Array, new: jax.Array) -> jax.Array:
+    return into.at[rows[chosen]].set(new[chosen])
 
 
 def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
@@ -154,11 +159,8 @@ def _space(layer: Layer) -> tuple[int, ...]:
 
 def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
-        ys = []
-        for t in range(_STEPS):
-            state, y = step(layer, params, state, xs[:, t])
-            ys.append(y)
-        return state, jnp.stack(ys, axis=1)
+        state, ys = jax.lax.scan(lambda state, x: step(layer, params, state, x), state, jnp.moveaxis(xs, 1, 0))
+        return state, jnp.moveaxis(ys, 0, 1)
 
     assert_close("steps one by one", pull(one_by_one, *args), pull(run, *args), tol)
 
@@ -204,10 +206,10 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
             expected = pull(lambda params, xs: apart(params, xs, at_rest)[1], params, xs)  # noqa: B023
         assert_close(f"masked and packed rows, reverse={reverse}", got, expected, tol)
 
-        lengths = np.array([0, 2, _STEPS, _STEPS + 5])
-        real = np.arange(_STEPS) < lengths[:, None]
-        got = run(params, where(jnp.asarray(real), xs, nan), state, lengths=lengths, reverse=reverse)
-        assert_close(f"lengths, reverse={reverse}", got, run(params, xs, state, mask=real, reverse=reverse), tol)
+    lengths = np.array([0, 2, _STEPS, _STEPS + 5])
+    real = np.arange(_STEPS) < lengths[:, None]
+    got = run(params, where(jnp.asarray(real), xs, nan), state, lengths=lengths, reverse=True)
+    assert_close("lengths, backwards", got, run(params, xs, state, mask=real, reverse=True), tol)
 
 
 def _check_layouts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -235,7 +237,6 @@ def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     expected = run(params, xs, state)
     for name, inputs in {
         "bfloat16 inputs": (params, half(xs), state),
-        "bfloat16 parameters and inputs": (half(params), half(xs), state),
         "bfloat16 throughout": (half(params), half(xs), half(state)),
     }.items():
         final, ys = run(*inputs)
@@ -243,7 +244,7 @@ def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
         assert jax.tree.all(kept), f"{name}: the state became {final}, from {inputs[2]}"
         assert ys.dtype == jnp.bfloat16, f"{name}: the outputs are {ys.dtype}"
         assert_close(name, (final, ys), expected, 0.1)
-    final, ys = run(half(params), half(xs), None)
+    final, ys = jax.eval_shape(run, half(params), half(xs), None)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(final)}
     assert kinds <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.complex64)}, f"the default state is of {kinds}"
 

@@ -50,7 +50,11 @@ def test_any_pattern_of_masks_and_resets_equals_segments_run_apart(data: st.Data
     if not mask.any():
         mask[0, 0] = True
     xs, state = normal(2, 5, 3), rx.GRUState(normal(2, 4, seed=2))
-    run = lambda params, xs, state, reverse: (_one_back if reverse else _one)(xs, state)  # noqa: E731
+
+    def run(_: object, xs: jax.Array, state: rx.GRUState, *, reverse: bool) -> tuple:
+        rows = [(_one_back if reverse else _one)(x, rx.GRUState(h)) for x, h in zip(xs, state.h, strict=True)]
+        return jax.tree.map(lambda *rows: jnp.stack(rows), *rows)
+
     options = {"mask": mask, "reset": reset, "reverse": reverse, "implementation": "hoisted"}
     got = rx.scan(CELL, PARAMS, jnp.where(mask[..., None], xs, jnp.nan), state, **options)
     assert_close("scan", got, run_apart(run, CELL.initial_state(), PARAMS, xs, state, mask, reset, reverse), 1e-5)
