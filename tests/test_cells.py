@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equations import assert_obeys
 
 import recurrax as rx
-from equations import assert_obeys
 from recurrax.cells.indrnn import IndRNNCell
 from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, LayerNormLSTMCell
 from recurrax.cells.minimal import MGUCell, UGRNNCell

@@ -14,7 +14,7 @@ from recurrax.cells._gated import GatedLinearCell, GatedParams
 
 
 def positive(x: jax.Array) -> jax.Array:
-    """Increases from 0, continuously: σ(x) below x = 0 and x + 1/2 from there on.
+    """Increases from 0 without a jump: σ(x) below x = 0, and x + 1/2 from there on.
 
     Args:
         x: an array.
@@ -24,8 +24,8 @@ def positive(x: jax.Array) -> jax.Array:
 
     Example:
         >>> from recurrax.cells.min_gated import positive
-        >>> positive(jax.numpy.array([-100.0, 0.0, 1.0])).tolist()
-        [3.783506130439942e-44, 0.5, 1.5]
+        >>> positive(jax.numpy.array([-1000.0, 0.0, 1.0])).tolist()
+        [0.0, 0.5, 1.5]
 
     References:
         Feng et al., Were RNNs all we needed? (appendix B), 2024, https://arxiv.org/abs/2410.01201
