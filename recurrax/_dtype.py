@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Layer, Params, features
+from recurrax._layer import Cell, Layer, Params, features
 
 
 def compute_dtype(layer: Layer, params: Params, xs: Any) -> jnp.dtype:
@@ -21,6 +21,13 @@ def compute_dtype(layer: Layer, params: Params, xs: Any) -> jnp.dtype:
 def cast(tree: Any, dtype: jnp.dtype) -> Any:
     """The floating leaves of a pytree in another dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def cast_params(cell: Cell, params: Params, dtype: jnp.dtype) -> Params:
+    """The parameters in another dtype, but for those that the cell says are no part of a matrix product."""
+    exact = {name: getattr(params, name) for name in getattr(cell, "exact", ())}
+    params = cast(params, dtype)
+    return params._replace(**exact) if exact else params
 
 
 def widened(x: jax.Array) -> jax.Array:

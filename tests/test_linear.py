@@ -1,5 +1,6 @@
 """Linear recurrences: each against a NumPy loop written from its paper, and every implementation against the others."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -163,6 +164,15 @@ def test_long_sequences() -> None:
     sequential, *parallel = (pull(run, params, xs) for run in runs)
     for name, got in zip(PARALLEL, parallel, strict=True):
         assert_close(name, got, sequential, 1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "associative"])
+@pytest.mark.parametrize("cell", [rx.LRUCell(4, 16, min_radius=0.9), rx.S5Cell(4, 16), rx.RGLRUCell(4)], ids=str)
+def test_products_in_bfloat16_leave_the_decays_alone(cell: rx.LinearCell, implementation: str) -> None:
+    params, xs = cell.init(jax.random.key(0), 4), noise(jax.ShapeDtypeStruct((1000, 4), jnp.float32), 1)
+    _, expected = rx.scan(cell, params, xs)
+    _, ys = rx.scan(dataclasses.replace(cell, dtype=jnp.bfloat16), params, xs, implementation=implementation)
+    assert jnp.sqrt(jnp.mean((ys - expected) ** 2) / jnp.mean(expected**2)) < 0.01
 
 
 def test_gates_far_out_are_gates() -> None:

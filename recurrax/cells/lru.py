@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,8 @@ class LRUCell(DiagonalCell):
     min_radius: float = 0.0
     max_radius: float = 1.0
     max_phase: float = 2 * math.pi
+
+    exact: ClassVar[tuple[str, ...]] = ("log_decay", "log_phase", "log_scale")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,8 @@ class RGLRUCell(LinearCell):
     c: float = dataclasses.field(default=8.0, kw_only=True)
     kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True)
     bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+
+    exact: ClassVar[tuple[str, ...]] = ("log_decay",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -82,6 +82,7 @@ class S5Cell(DiagonalCell):
     min_step: float = 0.001
     max_step: float = 0.1
 
+    exact: ClassVar[tuple[str, ...]] = ("log_decay", "frequency", "log_step")
     factor: ClassVar[float] = 2.0
 
     def __post_init__(self) -> None:
