@@ -5,6 +5,7 @@ thing that walks time; a Flax module (`recurrax.nnx`, `recurrax.linen`) only hol
 """
 
 from recurrax import initializers as initializers
+from recurrax._affine import AffineCell as AffineCell
 from recurrax._blocks import Activation as Activation
 from recurrax._blocks import Branches as Branches
 from recurrax._blocks import Dense as Dense
@@ -18,17 +19,23 @@ from recurrax._compose import Directions as Directions
 from recurrax._compose import Residual as Residual
 from recurrax._compose import Stack as Stack
 from recurrax._dropout import Dropout as Dropout
-from recurrax._dropout import RecurrentDropout as RecurrentDropout
 from recurrax._dropout import WeightDrop as WeightDrop
-from recurrax._layer import AffineCell as AffineCell
+from recurrax._dropout import embedding_dropout as embedding_dropout
 from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
-from recurrax._layer import num_params as num_params
+from recurrax._learned_state import LearnedInitialState as LearnedInitialState
+from recurrax._learned_state import LearnedInitialStateParams as LearnedInitialStateParams
 from recurrax._linear import Coefficients as Coefficients
 from recurrax._linear import LinearCell as LinearCell
 from recurrax._linear import LinearState as LinearState
 from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
+from recurrax._params import named as named
+from recurrax._params import num_params as num_params
+from recurrax._penalty import activation_penalty as activation_penalty
+from recurrax._penalty import temporal_activation_penalty as temporal_activation_penalty
+from recurrax._recurrent_dropout import RecurrentDropout as RecurrentDropout
+from recurrax._recurrent_dropout import UpdateDropout as UpdateDropout
 from recurrax._scan import scan as scan
 from recurrax._scan import step as step
 from recurrax._window import CausalConv as CausalConv

@@ -13,9 +13,10 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._affine import affine, along
 from recurrax._check import check_layer, check_number
 from recurrax._dtype import cast, compute_dtype, widened
-from recurrax._layer import Initializer, Layer, Params, State, Walk, affine
+from recurrax._layer import Initializer, Layer, Params, State, Walk
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -206,11 +207,8 @@ class LayerNorm(_Stateless):
 
 
 def _scaled(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
-    def row(p: jax.Array) -> jax.Array:
-        return jnp.expand_dims(p.astype(xs.dtype), tuple(range(xs.ndim - 1)))
-
-    ys = xs * lax.rsqrt(jnp.mean(xs * xs, axis=-1, keepdims=True) + epsilon) * row(params.scale)
-    return ys if params.bias is None else ys + row(params.bias)
+    ys = xs * lax.rsqrt(jnp.mean(xs * xs, axis=-1, keepdims=True) + epsilon) * along(params.scale, xs)
+    return ys if params.bias is None else ys + along(params.bias, ys)
 
 
 class Branches(NamedTuple):
@@ -273,6 +271,13 @@ class Gated(Layer):
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Branches:
         """The initial state of each branch."""
         return Branches(*(part.initial_state(batch_shape, dtype) for part in self.parts))
+
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Branches:
+        """The first state of each branch."""
+        pairs = zip(self.parts, params, strict=True)
+        return Branches(*(part.first_state(own, batch_shape, dtype) for part, own in pairs))
 
     def output_size(self, input_size: int) -> int:
         """The one that both branches share."""

@@ -88,13 +88,30 @@ def check_inputs(layer: Layer, xs: Any) -> Any:
     return inputs
 
 
-def check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], xs: jax.Array, meaning: str) -> Any:
+def check_steps(
+    of: str, xs: jax.Array, steps: tuple[int, ...], time_major: bool, lengths: Any, mask: Any, reset: Any
+) -> tuple[Any, Any, Any]:
+    """Checks what is said about the steps of `xs`, an argument named `of` whose leading axes are `steps`.
+
+    Raises:
+        TypeError: if an argument has the wrong dtype.
+        ValueError: if one has the wrong shape, or `lengths` and `mask` are both given.
+    """
+    if lengths is not None and mask is not None:
+        raise ValueError("`lengths` and `mask` must not both be given; fold the lengths into the mask.")
+    what = f"`{of}` {describe(xs)}"
+    batch_shape = steps[1:] if time_major else steps[:-1]
+    lengths = _check_flags("lengths", lengths, jnp.integer, batch_shape, f"one length per sequence of {what}")
+    mask = _check_flags("mask", mask, jnp.bool_, steps, f"one flag per step of {what}")
+    reset = _check_flags("reset", reset, jnp.bool_, steps, f"one flag per step of {what}")
+    return lengths, mask, reset
+
+
+def _check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], meaning: str) -> Any:
     if flags is None:
         return None
     flags, kind = jnp.asarray(flags), "bool" if dtype is jnp.bool_ else "int"
-    must = (
-        f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning} `xs` {describe(xs)}; got {describe(flags)}."
-    )
+    must = f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning}; got {describe(flags)}."
     if flags.shape != shape:
         swapped = flags.ndim > 1 and shape in (flags.shape[-1:] + flags.shape[:-1], flags.shape[1:] + flags.shape[:1])
         raise ValueError(must + (" Is one of them time-major and the other not?" if swapped else ""))

@@ -80,6 +80,13 @@ class Stack(Layer):
         """The initial state of each layer."""
         return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
 
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> tuple[State, ...]:
+        """The first state of each layer."""
+        pairs = zip(self.layers, params, strict=True)
+        return tuple(layer.first_state(own, batch_shape, dtype) for layer, own in pairs)
+
     def output_size(self, input_size: int) -> int:
         """The output size of the last layer."""
         for layer in self.layers:
@@ -165,6 +172,13 @@ class Bidirectional(Layer):
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Directions:
         """The initial state of each direction, which for the backward one is that after the last step."""
         return Directions(*(part.initial_state(batch_shape, dtype) for part in self.parts))
+
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Directions:
+        """The first state of each direction."""
+        pairs = zip(self.parts, params, strict=True)
+        return Directions(*(part.first_state(own, batch_shape, dtype) for part, own in pairs))
 
     def output_size(self, input_size: int) -> int:
         """The sum of both output sizes under `concat`, else the one that they share."""

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._check import (
-    check_flags,
     check_inputs,
     check_number,
+    check_steps,
     check_tree,
     describe,
     expected_params,
@@ -53,7 +53,8 @@ def scan(
         params: its parameters, as `layer.init(key, input_size)` draws them.
         xs: the inputs, `[*B, T, I]`, with any number of batch axes; `[T, *B, I]` if `time_major`.
         state: the state before the first step, as `layer.initial_state(batch_shape)` makes it, or as an earlier call
-            returned it; None for the initial state, in float32 (float64 where parameters or inputs have it).
+            returned it; None for the initial state, `layer.first_state(params, batch_shape)`, in float32
+            (float64 where parameters or inputs have it).
         lengths: `int[*B]`, the number of real steps of right-padded sequences. Lengths over T count as T.
         mask: `bool[*B, T]`, laid out as `xs` without its last axis: True at the real steps, in any pattern.
         reset: `bool`, laid out as `mask`: True at the first step of a new segment; before that step the state is set
@@ -106,11 +107,7 @@ def scan(
     check_tree("params", params, expected_params(layer, x.shape[-1]), layer, x)
     if state is not None:
         check_tree("state", state, expected_state(layer, batch_shape), layer, x)
-    if lengths is not None and mask is not None:
-        raise ValueError("`lengths` and `mask` must not both be given; fold the lengths into the mask.")
-    lengths = check_flags("lengths", lengths, jnp.integer, batch_shape, x, "one length per sequence of")
-    mask = check_flags("mask", mask, jnp.bool_, steps, x, "one flag per step of")
-    reset = check_flags("reset", reset, jnp.bool_, steps, x, "one flag per step of")
+    lengths, mask, reset = check_steps("xs", x, steps, time_major, lengths, mask, reset)
     check_number("unroll", unroll)
     if remat is not None:
         check_number("remat", remat)
@@ -192,7 +189,7 @@ def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, un
     if mask is not None:
         xs = where(mask, xs, jax.tree.map(jnp.zeros_like, xs))
     if state is None:
-        state = layer.initial_state(batch_shape_of(layer, xs), default_state_dtype(params, xs))
+        state = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
     state = _placed_like(features(xs), layer.feature_ndim, state)
     walk = ScanWalk(lengths, mask, reset, reverse, unroll, remat, implementation, key)
     state, ys = walk(layer, params, state, xs)

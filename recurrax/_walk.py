@@ -28,14 +28,19 @@ class ScanWalk:
     remat: int | None
     implementation: str | None
     key: jax.Array | None
+    initial: State | None = None  # within a layer that says it for its cell
 
-    def __call__(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+    def __call__(
+        self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
+    ) -> tuple[State, jax.Array]:
+        initial = self.initial if initial is None else initial
         if not isinstance(layer, Cell) and not kernels.takes_whole(self.implementation):
-            state, ys = layer.apply(self, params, state, xs)
+            state, ys = layer.apply(dataclasses.replace(self, initial=initial), params, state, xs)
             return state, ys if self.mask is None else where(self.mask, ys, jnp.zeros_like(ys))
         facts = {"lengths": self.lengths, "mask": self.mask, "reset": self.reset, "reverse": self.reverse}
         kernel = kernels.choose(self.implementation, layer, params, state, xs, **facts)
-        initial = layer.initial_state(batch_shape_of(layer, xs), default_state_dtype(params, xs))
+        if initial is None:
+            initial = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
         initial = jax.tree.map(lambda i, s: i.astype(s.dtype), initial, state)
         reset = None if self.reset is None else resets_of_walk(self.reset, self.mask, self.reverse)
 

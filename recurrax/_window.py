@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._affine import along
 from recurrax._check import check_input_size, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Initializer, Layer, Params, State, Walk
@@ -228,8 +229,5 @@ class CausalConv(_Windowed):
         return input_size
 
     def _over(self, params: CausalConvParams, window: Sequence[jax.Array]) -> jax.Array:
-        def row(p: jax.Array) -> jax.Array:
-            return jnp.expand_dims(p, tuple(range(window[0].ndim - 1)))
-
-        ys = functools.reduce(jnp.add, [row(k) * x for k, x in zip(params.kernel, window, strict=True)])
-        return ys if params.bias is None else ys + row(params.bias)
+        ys = functools.reduce(jnp.add, [along(k, x) * x for k, x in zip(params.kernel, window, strict=True)])
+        return ys if params.bias is None else ys + along(params.bias, ys)

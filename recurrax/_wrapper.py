@@ -30,6 +30,10 @@ class Wrapper(Layer):
         """The initial state of the layer."""
         return self.layer.initial_state(batch_shape, dtype)
 
+    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The first state of the layer."""
+        return self.layer.first_state(params, batch_shape, dtype)
+
     def output_size(self, input_size: int) -> int:
         """That of the layer."""
         return self.layer.output_size(input_size)

@@ -100,6 +100,9 @@ class _Zoned(Cell):
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return self.cell.initial_state(batch_shape, dtype)
 
+    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        return self.cell.first_state(params, batch_shape, dtype)
+
     def output_size(self, input_size: int) -> int:
         return self.cell.output_size(input_size)
 

@@ -13,8 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
+from recurrax._affine import AffineCell
 from recurrax._flax import mesh_axes, names_of
-from recurrax._layer import AffineCell, Initializer, Layer, State, features
+from recurrax._layer import Initializer, Layer, State, features
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell
@@ -134,7 +135,10 @@ class Recurrent(_Module):
         return self._run(core_step, self.layer, x, state, deterministic, **options)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state before the first step, for a batch of shape `batch_shape`; it needs neither rng nor parameters."""
+        """The state before the first step, for a batch of shape `batch_shape`.
+
+        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for that, pass None.
+        """
         return self.layer.initial_state(batch_shape, dtype)
 
 

@@ -116,7 +116,7 @@ class Recurrent(nnx.Module):
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
-        return self.layer.initial_state(batch_shape, dtype)
+        return self.layer.first_state(self._arrays(), batch_shape, dtype)
 
     def _arrays(self) -> Params:
         return jax.tree.map(lambda p: p[...], self.params, is_leaf=lambda p: isinstance(p, nnx.Variable))

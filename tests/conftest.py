@@ -1,6 +1,7 @@
 """Strict promotion, warnings as errors (see pyproject.toml), eight virtual devices and a compilation cache on disk."""
 
 import os
+import re
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,3 +31,19 @@ def standard_promotion():
     """For programs with an optimiser in them: optax's Adam does not run under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def run_page():
+    """Runs the Python blocks of a page, one after another, and returns what they define."""
+
+    def run(page: str) -> dict:
+        text = (Path(__file__).parent.parent / page).read_text()
+        blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        assert blocks
+        names: dict = {"__name__": "page"}
+        for block in blocks:
+            exec(compile(block, page, "exec"), names)
+        return names
+
+    return run

@@ -15,14 +15,13 @@ LAYERS = [
     rx.GRUCell(4),
     rx.GRUCell(4, reset_after=False, recurrent_bias=True),
     rx.Stack((rx.LSTMCell(4), rx.GRUCell(3)), dropout=0.5),
-    rx.Bidirectional(rx.GRUCell(4)),
-    rx.Bidirectional(rx.LSTMCell(3), rx.LSTMCell(5, proj_size=3), merge="mul"),
+    rx.Bidirectional(rx.ElmanCell(3), rx.LSTMCell(5, proj_size=3), merge="mul"),
     rx.Residual(rx.ElmanCell(3)),
     rx.Stack(
         (
-            rx.Bidirectional(rx.LSTMCell(3), rx.GRUCell(3), merge="ave"),
+            rx.Bidirectional(rx.ElmanCell(3), rx.GRUCell(3), merge="ave"),
             rx.Dropout(0.2),
-            rx.Residual(rx.Stack((rx.GRUCell(4), rx.Bidirectional(rx.ElmanCell(3), merge="sum")))),
+            rx.Residual(rx.Stack((rx.ElmanCell(4), rx.Bidirectional(rx.ElmanCell(3), merge="sum")))),
         )
     ),
 ]

@@ -1,7 +1,6 @@
 """README and docs are true: their Python blocks run, and every public name is documented."""
 
 import inspect
-import re
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,13 @@ from recurrax import initializers, linen, testing
 from recurrax import nnx as rnn
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md"]
+PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md"]
 
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("page", PAGES)
-def test_the_blocks_of_a_page_run(page: str) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-    assert blocks
-    names: dict = {"__name__": "page"}
-    for block in blocks:
-        exec(compile(block, page, "exec"), names)
+def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
+    run_page(page)
 
 
 # Abstract, shown by the cells that derive from it; or a tool of `check_contract`, shown there.

@@ -4,12 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import recurrax as rx
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+from recurrax import linen
+from recurrax import nnx as rnn
+from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
 
 XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
 KEY = jax.random.key(3)
+RICH = rx.Stack(
+    (
+        rx.Dropout(0.3, shared=True),
+        rx.Bidirectional(
+            rx.LearnedInitialState(rx.UpdateDropout(rx.LSTMCell(2), 0.3)), rx.RecurrentDropout(rx.GRUCell(2), 0.3)
+        ),
+        rx.Residual(rx.LearnedInitialState(rx.Zoneout(rx.ElmanCell(4), 0.3))),
+        rx.WeightDrop(rx.LearnedInitialState(rx.Residual(rx.GRUCell(4))), 0.3),
+    ),
+    dropout=0.1,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +32,9 @@ KEY = jax.random.key(3)
         rx.Zoneout(rx.LSTMCell(3), (0.1, 0.5)),
         rx.Zoneout(rx.GRUCell(3, reset_after=False), 0.3),
         rx.Stack((rx.Dropout(0.3, shared=True), rx.RecurrentDropout(rx.GRUCell(3), 0.3))),
+        rx.UpdateDropout(rx.ElmanCell(3), 0.3),
         rx.WeightDrop(rx.Bidirectional(rx.LSTMCell(3, proj_size=2)), 0.4),
+        RICH,
     ],
     ids=str,
 )
@@ -34,15 +50,15 @@ def test_zoneout_keeps_or_takes_and_rests_at_its_expectation() -> None:
     drawn, ys = draws(jax.random.split(KEY, 4000))
     taken, _ = rx.step(cell, params, state, XS[:, 0])
     for got, old, new, rate in zip(drawn, state, taken, (0.25, 0.75), strict=True):
-        kept = np.asarray(got == old)
-        np.testing.assert_allclose(np.where(kept, old, got), np.where(kept, old, np.broadcast_to(new, got.shape)), 1e-6)
+        kept = np.asarray(got) == np.asarray(old)
+        np.testing.assert_allclose(got, np.where(kept, old, np.broadcast_to(new, got.shape)), atol=1e-6)
         np.testing.assert_allclose(kept.mean(axis=0), rate, atol=0.04)
     np.testing.assert_array_equal(ys, drawn.h)
     rest, y = rx.step(layer, params, state, XS[:, 0])
     expected = [rate * old + (1 - rate) * new for old, new, rate in zip(state, taken, (0.25, 0.75), strict=True)]
     assert_close("without a key", (rest.h, rest.c, y), (*expected, expected[0]), 1e-6)
     none, certain = rx.Zoneout(cell, 0.0), rx.scan(cell, params, XS)
-    assert_close("rate 0", rx.scan(none, params, XS, key=KEY), certain, 0.0)
+    assert_close("rate 0", rx.scan(none, params, XS, key=KEY), certain, 1e-6)
 
 
 def test_recurrent_dropout_masks_the_same_features_at_every_step() -> None:
@@ -73,10 +89,108 @@ def test_recurrent_dropout_masks_the_same_features_at_every_step() -> None:
     assert_close("gradients", *gradients, 1e-5)
 
 
+AFFINE = [
+    rx.ElmanCell(3),
+    rx.LayerNormElmanCell(3),
+    rx.LSTMCell(3, proj_size=2),
+    rx.PeepholeLSTMCell(3),
+    rx.CIFGCell(3),
+    rx.LayerNormLSTMCell(3),
+    rx.SLSTMCell(3),
+    rx.GRUCell(3),
+    rx.GRUCell(3, reset_after=False),
+    rx.LayerNormGRUCell(3),
+    rx.MGUCell(3),
+    rx.MGUCell(3, reset_after=False),
+    rx.UGRNNCell(3),
+    rx.ConvLSTMCell(3, (2, 2), 2, proj_size=2),
+]
+
+
+@pytest.mark.parametrize("cell", AFFINE, ids=str)
+def test_update_dropout_masks_the_candidate_of_every_affine_cell(cell: rx.AffineCell) -> None:
+    """From an empty state a step keeps a part of the candidate: none where that is dropped, elsewhere twice as much."""
+    params = perturbed_params(cell, 3)
+    x = noise(jax.ShapeDtypeStruct((2, *getattr(cell, "input_shape", ()), 3), jnp.float32), 4)
+    masked, certain = (
+        getattr(state, "c", state.h)
+        for state, _ in (rx.step(rx.UpdateDropout(cell, 0.5), params, None, x, key=KEY), rx.step(cell, params, None, x))
+    )
+    dropped = ~jax.random.bernoulli(KEY, 0.5, certain.shape)
+    assert dropped.any()
+    np.testing.assert_allclose(masked, jnp.where(dropped, 0, 2 * certain), rtol=1e-5, atol=1e-6)
+
+
+def test_update_dropout_loses_no_memory_and_masks_the_same_features_at_every_step() -> None:
+    cell = rx.LSTMCell(4)
+    layer, params = rx.UpdateDropout(cell, 0.5), perturbed_params(cell, 3)
+    mask = 2 * jax.random.bernoulli(KEY, 0.5, (2, 4)).astype(jnp.float32)
+    flags = {"mask": np.arange(6) != np.array([[2], [5]]), "reset": np.arange(6) == np.array([[3], [2]])}
+
+    def by_hand(params: rx.LSTMParams, xs: jax.Array) -> tuple[rx.LSTMState, jax.Array]:
+        h, c, ys = jnp.zeros((2, 4)), jnp.zeros((2, 4)), []
+        for t in range(6):
+            real, fresh = flags["mask"][:, t, None], flags["reset"][:, t, None]
+            old_h, old_c = jnp.where(fresh, 0, h), jnp.where(fresh, 0, c)
+            i, f, g, o = jnp.split(xs[:, t] @ params.kernel + old_h @ params.recurrent_kernel + params.bias[None], 4, 1)
+            new_c = jax.nn.sigmoid(f) * old_c + jax.nn.sigmoid(i) * mask * jnp.tanh(g)
+            new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
+            h, c = jnp.where(real, new_h, h), jnp.where(real, new_c, c)
+            ys.append(jnp.where(real, new_h, 0))
+        return rx.LSTMState(h, c), jnp.stack(ys, axis=1)
+
+    expected = pull(by_hand, params, XS)
+    for implementation in ("hoisted", "xla"):
+        options = {"key": KEY, "implementation": implementation, **flags}
+        got = pull(lambda params, xs: rx.scan(layer, params, xs, **options), params, XS)  # noqa: B023
+        assert_close(implementation, got, expected, 1e-5)
+
+
+@pytest.mark.parametrize("wrap", [rx.RecurrentDropout, rx.UpdateDropout, rx.WeightDrop], ids=lambda wrap: wrap.__name__)
+def test_dropout_keeps_the_expectation(wrap) -> None:
+    """Of a step that is linear in what is dropped."""
+    cell = rx.ElmanCell(4, jnp.positive)
+    params = perturbed_params(cell, 3)
+    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    step = jax.jit(lambda key: rx.step(wrap(cell, 0.25), params, state, XS[:, 0], key=key)[1])
+    drawn = jax.vmap(step)(jax.random.split(KEY, 20_000))
+    _, certain = rx.step(cell, params, state, XS[:, 0])
+    off = np.abs(drawn.mean(axis=0) - certain)
+    assert (off < 5 * drawn.std(axis=0) / np.sqrt(20_000)).all()
+    assert drawn.std() > 0.1
+
+
+def test_embedding_dropout_drops_whole_words_and_keeps_the_expectation() -> None:
+    embedding = noise(jax.ShapeDtypeStruct((10_000, 3), jnp.float32), 1)
+    dropped = rx.embedding_dropout(KEY, embedding, 0.25)
+    kept = np.asarray((dropped != 0).all(axis=1))
+    np.testing.assert_allclose(dropped, jnp.where(kept[:, None], embedding / 0.75, 0), rtol=1e-6)
+    np.testing.assert_allclose(kept.mean(), 0.75, atol=0.02)
+    np.testing.assert_array_equal(rx.embedding_dropout(None, embedding, 0.25), embedding)
+
+
+def test_modules_draw_in_training_and_rest_in_evaluation() -> None:
+    model = rnn.Recurrent(RICH, 3, rngs=nnx.Rngs(params=0, dropout=1))
+    module = linen.Recurrent(RICH)
+    variables = module.init({"params": KEY, "dropout": KEY}, XS, deterministic=True)
+    ours = [model(XS, deterministic=rest)[0] for rest in (False, False, True, True)]
+    theirs = [
+        module.apply(variables, XS, deterministic=rest, rngs=None if rest else {"dropout": jax.random.key(seed)})[0]
+        for seed, rest in enumerate((False, False, True, True))
+    ]
+    for one, other, rest, again in (ours, theirs):
+        assert not jnp.allclose(one, other)
+        assert not jnp.allclose(one, rest)
+        np.testing.assert_array_equal(rest, again)
+
+
 def test_shared_dropout_is_the_same_at_every_step_and_keeps_the_expectation() -> None:
     _, ys = rx.scan(rx.Dropout(0.25, shared=True), (), jnp.ones((500, 6, 8)), key=KEY)
     np.testing.assert_array_equal(ys, np.broadcast_to(ys[:, :1], ys.shape))
     np.testing.assert_allclose(ys.mean(), 1, atol=0.05)
+    _, ys = rx.scan(rx.Dropout(0.25), (), jnp.ones((500, 6, 8)), key=KEY)
+    assert not jnp.array_equal(ys[:, 0], ys[:, 1])
+    np.testing.assert_allclose(ys.mean(axis=(0, 2)), 1, atol=0.05)
 
 
 def test_weight_drop_drops_the_named_weights_alone() -> None:
@@ -93,6 +207,16 @@ def test_weight_drop_drops_the_named_weights_alone() -> None:
         assert all(seen[name][other] == 0 for other in names if other != name)  # and all others have one.
 
 
+class Deaf(rx.ElmanCell):
+    def pointwise(self, params, a, state):
+        h = jnp.tanh(a[0])
+        return rx.ElmanState(h), h
+
+
+def run(layer: rx.Layer) -> None:
+    rx.scan(layer, layer.init(KEY, 3), XS, key=KEY)
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
@@ -100,6 +224,10 @@ def test_weight_drop_drops_the_named_weights_alone() -> None:
         (lambda: rx.Zoneout(rx.LSTMCell(3), 1.0), ValueError, "`rate` must be at least 0 and below 1; got 1.0"),
         (lambda: rx.Zoneout(rx.Dropout(0.1)), TypeError, "`layer` of Zoneout must be a cell"),
         (lambda: rx.RecurrentDropout(rx.GRUCell(3, reset_after=False)), TypeError, "must be an affine cell"),
+        (lambda: rx.UpdateDropout(rx.CfCCell(3)), TypeError, "`layer` of UpdateDropout must be an AffineCell"),
+        (lambda: run(rx.UpdateDropout(Deaf(3))), TypeError, "must pass its candidate through `update`; Deaf"),
+        (lambda: run(rx.WeightDrop(rx.GRUCell(3), 0.1, ("kernal",))), ValueError, "`names` must be among kernel"),
+        (lambda: rx.embedding_dropout(KEY, jnp.ones((3, 2)), 1.0), ValueError, "`rate` must be at least 0"),
     ],
 )
 def test_errors_teach(make, kind, message) -> None:

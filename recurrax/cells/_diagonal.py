@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from recurrax._affine import affine, along
 from recurrax._dtype import promote, widened
-from recurrax._layer import Params, affine
+from recurrax._layer import Params
 from recurrax._linear import Coefficients, LinearCell, LinearState
 
 
@@ -47,16 +48,12 @@ class DiagonalCell(LinearCell):
 
     def coefficients(self, params: Params, xs: jax.Array, log_a: jax.Array, scale: jax.Array) -> Coefficients:
         """Those of every step, from what is the same at all of them, `[N]`; `rest` is D x."""
-
-        def row(x: jax.Array) -> jax.Array:
-            return jnp.expand_dims(x, tuple(range(xs.ndim - 1)))
-
         b = lax.complex(*jnp.split(widened(affine(xs, params.kernel)), 2, axis=-1))
-        b = row(scale).astype(b.dtype) * b
-        a = row(jnp.exp(log_a)).astype(b.dtype)
+        b = along(scale, b) * b
+        a = along(jnp.exp(log_a), b)
         if xs.ndim > 1:  # One for every step; that it is the same for the whole batch saves products of them.
             a = jnp.repeat(a, xs.shape[0], axis=0)
-        return Coefficients(a, b, xs * row(params.skip) if params.skip.ndim == 1 else affine(xs, params.skip))
+        return Coefficients(a, b, xs * along(params.skip, xs) if params.skip.ndim == 1 else affine(xs, params.skip))
 
     def outputs(self, params: Params, hs: jax.Array, rest: Any) -> jax.Array:
         """Re(C h) + D x; both parts of h in one product."""

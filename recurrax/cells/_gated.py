@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._affine import Gates, affine
 from recurrax._dtype import widened
-from recurrax._layer import Gates, Initializer, affine
+from recurrax._layer import Initializer
 from recurrax._linear import LinearCell
 
 

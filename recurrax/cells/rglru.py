@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._activation import frugal
+from recurrax._affine import along
 from recurrax._check import check_input_size
 from recurrax._dtype import widened
 from recurrax._layer import Initializer
@@ -124,10 +125,9 @@ class RGLRUCell(LinearCell):
         """The gates, the decay and the scaled input of every step."""
         heads = xs.reshape(*xs.shape[:-1], *params.kernel.shape[:2])
         gates = jnp.einsum("...nd,ndg->...ng", heads, params.kernel)
-        gates = widened(gates + jnp.expand_dims(params.bias, tuple(range(gates.ndim - 2))))
+        gates = widened(gates + along(params.bias, gates))
         r, i = (frugal(jax.nn.sigmoid)(gate).reshape(xs.shape) for gate in jnp.split(gates, 2, axis=-1))
-        rate = jnp.expand_dims(self.c * jax.nn.softplus(widened(params.log_decay)), tuple(range(xs.ndim - 1)))
-        log_a = -rate * r
+        log_a = -along(self.c * jax.nn.softplus(widened(params.log_decay)), r) * r
         # Where r is 0 in floating point the root has no derivative; the bound is far below any digit of h.
         scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-24))
         return Coefficients(jnp.exp(log_a), scale * i * widened(xs))

@@ -17,7 +17,7 @@ Advance = Callable[[State, Any], tuple[State, jax.Array, Any]]
 
 
 def guarded(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.dtype) -> Callable:
-    """A body for `lax.scan` over (z, mask, reset); linear if `advance` is and `initial` is zero.
+    """A body for `lax.scan` over (z, mask, reset); linear in the state, z and `initial` if `advance` is.
 
     Args:
         advance: the step itself; it sees a state that has at least the precision of `compute`.

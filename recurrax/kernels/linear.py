@@ -103,5 +103,6 @@ def refuses(cell: Cell, *_: Any, **__: Any) -> str | None:
     return "its recurrence is not linear, so its steps must be taken one after another."
 
 
-for name, solve in {"sequential": sequential, "associative": associative, "chunked": chunked}.items():
-    register(name, Kernel(functools.partial(run, solve), refuses))
+SOLVERS = {"sequential": sequential, "associative": associative, "chunked": chunked}
+for _name, _solve in SOLVERS.items():
+    register(_name, Kernel(functools.partial(run, _solve), refuses))

@@ -1,0 +1,61 @@
+"""Parameters: how many a layer has, and which of them go by a name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from recurrax._layer import Layer
+
+
+def num_params(layer: Layer, input_size: int) -> int:
+    """The number of parameters of a layer, without drawing them.
+
+    Args:
+        layer: any layer.
+        input_size: the number of features I of one input.
+
+    Returns:
+        The number of scalars in `layer.init(key, input_size)`. One gate of a classic cell has (I + H)·H + H, and
+        H more where it has two biases, as in PyTorch.
+
+    Example:
+        >>> import recurrax
+        >>> recurrax.num_params(recurrax.LSTMCell(256), 100)  # 4 * ((100 + 256) * 256 + 256)
+        365568
+        >>> recurrax.num_params(recurrax.LSTMCell(256, recurrent_bias=True), 100)  # PyTorch's form
+        366592
+    """
+    params = jax.eval_shape(lambda key: layer.init(key, input_size), jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def named(params: Any, *names: str) -> Any:
+    """Which parameters go by one of these names: a mask for `optax.masked`, `add_decayed_weights` and the like.
+
+    Args:
+        params: a pytree of parameters: those of a layer, of a Linen or NNX module, or of a model with such in it.
+        names: the names, such as `"recurrent_kernel"`; that of a branch, such as `"backward"`, stands for all in it.
+
+    Returns:
+        A bool for each leaf of `params`, in its structure: whether one of the names stands on the way to it.
+
+    Raises:
+        ValueError: if a name stands nowhere in `params`.
+
+    Example:
+        >>> import jax, recurrax
+        >>> params = recurrax.LSTMCell(4).init(jax.random.key(0), input_size=3)
+        >>> recurrax.named(params, "kernel", "bias")
+        LSTMParams(kernel=True, recurrent_kernel=False, bias=True, recurrent_bias=None, projection_kernel=None)
+    """
+    ways = [
+        [getattr(key, "name", getattr(key, "key", None)) for key in path]
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    known = dict.fromkeys(name for way in ways for name in way if isinstance(name, str))
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"`names` must be among {', '.join(known)}; got {', '.join(map(repr, unknown))}.")
+    return jax.tree.unflatten(jax.tree.structure(params), [any(name in way for name in names) for way in ways])

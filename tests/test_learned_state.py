@@ -1,0 +1,66 @@
+"""A learned initial state: where it stands, and that every gradient reaches it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import recurrax as rx
+from recurrax import linen
+from recurrax import nnx as rnn
+from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+
+XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
+
+
+def test_contract() -> None:
+    check_contract(rx.LearnedInitialState(rx.GRUCell(3)), implementation="hoisted")
+
+
+def test_every_way_to_walk_gives_the_same_gradients() -> None:
+    layer = rx.LearnedInitialState(rx.LSTMCell(4))
+    params = perturbed_params(layer, 3)
+    options = {"lengths": jnp.array([6, 4]), "reset": np.arange(6) % 3 == np.array([[1], [2]])}
+
+    @jax.jit
+    def gradients(params: rx.LearnedInitialStateParams) -> list:
+        def of(reverse: bool, **how) -> rx.LearnedInitialStateParams:
+            run = lambda params: rx.scan(layer, params, XS, reverse=reverse, **options, **how)[1].sum()  # noqa: E731
+            return jax.grad(run)(params)
+
+        ways = {"implementation": "hoisted"}, {"implementation": "xla"}, {"implementation": "hoisted", "remat": 2}
+        return [[of(reverse, **how) for how in ways] for reverse in (False, True)]
+
+    for hoisted, plain, in_parts in gradients(params):
+        assert hoisted.state.h.all()
+        assert hoisted.state.c.all()
+        assert_close("hoisted and plain", hoisted, plain, 1e-5)
+        assert_close("in parts and whole", in_parts, plain, 1e-5)
+
+
+def test_modules_begin_with_it() -> None:
+    layer = rx.Stack((rx.LearnedInitialState(rx.Zoneout(rx.GRUCell(4), 0.5)), rx.ElmanCell(2)))
+    params = perturbed_params(layer, 3)
+    model = rnn.Recurrent(layer, 3, rngs=nnx.Rngs(params=0, dropout=1))
+    for variable, value in zip(
+        jax.tree.leaves(model.params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)),
+        jax.tree.leaves(params),
+        strict=True,
+    ):
+        variable[...] = value
+    _, state = model(XS, lengths=jnp.array([0, 6]))
+    np.testing.assert_array_equal(state[0].h[0], params[0].state.h)
+    np.testing.assert_array_equal(model.initial_state((2,))[0].h[0], params[0].state.h)
+    variables = linen.Recurrent(layer).init(jax.random.key(0), XS, deterministic=True)
+    assert variables["params"]["layers_0"]["state"]["h"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [rx.Stack((rx.GRUCell(3),)), rx.Residual(rx.Bidirectional(rx.GRUCell(3))), rx.LearnedInitialState(rx.GRUCell(3))],
+    ids=str,
+)
+def test_it_is_that_of_one_cell(layer: rx.Layer) -> None:
+    with pytest.raises(TypeError, match="`layer` of LearnedInitialState must be a cell"):
+        rx.LearnedInitialState(layer)
