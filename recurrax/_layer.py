@@ -28,6 +28,18 @@ class Walk(Protocol):
     def key(self) -> jax.Array | None:
         """The randomness of this walk, or None."""
 
+    @property
+    def mask(self) -> jax.Array | None:
+        """`bool[T, *B]`, True at the real steps, or None."""
+
+    @property
+    def reset(self) -> jax.Array | None:
+        """`bool[T, *B]`, True at the first step of each of the data's segments, whatever the direction; or None."""
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the walk is from the last step to the first."""
+
     def __call__(
         self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
     ) -> tuple[State, jax.Array]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recurrax._dtype import cast, compute_dtype, promote
+from recurrax._dtype import cast, cast_params, compute_dtype, promote
 from recurrax._layer import Cell, Params, State, features
 from recurrax._linear import LinearCell, Solver, linear_scan
 from recurrax._mask import where
@@ -32,7 +32,7 @@ def run(
 ) -> tuple[State, jax.Array]:
     """Takes all steps at once: a masked step has a = 1, b = 0; a reset has a = 0 and starts from the initial state."""
     compute, output = compute_dtype(cell, params, xs), features(xs).dtype
-    params = cast(params, compute)
+    params = cast_params(cell, params, compute)
     a, b, rest = cell.project_inputs(params, cast(xs, compute))
     if not b.shape[0]:
         return state, cell.outputs(params, b, rest).astype(output)
