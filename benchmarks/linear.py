@@ -1,7 +1,7 @@
 """Linear recurrences against the number of steps: time and temporary memory of every implementation.
 
-Run `python -m benchmarks.linear`. Contenders take turns within one process, since all are JAX; the time is the median of
-the rounds, beside it stands the ratio to a hand-written `lax.associative_scan` whose derivative is left to JAX. The
+Run `python -m benchmarks.linear`. Contenders take turns within one process, since all are JAX; the time is the median
+of the rounds, beside it stands the ratio to a hand-written `lax.associative_scan` whose derivative is left to JAX. The
 memory is that of XLA's own analysis of the compiled program. Results are written after each length.
 """
 

@@ -93,5 +93,6 @@ from recurrax.cells.s5 import S5Params as S5Params
 from recurrax.cells.slstm import SLSTMCell as SLSTMCell
 from recurrax.cells.slstm import SLSTMParams as SLSTMParams
 from recurrax.cells.slstm import SLSTMState as SLSTMState
+from recurrax.kernels.time_sharded import TimeSharded as TimeSharded
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._dtype import cast, cast_params, compute_dtype, promote
-from recurrax._layer import Cell, Params, State, features
+from recurrax._layer import Layer, Params, State, features
 from recurrax._linear import LinearCell, Solver, linear_scan
 from recurrax._mask import where
 from recurrax.kernels import Kernel, register
@@ -96,7 +96,7 @@ def _products_and_sums(a: jax.Array, b: jax.Array, reverse: bool, axis: int) -> 
     return lax.associative_scan(then, (a, b), reverse=reverse, axis=axis)
 
 
-def refuses(cell: Cell, *_: Any, **__: Any) -> str | None:
+def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
     """Why a cell has no such form, or None."""
     if isinstance(cell, LinearCell):
         return None
