@@ -21,6 +21,7 @@ from recurrax._compose import Stack as Stack
 from recurrax._dropout import Dropout as Dropout
 from recurrax._dropout import WeightDrop as WeightDrop
 from recurrax._dropout import embedding_dropout as embedding_dropout
+from recurrax._gradient_clip import GradientClip as GradientClip
 from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
 from recurrax._learned_state import LearnedInitialState as LearnedInitialState

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from recurrax._affine import AffineCell, along
 from recurrax._check import check_rate
-from recurrax._layer import Params, State, Walk
-from recurrax._wrapper import Wrapper
+from recurrax._layer import Params, State
+from recurrax._wrapper import AroundAffineCell, CellWrapper
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RecurrentDropout(Wrapper):
+class RecurrentDropout(CellWrapper):
     """Drops features of what a cell's recurrent product sees of its state, the same ones at every step of a sequence.
 
     u_t = (m * h_{t-1} / (1 - rate)) @ recurrent_kernel + recurrent_bias,  m ~ Bernoulli(1 - rate), once a sequence
@@ -48,11 +48,11 @@ class RecurrentDropout(Wrapper):
         https://arxiv.org/abs/1512.05287
     """
 
-    layer: AffineCell
+    layer: AffineCell | CellWrapper
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, AffineCell) or not self.layer.is_affine:
+        if self.affine_cell is None or not self.affine_cell.is_affine:
             raise TypeError(
                 "`layer` of RecurrentDropout must be an affine cell, such as LSTMCell(128) or GRUCell(128); "
                 f"got {self.layer!r}."
@@ -61,19 +61,19 @@ class RecurrentDropout(Wrapper):
 
     @property
     def stochastic(self) -> bool:
-        """Whether the rate is positive."""
-        return self.rate > 0
+        """Whether a rate is positive."""
+        return self.rate > 0 or self.layer.stochastic
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the cell with one mask for all steps."""
-        if walk.key is None or not self.rate:
-            return walk(self.layer, params, state, xs)
-        mask = _mask(walk.key, self.rate, state.h.shape, state.h.dtype)
-        return walk(_Masked(self.layer.hidden_size, cell=self.layer, dtype=self.layer.dtype), (params, mask), state, xs)
+    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+        """The cell with one mask for all steps."""
+        if key is None or not self.rate:
+            return cell, params, xs
+        mask = _mask(key, self.rate, state.h.shape, state.h.dtype)
+        return _Masked(cell.hidden_size, cell=cell, dtype=cell.dtype), (params, mask), xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class UpdateDropout(Wrapper):
+class UpdateDropout(CellWrapper):
     """Drops features of the candidate, which a step brings to the state: what the state holds is never lost.
 
     c' = f * c + i * d(g) for an LSTM,  h' = (1 - z) * d(n) + z * h for a GRU,  h' = d(tanh(z + u)) for Elman's cell,
@@ -100,11 +100,11 @@ class UpdateDropout(Wrapper):
         Semeniuta et al., Recurrent dropout without memory loss, 2016, https://arxiv.org/abs/1603.05118
     """
 
-    layer: AffineCell
+    layer: AffineCell | CellWrapper
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, AffineCell):
+        if self.affine_cell is None:
             raise TypeError(
                 "`layer` of UpdateDropout must be an AffineCell, such as LSTMCell(128) or GRUCell(128); "
                 f"got {self.layer!r}."
@@ -113,16 +113,15 @@ class UpdateDropout(Wrapper):
 
     @property
     def stochastic(self) -> bool:
-        """Whether the rate is positive."""
-        return self.rate > 0
+        """Whether a rate is positive."""
+        return self.rate > 0 or self.layer.stochastic
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the cell with one mask for all steps."""
-        if walk.key is None or not self.rate:
-            return walk(self.layer, params, state, xs)
-        size = self.layer.hidden_size
-        mask = _mask(walk.key, self.rate, (*state.h.shape[:-1], size), state.h.dtype)
-        return walk(_Updated(size, cell=self.layer, dtype=self.layer.dtype), (params, mask), state, xs)
+    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+        """The cell with one mask for all steps."""
+        if key is None or not self.rate:
+            return cell, params, xs
+        mask = _mask(key, self.rate, (*state.h.shape[:-1], cell.hidden_size), state.h.dtype)
+        return _Updated(cell.hidden_size, cell=cell, dtype=cell.dtype), (params, mask), xs
 
 
 def _mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -130,46 +129,11 @@ def _mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype: jnp.dtype)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _WithMask(AffineCell):
-    """An affine cell whose parameters are `(params, mask)`, so that kernels serve it as they do any other."""
+class _WithMask(AroundAffineCell):
+    """A cell whose parameters are `(params, mask)`."""
 
-    cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
-
-    @property
-    def gates(self) -> int:  # type: ignore[override]
-        return self.cell.gates
-
-    @property
-    def feature_ndim(self) -> int:
-        return self.cell.feature_ndim
-
-    @property
-    def is_affine(self) -> bool:
-        return self.cell.is_affine
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return self.cell.initial_state(batch_shape, dtype)
-
-    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return self.cell.first_state(params[0], batch_shape, dtype)
-
-    def output_size(self, input_size: int) -> int:
-        return self.cell.output_size(input_size)
-
-    def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
-        return self.cell.project_inputs(params[0], xs)
-
-    def project_state(self, params: Params, h: jax.Array) -> jax.Array:
-        return self.cell.project_state(params[0], h)
-
-    def preactivations(self, z: Any, u: Any) -> Any:
-        return self.cell.preactivations(z, u)
-
-    def pointwise(self, params: Params, a: Any, state: State) -> tuple[State, jax.Array]:
-        return self.cell.pointwise(params, a, state)
-
-    def other_params(self, params: Params) -> Params:
-        return self.cell.other_params(params[0])
+    def inner(self, params: Params) -> Params:
+        return params[0]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -203,9 +167,7 @@ class _Updated(_WithMask):
             seen.append(candidate)
             return candidate * mask.astype(candidate.dtype)
 
-        # A cell holds no arrays: this one lives for a single call, and nobody else sees it.
-        cell = copy.copy(self.cell)
-        object.__setattr__(cell, "update", update)
+        cell = _updating(self.cell, update)
         out = getattr(cell, method)(*args)
         if not seen:
             raise TypeError(
@@ -213,3 +175,13 @@ class _Updated(_WithMask):
                 "Call `self.update(candidate)` in its `pointwise`."
             )
         return out
+
+
+def _updating(cell: AffineCell, update: Callable) -> AffineCell:
+    # A cell holds no arrays: this one lives for a single call, and nobody else sees it.
+    cell = copy.copy(cell)
+    if isinstance(cell, AroundAffineCell):
+        object.__setattr__(cell, "cell", _updating(cell.cell, update))
+    else:
+        object.__setattr__(cell, "update", update)
+    return cell

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax._check import check_rate
-from recurrax._layer import Cell, Params, State, Walk
-from recurrax._wrapper import Wrapper
+from recurrax._layer import Cell, Params, State, features
+from recurrax._wrapper import CellWrapper
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Zoneout(Wrapper):
+class Zoneout(CellWrapper):
     """Lets units of a cell's state keep their value at random, each step on its own.
 
     s_t = m_t * s_{t-1} + (1 - m_t) * cell(s_{t-1}, x_t),  m_t ~ Bernoulli(rate)
@@ -45,11 +45,13 @@ class Zoneout(Wrapper):
         https://arxiv.org/abs/1606.01305
     """
 
-    layer: Cell
+    layer: Cell | CellWrapper
     rate: float | tuple[float, ...] = 0.1
 
+    keeps_affine: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, Cell):
+        if not isinstance(self.cell, Cell):
             raise TypeError(f"`layer` of Zoneout must be a cell, such as LSTMCell(128); got {self.layer!r}.")
         parts = len(jax.tree.leaves(jax.eval_shape(self.layer.initial_state)))
         if isinstance(self.rate, (tuple, list)):
@@ -68,21 +70,20 @@ class Zoneout(Wrapper):
     @property
     def stochastic(self) -> bool:
         """Whether a rate is positive."""
-        return any(rate > 0 for rate in self._rates(1))
+        return any(rate > 0 for rate in self._rates(1)) or self.layer.stochastic
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the cell with noise of its own for every step."""
+    def around(self, cell: Cell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+        """The cell with noise of its own for every step."""
         leaves = jax.tree.leaves(state)
-        cell = _Zoned(self.layer.hidden_size, self.layer, self._rates(len(leaves)), dtype=self.layer.dtype)
-        if walk.key is None:
-            return walk(cell, params, state, (xs, None))
-        steps = jax.tree.leaves(xs)[0].shape[:1]
-        keys = jax.random.split(walk.key, len(leaves))
+        zoned = _Zoned(cell.hidden_size, cell, self._rates(len(leaves)), dtype=cell.dtype)
+        if key is None:
+            return zoned, params, (xs, None)
+        steps, keys = features(xs).shape[:1], jax.random.split(key, len(leaves))
         keep = [
             jax.random.bernoulli(key, rate, steps + leaf.shape)
-            for key, rate, leaf in zip(keys, cell.rates, leaves, strict=True)
+            for key, rate, leaf in zip(keys, zoned.rates, leaves, strict=True)
         ]
-        return walk(cell, params, state, (xs, keep))
+        return zoned, params, (xs, keep)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

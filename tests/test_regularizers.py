@@ -17,10 +17,10 @@ RICH = rx.Stack(
     (
         rx.Dropout(0.3, shared=True),
         rx.Bidirectional(
-            rx.LearnedInitialState(rx.UpdateDropout(rx.LSTMCell(2), 0.3)), rx.RecurrentDropout(rx.GRUCell(2), 0.3)
+            rx.LearnedInitialState(rx.UpdateDropout(rx.LSTMCell(2), 0.3)), rx.RecurrentDropout(rx.ElmanCell(2), 0.3)
         ),
         rx.Residual(rx.LearnedInitialState(rx.Zoneout(rx.ElmanCell(4), 0.3))),
-        rx.WeightDrop(rx.LearnedInitialState(rx.Residual(rx.GRUCell(4))), 0.3),
+        rx.WeightDrop(rx.LearnedInitialState(rx.Residual(rx.ElmanCell(4))), 0.3),
     ),
     dropout=0.1,
 )
@@ -29,11 +29,7 @@ RICH = rx.Stack(
 @pytest.mark.parametrize(
     "layer",
     [
-        rx.Zoneout(rx.LSTMCell(3), (0.1, 0.5)),
-        rx.Zoneout(rx.GRUCell(3, reset_after=False), 0.3),
-        rx.Stack((rx.Dropout(0.3, shared=True), rx.RecurrentDropout(rx.GRUCell(3), 0.3))),
-        rx.UpdateDropout(rx.ElmanCell(3), 0.3),
-        rx.WeightDrop(rx.Bidirectional(rx.LSTMCell(3, proj_size=2)), 0.4),
+        rx.Zoneout(rx.GradientClip(rx.RecurrentDropout(rx.UpdateDropout(rx.GRUCell(3), 0.3), 0.3), 100.0), 0.3),
         RICH,
     ],
     ids=str,
@@ -233,3 +229,28 @@ def run(layer: rx.Layer) -> None:
 def test_errors_teach(make, kind, message) -> None:
     with pytest.raises(kind, match=message):
         make()
+
+
+@pytest.mark.parametrize("implementation", ["xla", "hoisted"])
+def test_gradient_clip_bounds_what_flows_back_at_every_step(implementation: str) -> None:
+    cell, bound = rx.ElmanCell(4), 0.05
+    layer, params = rx.GradientClip(cell, bound), perturbed_params(cell, 3)
+
+    def loss(params: rx.ElmanParams, xs: jax.Array) -> jax.Array:
+        return jnp.sum(rx.scan(layer, params, xs, implementation=implementation)[1] ** 2)
+
+    values, (grads, dxs) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, XS)
+    ys = np.asarray(rx.scan(cell, params, XS)[1], np.float64)
+    before = np.concatenate([np.zeros_like(ys[:, :1]), ys[:, :-1]], axis=1)
+    kernel, recurrent = np.asarray(params.kernel, np.float64), np.asarray(params.recurrent_kernel, np.float64)
+    da, flows = np.zeros_like(ys), np.zeros_like(ys[:, 0])
+    for t in reversed(range(ys.shape[1])):
+        da[:, t] = np.clip((2 * ys[:, t] + flows) * (1 - ys[:, t] ** 2), -bound, bound)
+        flows = da[:, t] @ recurrent.T
+    assert (abs(da) == bound).any() and (abs(da) < bound).any()  # noqa: PT018
+    assert_close("values", values, jnp.asarray((ys**2).sum()), 1e-5)
+    assert_close("inputs", dxs, da @ kernel.T, 1e-5)
+    assert_close("recurrent kernel", grads.recurrent_kernel, np.einsum("bti,bto->io", before, da), 1e-5)
+    free = lambda params, xs: jnp.sum(rx.scan(cell, params, xs)[1] ** 2)  # noqa: E731
+    forward = [jax.jvp(run, (params, XS), (params, XS))[1] for run in (loss, free)]
+    assert_close("forward mode", *forward, 1e-5)
