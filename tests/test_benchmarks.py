@@ -30,3 +30,19 @@ def test_floating_point_operations_are_those_of_the_products() -> None:
     assert flops["lstm", "forward", "35x32x256x256"] == forward
     assert flops["lstm", "training", "35x32x256x256"] == 3 * forward
     assert flops["gru", "forward", "35x32x256x256"] == forward * 3 // 4
+
+
+def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "tasks.json"
+    command = [sys.executable, "-m", "benchmarks.tasks", "--tasks", "parity", "--seeds", "2", "--steps", "2"]
+    command += ["--out", str(out), "--resume", "--layers"]
+    where = {"check": True, "capture_output": True, "timeout": 300, "cwd": Path(__file__).parents[1]}
+    subprocess.run([*command, "Elman"], **where)
+    (first,) = json.loads(out.read_text())["rows"]
+    assert first["parameters"] == 2 * 32 + 32 * 32 + 32 + 32 + 1
+    assert {len(figures) for figures in first["measures"].values()} == {2}
+    assert out.with_suffix(".md").exists()
+    subprocess.run([*command, "Elman", "GRU"], **where)
+    resumed, second = json.loads(out.read_text())["rows"]
+    assert resumed == first
+    assert second["layer"] == "GRU"
