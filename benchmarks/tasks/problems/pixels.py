@@ -51,8 +51,8 @@ def flattened(layer: Layer) -> Contender:
 
 TASK = Task(
     name="pixels",
-    what=f"""A random pattern of {PATTERN}×{PATTERN} pixels moves a pixel a frame along both axes of a {SIZE}×{SIZE} grid
-    and bounces off the walls; after {GIVEN} frames, each next one is asked for.""",
+    what=f"""A random pattern of {PATTERN}×{PATTERN} pixels moves a pixel a frame along both axes of a {SIZE}×{SIZE}
+    grid and bounces off the walls; after {GIVEN} frames, each next one is asked for.""",
     draw=draw,
     outputs=1,
     loss=cross_entropy,
