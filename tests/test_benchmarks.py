@@ -1,9 +1,12 @@
 """The benchmark's command runs, and its arithmetic is right."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
 
 from benchmarks.speed.cases import all_cases
 
@@ -34,15 +37,26 @@ def test_floating_point_operations_are_those_of_the_products() -> None:
 
 def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
     out = tmp_path / "tasks.json"
-    command = [sys.executable, "-m", "benchmarks.tasks", "--tasks", "parity", "--seeds", "2", "--steps", "2"]
-    command += ["--out", str(out), "--resume", "--layers"]
-    where = {"check": True, "capture_output": True, "timeout": 300, "cwd": Path(__file__).parents[1]}
-    subprocess.run([*command, "Elman"], **where)
-    (first,) = json.loads(out.read_text())["rows"]
-    assert first["parameters"] == 2 * 32 + 32 * 32 + 32 + 32 + 1
-    assert {len(figures) for figures in first["measures"].values()} == {2}
-    assert out.with_suffix(".md").exists()
-    subprocess.run([*command, "Elman", "GRU"], **where)
-    resumed, second = json.loads(out.read_text())["rows"]
-    assert resumed == first
-    assert second["layer"] == "GRU"
+    figures = {"accuracy to 40": [0.5], "accuracy at 256": [0.5]}
+    before = {
+        "task": "parity",
+        "layer": "Elman",
+        "parameters": 1,
+        "steps": 2,
+        "rates": [0.1],
+        "rate": 0.1,
+        "measures": figures,
+    }
+    before |= {"solved": [False], "solved_at": [None], "seconds": 1.0}
+    out.write_text(json.dumps({"rows": [before]}))
+    command = [sys.executable, "-m", "benchmarks.tasks", "--tasks", "parity", "--layers", "Elman", "GRU"]
+    command += ["--seeds", "2", "--steps", "2", "--resume", "--out", str(out)]
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}  # Most of the time is compilation.
+    where = {"cwd": Path(__file__).parents[1], "env": os.environ | cache}
+    subprocess.run(command, check=True, capture_output=True, timeout=300, **where)
+    kept, new = json.loads(out.read_text())["rows"]
+    assert kept == before
+    assert new["layer"] == "GRU"
+    assert new["parameters"] == 3 * (2 * 32 + 32 * 32 + 2 * 32) + 32 + 1
+    assert {len(values) for values in new["measures"].values()} == {2}
+    assert "| GRU | 3,489 |" in out.with_suffix(".md").read_text()

@@ -40,10 +40,10 @@ def cores() -> int:
 
 
 def about() -> dict[str, Any]:
-    """The command, and with what it ran."""
+    """The command, of which a resumed run is the rest, and with what it ran."""
     distributions = ("jax", "jaxlib", "numpy", "optax")
     return {
-        "command": " ".join(["python -m benchmarks.tasks", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.tasks", *(arg for arg in sys.argv[1:] if arg != "--resume")]),
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
         "cores": cores(),

@@ -54,10 +54,12 @@ def markdown(about: dict[str, Any], rows: list[Row]) -> str:
             if measure.solved is not None
         ]
         asked = f" Solved: {', '.join(bounds)}." if bounds else ""
-        tried = ", ".join(f"{rate:g}" for rate in task.rates)
+        tried = {row["layer"]: ", ".join(f"{rate:g}" for rate in row["rates"]) for row in of_task}
+        common = ", ".join(f"{rate:g}" for rate in task.rates)
+        others = "".join(f"; {layer} {rates}" for layer, rates in tried.items() if rates != common)
         parts += [
             f"## {task.name}",
-            f"{' '.join(task.what.split())}{asked} {of_task[0]['steps']} updates; learning rates {tried}.",
+            f"{' '.join(task.what.split())}{asked} {of_task[0]['steps']} updates; learning rates {common}{others}.",
             "\n".join(lines),
             "\n".join(f"- {says} **{verdict[0].upper()}{verdict[1:]}.**" for says, verdict in _verdicts(task, of_task)),
         ]

@@ -53,7 +53,7 @@ TASK = Task(
     loss=error,
     measures={"squared error": Measure(error, solved=0.01)},
     contenders={
-        "Elman": Contender(ElmanCell(H)),
+        "Elman": Contender(ElmanCell(H), rates=(1e-3, 3e-3)),
         "IndRNN": independent(128, T),
         "LSTM": Contender(LSTMCell(H)),
         "GRU": Contender(GRUCell(H)),

@@ -57,7 +57,7 @@ TASK = Task(
     loss=cross_entropy,
     measures={"accuracy": Measure(accuracy, higher_is_better=True, solved=0.95)},
     contenders={
-        "Elman": Contender(ElmanCell(H)),
+        "Elman": Contender(ElmanCell(H), rates=(1e-3, 3e-3)),
         "GRU": Contender(GRUCell(H)),
         "LSTM": Contender(LSTMCell(H)),
         "LSTM forget bias 4": Contender(LSTMCell(H, forget_bias=4.0)),
