@@ -1,9 +1,12 @@
 """The benchmark's command runs, and its arithmetic is right."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
 
 from benchmarks.speed.cases import all_cases
 
@@ -30,3 +33,30 @@ def test_floating_point_operations_are_those_of_the_products() -> None:
     assert flops["lstm", "forward", "35x32x256x256"] == forward
     assert flops["lstm", "training", "35x32x256x256"] == 3 * forward
     assert flops["gru", "forward", "35x32x256x256"] == forward * 3 // 4
+
+
+def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "tasks.json"
+    figures = {"accuracy to 40": [0.5], "accuracy at 256": [0.5]}
+    before = {
+        "task": "parity",
+        "layer": "Elman",
+        "parameters": 1,
+        "steps": 2,
+        "rates": [0.1],
+        "rate": 0.1,
+        "measures": figures,
+    }
+    before |= {"solved": [False], "solved_at": [None], "seconds": 1.0}
+    out.write_text(json.dumps({"rows": [before]}))
+    command = [sys.executable, "-m", "benchmarks.tasks", "--tasks", "parity", "--layers", "Elman", "GRU"]
+    command += ["--seeds", "2", "--steps", "2", "--resume", "--out", str(out)]
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}  # Most of the time is compilation.
+    where = {"cwd": Path(__file__).parents[1], "env": os.environ | cache}
+    subprocess.run(command, check=True, capture_output=True, timeout=300, **where)
+    kept, new = json.loads(out.read_text())["rows"]
+    assert kept == before
+    assert new["layer"] == "GRU"
+    assert new["parameters"] == 3 * (2 * 32 + 32 * 32 + 2 * 32) + 32 + 1
+    assert {len(values) for values in new["measures"].values()} == {2}
+    assert "| GRU | 3,489 |" in out.with_suffix(".md").read_text()

@@ -1,0 +1,1 @@
+"""Do the layers learn what their papers say they learn: `python -m benchmarks.tasks`."""
