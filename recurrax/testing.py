@@ -15,11 +15,14 @@ import numpy as np
 from recurrax._layer import Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
+from recurrax.kernels import Implementation
 
 _STEPS, _BATCH = 6, 4
 
 
-def check_contract(layer: Layer, input_size: int = 3, *, implementation: str | None = None, tol: float = 2e-5) -> None:
+def check_contract(
+    layer: Layer, input_size: int = 3, *, implementation: str | Implementation | None = None, tol: float = 2e-5
+) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
     Steps one by one equal the whole; parts joined by the state equal the whole; ragged rows, with NaN in the padding
