@@ -144,6 +144,10 @@ class Cell(Layer):
     hidden_size: int
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
+    # Whether a unit's new state depends on the state of that unit alone, so that a step's Jacobian is diagonal, or has
+    # a k x k block for each unit where the state has k parts, all of one shape.
+    independent_units: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if field.name.endswith("_size") and field.type in ("int", int):
@@ -228,10 +232,14 @@ class AffineCell(Cell):
 
         return self.params_type(
             kernel=gatewise(self.kernel_init, keys[0], input_size, size),
-            recurrent_kernel=gatewise(self.recurrent_kernel_init, keys[1], state_size, size),
+            recurrent_kernel=gatewise(self.recurrent_kernel_init, keys[1], *self.recurrent_shape(state_size)),
             bias=gatewise(self.bias_init, keys[2], size) if self.bias else None,
             recurrent_bias=gatewise(self.bias_init, keys[3], size) if self.has_recurrent_bias else None,
         )
+
+    def recurrent_shape(self, state_size: int) -> tuple[int, ...]:
+        """The shape of one gate of `recurrent_kernel`, from the number of features of h: `[O, H]`."""
+        return state_size, self.hidden_size
 
     def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
         """`xs @ kernel + bias`, one matrix product for every step."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import recurrax as rx
+from recurrax.cells.diagonal import DiagonalGRUCell, DiagonalLSTMCell
 from recurrax.cells.indrnn import IndRNNCell
 from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, LayerNormLSTMCell
 from recurrax.cells.minimal import MGUCell, UGRNNCell
@@ -98,6 +99,25 @@ def indrnn(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
     return (np.maximum(x @ p.kernel + p.bias + h * p.recurrent_kernel, 0),)
 
 
+def diagonal_total(p: Any, x: np.ndarray, h: np.ndarray, gates: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    u = [h * kernel for kernel in np.split(p.recurrent_kernel, gates)]
+    if p.recurrent_bias is not None:
+        u = [u_g + bias for u_g, bias in zip(u, np.split(p.recurrent_bias, gates), strict=True)]
+    return np.split(x @ p.kernel + p.bias, gates, -1), u
+
+
+def diagonal_gru(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    z, u = diagonal_total(p, x, h, 3)
+    keep = sigmoid(z[1] + u[1])
+    return ((1 - keep) * np.tanh(z[2] + sigmoid(z[0] + u[0]) * u[2]) + keep * h,)
+
+
+def diagonal_lstm(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    i, f, g, o = (z + u for z, u in zip(*diagonal_total(p, x, h, 4), strict=True))
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
 def multiplicative(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
     m = (x @ p.factor_kernel) * (h @ p.recurrent_factor_kernel)
     i, f, g, o = np.split(total(p, x, m), 4, -1)
@@ -121,6 +141,8 @@ CASES: dict[str, tuple[rx.AffineCell, Callable]] = {
     "mgu, reset before": (MGUCell(H, reset_after=False), mgu_of_the_paper),
     "ugrnn": (UGRNNCell(H), ugrnn),
     "indrnn": (IndRNNCell(H), indrnn),
+    "diagonal gru": (DiagonalGRUCell(H), diagonal_gru),
+    "diagonal lstm": (DiagonalLSTMCell(H, recurrent_bias=True), diagonal_lstm),
     "multiplicative": (MultiplicativeLSTMCell(H), multiplicative),
     "multiplicative, projected": (MultiplicativeLSTMCell(H, 2, recurrent_bias=True), multiplicative),
 }
@@ -149,7 +171,7 @@ def test_values_and_gradients_are_those_of_the_equations_in_float64(name: str) -
     moved = lambda direction, by: jax.tree.map(lambda a, d: a + by * d, args, direction)  # noqa: E731
     slopes = [(dot(walk(*moved(d, 1e-6)), weights) - dot(walk(*moved(d, -1e-6)), weights)) / 2e-6 for d in directions]
     with jax.enable_x64(True):
-        for implementation in ("xla", "hoisted") if cell.is_affine else ("xla",):
+        for implementation in ("xla", *["hoisted"] * cell.is_affine, *["newton"] * cell.independent_units):
 
             def loss(*args: Any, implementation: str = implementation) -> Any:
                 out = rx.scan(cell, *args, implementation=implementation)
@@ -171,6 +193,8 @@ LAYERS = [
     MGUCell(4, reset_after=False, recurrent_bias=True),
     UGRNNCell(4, activation=jax.nn.relu, recurrent_bias=True),
     IndRNNCell(4, recurrent_bias=True),
+    DiagonalGRUCell(4),
+    DiagonalLSTMCell(4),
     MultiplicativeLSTMCell(4, 3),
 ]
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from recurrax._layer import Initializer
+from recurrax.cells.diagonal import DiagonalCell
 from recurrax.cells.elman import ElmanCell
 
 _uniform = jax.nn.initializers.uniform(1.0)
@@ -33,7 +32,7 @@ class IndRNNParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class IndRNNCell(ElmanCell):
+class IndRNNCell(DiagonalCell, ElmanCell):
     """The independently recurrent network: Elman's, with a diagonal for its recurrent kernel.
 
     h' = activation(x @ kernel + bias + h * recurrent_kernel + recurrent_bias)
@@ -73,26 +72,3 @@ class IndRNNCell(ElmanCell):
     recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True)
 
     params_type: ClassVar[type] = IndRNNParams
-
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> IndRNNParams:
-        """Draws `kernel` `[I, H]`, and `recurrent_kernel` and the biases `[H]`."""
-        keys, size = jax.random.split(key, 4), self.hidden_size
-
-        def draw(initializer: Initializer, key: jax.Array, *shape: int) -> jax.Array:
-            return initializer(key, shape, jnp.float32).astype(dtype)
-
-        return IndRNNParams(
-            kernel=draw(self.kernel_init, keys[0], input_size, size),
-            recurrent_kernel=draw(self.recurrent_kernel_init, keys[1], size),
-            bias=draw(self.bias_init, keys[2], size) if self.bias else None,
-            recurrent_bias=draw(self.bias_init, keys[3], size) if self.recurrent_bias else None,
-        )
-
-    def project_state(self, params: IndRNNParams, h: jax.Array) -> jax.Array:
-        """`u = h * recurrent_kernel + recurrent_bias`."""
-
-        def row(p: jax.Array) -> jax.Array:
-            return jnp.expand_dims(p.astype(h.dtype), tuple(range(h.ndim - 1)))
-
-        u = h * row(params.recurrent_kernel)
-        return u if params.recurrent_bias is None else u + row(params.recurrent_bias)
