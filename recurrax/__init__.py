@@ -21,6 +21,7 @@ from recurrax._linear import LinearCell as LinearCell
 from recurrax._linear import LinearState as LinearState
 from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
+from recurrax._newton_report import newton_report as newton_report
 from recurrax._scan import scan as scan
 from recurrax._scan import step as step
 from recurrax._zoneout import Zoneout as Zoneout
@@ -35,6 +36,8 @@ from recurrax.cells.continuous import TimedInputs as TimedInputs
 from recurrax.cells.convolutional import ConvElmanCell as ConvElmanCell
 from recurrax.cells.convolutional import ConvGRUCell as ConvGRUCell
 from recurrax.cells.convolutional import ConvLSTMCell as ConvLSTMCell
+from recurrax.cells.diagonal import DiagonalGRUCell as DiagonalGRUCell
+from recurrax.cells.diagonal import DiagonalLSTMCell as DiagonalLSTMCell
 from recurrax.cells.elman import ElmanCell as ElmanCell
 from recurrax.cells.elman import ElmanParams as ElmanParams
 from recurrax.cells.elman import ElmanState as ElmanState
@@ -63,5 +66,7 @@ from recurrax.cells.peephole import PeepholeLSTMParams as PeepholeLSTMParams
 from recurrax.cells.slstm import SLSTMCell as SLSTMCell
 from recurrax.cells.slstm import SLSTMParams as SLSTMParams
 from recurrax.cells.slstm import SLSTMState as SLSTMState
+from recurrax.kernels.newton import Newton as Newton
+from recurrax.kernels.newton import NewtonReport as NewtonReport
 
 __version__ = "0.1.0"
