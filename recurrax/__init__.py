@@ -31,6 +31,7 @@ from recurrax._linear import LinearCell as LinearCell
 from recurrax._linear import LinearState as LinearState
 from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
+from recurrax._newton_report import newton_report as newton_report
 from recurrax._params import named as named
 from recurrax._params import num_params as num_params
 from recurrax._penalty import activation_penalty as activation_penalty
@@ -56,6 +57,8 @@ from recurrax.cells.continuous import TimedInputs as TimedInputs
 from recurrax.cells.convolutional import ConvElmanCell as ConvElmanCell
 from recurrax.cells.convolutional import ConvGRUCell as ConvGRUCell
 from recurrax.cells.convolutional import ConvLSTMCell as ConvLSTMCell
+from recurrax.cells.diagonal import DiagonalGRUCell as DiagonalGRUCell
+from recurrax.cells.diagonal import DiagonalLSTMCell as DiagonalLSTMCell
 from recurrax.cells.elman import ElmanCell as ElmanCell
 from recurrax.cells.elman import ElmanParams as ElmanParams
 from recurrax.cells.elman import ElmanState as ElmanState
@@ -64,6 +67,7 @@ from recurrax.cells.gru import GRUParams as GRUParams
 from recurrax.cells.gru import GRUState as GRUState
 from recurrax.cells.indrnn import IndRNNCell as IndRNNCell
 from recurrax.cells.indrnn import IndRNNParams as IndRNNParams
+from recurrax.cells.indrnn import LayerNormIndRNNCell as LayerNormIndRNNCell
 from recurrax.cells.layer_norm import LayerNormElmanCell as LayerNormElmanCell
 from recurrax.cells.layer_norm import LayerNormGRUCell as LayerNormGRUCell
 from recurrax.cells.layer_norm import LayerNormLSTMCell as LayerNormLSTMCell
@@ -94,6 +98,8 @@ from recurrax.cells.s5 import S5Params as S5Params
 from recurrax.cells.slstm import SLSTMCell as SLSTMCell
 from recurrax.cells.slstm import SLSTMParams as SLSTMParams
 from recurrax.cells.slstm import SLSTMState as SLSTMState
+from recurrax.kernels.newton import Newton as Newton
+from recurrax.kernels.newton import NewtonReport as NewtonReport
 from recurrax.kernels.time_sharded import TimeSharded as TimeSharded
 
 __version__ = "0.1.0"

@@ -85,10 +85,14 @@ class AffineCell(Cell):
 
         return self.params_type(
             kernel=gatewise(self.kernel_init, keys[0], input_size, size),
-            recurrent_kernel=gatewise(self.recurrent_kernel_init, keys[1], state_size, size),
+            recurrent_kernel=gatewise(self.recurrent_kernel_init, keys[1], *self.recurrent_shape(state_size)),
             bias=gatewise(self.bias_init, keys[2], size) if self.bias else None,
             recurrent_bias=gatewise(self.bias_init, keys[3], size) if self.has_recurrent_bias else None,
         )
+
+    def recurrent_shape(self, state_size: int) -> tuple[int, ...]:
+        """The shape of one gate of `recurrent_kernel`, from the number of features of h: `[O, H]`."""
+        return state_size, self.hidden_size
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """Zeros, `[*B, H]` each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +159,10 @@ class Cell(Layer):
 
     hidden_size: int
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
+
+    # Whether a unit's new state depends on the state of that unit alone, so that a step's Jacobian is diagonal, or has
+    # a k x k block for each unit where the state has k parts, all of one shape.
+    independent_units: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

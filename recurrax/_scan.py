@@ -69,8 +69,9 @@ def scan(
         implementation: `"hoisted"` (the loop for cells that meet their state through one product, its derivative free
             of products with weights), `"xla"` (the plain loop, for every cell), `"sequential"`, `"associative"` and
             `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once),
-            `"cudnn"` (stacks of LSTMs on NVIDIA GPUs, first-order reverse mode only), or an object that says more, such
-            as `TimeSharded(mesh, "time")`; None for the best one that is exact for these arguments on this platform and
+            `"cudnn"` (stacks of LSTMs on NVIDIA GPUs, first-order reverse mode only), `"newton"` (any cell,
+            all steps at once, by iterations), or an object that says more, such as `Newton(...)` or
+            `TimeSharded(mesh, "time")`; None for the best one that is exact for these arguments on this platform and
             has every derivative. What is asked for is honoured or refused.
         key: the source of randomness, for layers that have any. No key means deterministic.
 
@@ -80,8 +81,8 @@ def scan(
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
-        ValueError: if an argument has the wrong shape or structure, `lengths` and `mask` are both given, or
-            `implementation` cannot serve the layer.
+        ValueError: if an argument has the wrong shape or structure, `lengths` and `mask` are both given,
+            `implementation` cannot serve the layer, or a `Newton` did not converge.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax

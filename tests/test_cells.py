@@ -12,7 +12,8 @@ import pytest
 from equations import assert_obeys
 
 import recurrax as rx
-from recurrax.cells.indrnn import IndRNNCell
+from recurrax.cells.diagonal import DiagonalGRUCell, DiagonalLSTMCell
+from recurrax.cells.indrnn import IndRNNCell, LayerNormIndRNNCell
 from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, LayerNormLSTMCell
 from recurrax.cells.minimal import MGUCell, UGRNNCell
 from recurrax.cells.multiplicative import MultiplicativeLSTMCell
@@ -59,6 +60,10 @@ def layer_norm_elman(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, 
     return (np.tanh(p.scale * normalised(x @ p.kernel + h @ p.recurrent_kernel) + p.bias),)
 
 
+def layer_norm_indrnn(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (np.maximum(p.scale * normalised(x @ p.kernel + h * p.recurrent_kernel) + p.bias, 0),)
+
+
 def layer_norm_lstm(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
     a = normalised(h @ p.recurrent_kernel) * p.recurrent_scale + p.recurrent_bias
     i, f, g, o = np.split(a + normalised(x @ p.kernel) * p.scale + p.bias, 4, -1)
@@ -99,6 +104,25 @@ def indrnn(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
     return (np.maximum(x @ p.kernel + p.bias + h * p.recurrent_kernel, 0),)
 
 
+def diagonal_total(p: Any, x: np.ndarray, h: np.ndarray, gates: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    u = [h * kernel for kernel in np.split(p.recurrent_kernel, gates)]
+    if p.recurrent_bias is not None:
+        u = [u_g + bias for u_g, bias in zip(u, np.split(p.recurrent_bias, gates), strict=True)]
+    return np.split(x @ p.kernel + p.bias, gates, -1), u
+
+
+def diagonal_gru(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
+    z, u = diagonal_total(p, x, h, 3)
+    keep = sigmoid(z[1] + u[1])
+    return ((1 - keep) * np.tanh(z[2] + sigmoid(z[0] + u[0]) * u[2]) + keep * h,)
+
+
+def diagonal_lstm(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    i, f, g, o = (z + u for z, u in zip(*diagonal_total(p, x, h, 4), strict=True))
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
 def multiplicative(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
     m = (x @ p.factor_kernel) * (h @ p.recurrent_factor_kernel)
     i, f, g, o = np.split(total(p, x, m), 4, -1)
@@ -116,12 +140,15 @@ CASES: dict[str, tuple[rx.AffineCell, Callable]] = {
     "cifg": (CIFGCell(H), coupled),
     "cifg, peepholes": (CIFGCell(H, peepholes=True, recurrent_bias=True), coupled),
     "layer norm elman": (LayerNormElmanCell(H), layer_norm_elman),
+    "layer norm indrnn": (LayerNormIndRNNCell(H), layer_norm_indrnn),
     "layer norm lstm": (LayerNormLSTMCell(H, recurrent_bias=True), layer_norm_lstm),
     "layer norm gru": (LayerNormGRUCell(H), layer_norm_gru),
     "mgu": (MGUCell(H), mgu),
     "mgu, reset before": (MGUCell(H, reset_after=False), mgu_of_the_paper),
     "ugrnn": (UGRNNCell(H), ugrnn),
     "indrnn": (IndRNNCell(H), indrnn),
+    "diagonal gru": (DiagonalGRUCell(H), diagonal_gru),
+    "diagonal lstm": (DiagonalLSTMCell(H, recurrent_bias=True), diagonal_lstm),
     "multiplicative": (MultiplicativeLSTMCell(H), multiplicative),
     "multiplicative, projected": (MultiplicativeLSTMCell(H, 2, recurrent_bias=True), multiplicative),
 }
@@ -135,7 +162,7 @@ def test_values_and_gradients_are_those_of_the_equations_in_float64(name: str) -
         state = oracle(*args)
         return state, state[0]
 
-    assert_obeys(cell, equations, I, ("xla", "hoisted") if cell.is_affine else ("xla",))
+    assert_obeys(cell, equations, I, ("xla", *["hoisted"] * cell.is_affine, *["newton"] * cell.independent_units))
 
 
 LAYERS = [
@@ -148,6 +175,8 @@ LAYERS = [
     MGUCell(4, reset_after=False, recurrent_bias=True),
     UGRNNCell(4, activation=jax.nn.relu, recurrent_bias=True),
     IndRNNCell(4, recurrent_bias=True),
+    DiagonalGRUCell(4),
+    DiagonalLSTMCell(4),
     MultiplicativeLSTMCell(4, 3),
 ]
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
-from recurrax._affine import along
 from recurrax._layer import Initializer
+from recurrax.cells.diagonal import DiagonalCell
 from recurrax.cells.elman import ElmanCell
+from recurrax.cells.layer_norm import LayerNormElmanCell
 
 _uniform = jax.nn.initializers.uniform(1.0)
 
@@ -34,7 +33,7 @@ class IndRNNParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class IndRNNCell(ElmanCell):
+class IndRNNCell(DiagonalCell, ElmanCell):
     """The independently recurrent network: Elman's, with a diagonal for its recurrent kernel.
 
     h' = activation(x @ kernel + bias + h * recurrent_kernel + recurrent_bias)
@@ -75,21 +74,45 @@ class IndRNNCell(ElmanCell):
 
     params_type: ClassVar[type] = IndRNNParams
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> IndRNNParams:
-        """Draws `kernel` `[I, H]`, and `recurrent_kernel` and the biases `[H]`."""
-        keys, size = jax.random.split(key, 4), self.hidden_size
 
-        def draw(initializer: Initializer, key: jax.Array, *shape: int) -> jax.Array:
-            return initializer(key, shape, jnp.float32).astype(dtype)
+@dataclasses.dataclass(frozen=True, repr=False)
+class LayerNormIndRNNCell(DiagonalCell, LayerNormElmanCell):
+    """The independently recurrent network with layer normalisation of the sum of its input and its recurrent term.
 
-        return IndRNNParams(
-            kernel=draw(self.kernel_init, keys[0], input_size, size),
-            recurrent_kernel=draw(self.recurrent_kernel_init, keys[1], size),
-            bias=draw(self.bias_init, keys[2], size) if self.bias else None,
-            recurrent_bias=draw(self.bias_init, keys[3], size) if self.recurrent_bias else None,
-        )
+    h' = activation(LN(x @ kernel + h * recurrent_kernel) * scale + bias),  LN(a) = (a - mean(a)) / √(var(a) + epsilon)
 
-    def project_state(self, params: IndRNNParams, h: jax.Array) -> jax.Array:
-        """`u = h * recurrent_kernel + recurrent_bias`."""
-        u = h * along(params.recurrent_kernel, h)
-        return u if params.recurrent_bias is None else u + along(params.recurrent_bias, h)
+    The authors of IndRNN normalise over the batch; over the features, units meet in the mean and the variance.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        activation: the nonlinearity.
+        epsilon: what is added to each variance.
+        bias: whether there is a bias.
+        kernel_init: draws `kernel` `[I, H]`; Glorot uniform by default.
+        recurrent_kernel_init: draws `recurrent_kernel` `[H]`; uniform in [0, 1) by default.
+        bias_init: draws the bias; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.LayerNormIndRNNCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
+        >>> ys.shape, params.recurrent_kernel.shape
+        ((2, 7, 4), (4,))
+
+    References:
+        Li et al., Independently recurrent neural network (IndRNN): building a longer and deeper RNN, 2018,
+        https://arxiv.org/abs/1803.04831
+
+        Ba et al., Layer normalization, 2016, https://arxiv.org/abs/1607.06450
+    """
+
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True)
+
+    independent_units: ClassVar[bool] = False

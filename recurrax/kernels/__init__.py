@@ -104,4 +104,5 @@ def choose(
 from recurrax.kernels import cudnn as cudnn  # noqa: E402  (they register themselves, so they come last)
 from recurrax.kernels import hoisted as hoisted  # noqa: E402
 from recurrax.kernels import linear as linear  # noqa: E402
+from recurrax.kernels import newton as newton  # noqa: E402
 from recurrax.kernels import xla as xla  # noqa: E402

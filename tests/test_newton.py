@@ -1,0 +1,248 @@
+"""Newton iterations over whole trajectories: equal to the loop, refused where they do not converge, told of in full."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import recurrax as rx
+from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+
+FULL, DIAGONAL = rx.Newton("full"), rx.Newton("diagonal")
+
+
+def normal(*shape: int, seed: int = 1) -> jax.Array:
+    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+
+
+def pulled(implementation: Any, layer: rx.Layer, *args: Any, **options: Any) -> Any:
+    """Values and gradients of all of `args`."""
+    return pull(lambda *args: rx.scan(layer, *args, implementation=implementation, **options), *args)
+
+
+def expanding(gain: float) -> tuple[rx.ElmanCell, rx.ElmanParams]:
+    params = rx.ElmanCell(4).init(jax.random.key(0), 3)
+    return rx.ElmanCell(4), params._replace(recurrent_kernel=gain * params.recurrent_kernel)
+
+
+@pytest.mark.parametrize(
+    ("cell", "newton"),
+    [
+        (rx.ElmanCell(4), FULL),
+        (rx.GRUCell(4), FULL),
+        (rx.GRUCell(4), DIAGONAL),
+        (rx.GRUCell(4, reset_after=False), DIAGONAL),
+        (rx.LSTMCell(4), rx.Newton()),
+        (rx.LSTMCell(4), DIAGONAL),
+        (rx.DiagonalLSTMCell(4), rx.Newton(damping=0.2)),
+    ],
+    ids=str,
+)
+def test_contract(cell: rx.Cell, newton: rx.Newton) -> None:
+    check_contract(cell, implementation=newton)
+
+
+@pytest.mark.parametrize(("steps", "reverse"), [(0, True), (1, False), (5, False), (5, True), (64, False), (100, True)])
+@pytest.mark.parametrize(
+    ("cell", "newton"),
+    [
+        (rx.ElmanCell(4), FULL),
+        (rx.LSTMCell(4), DIAGONAL),
+        (rx.DiagonalGRUCell(4), rx.Newton()),
+    ],
+    ids=str,
+)
+def test_equals_the_loop(cell: rx.Cell, newton: rx.Newton, reverse: bool, steps: int) -> None:
+    rng = np.random.default_rng(steps)
+    mask, reset = rng.random((3, steps)) > 0.3, rng.random((3, steps)) > 0.9
+    args = perturbed_params(cell, 3), normal(3, steps, 3), noise(jax.eval_shape(lambda: cell.initial_state((3,))), 2)
+    options = [{"mask": mask, "reset": reset}, {"lengths": jnp.array([steps, 0, 3])}]
+    for option in options[: 2 if steps == 5 else 1]:
+        got, expected = (pulled(name, cell, *args, reverse=reverse, **option) for name in (newton, "xla"))
+        assert_close(f"{list(option)}", got, expected, 2e-5)
+
+
+def _timed(cell: rx.Cell) -> Any:
+    return rx.TimedInputs(normal(2, 9, 3), jnp.abs(normal(2, 9, seed=4)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "newton"),
+    [
+        (rx.LSTMCell(5, proj_size=3), DIAGONAL),  # parts of two sizes
+        (rx.LayerNormGRUCell(4), DIAGONAL),  # units that meet outside of the recurrent product
+        (rx.LayerNormElmanCell(4), DIAGONAL),
+        (rx.SLSTMCell(4, num_heads=2), DIAGONAL),
+        (rx.IndRNNCell(4), rx.Newton()),
+        (rx.ConvGRUCell(2, (3, 2), 3), DIAGONAL),
+        (rx.CfCCell(4), FULL),
+        (rx.Zoneout(rx.GRUCell(4), 0.3), DIAGONAL),
+        (rx.RecurrentDropout(rx.LSTMCell(4), 0.3), DIAGONAL),
+        (rx.Bidirectional(rx.GRUCell(3)), FULL),
+        (rx.GRUCell(20), rx.Newton()),  # full
+        (rx.GRUCell(33), rx.Newton()),  # diagonal
+    ],
+    ids=str,
+)
+def test_other_layers(layer: rx.Layer, newton: rx.Newton) -> None:
+    xs = normal(2, 9, *getattr(layer, "input_shape", ()), 3)
+    xs = _timed(layer) if isinstance(layer, rx.CfCCell) else xs
+    options = {"lengths": jnp.array([9, 4]), "key": jax.random.key(5) if layer.stochastic else None}
+    got, expected = (pulled(name, layer, perturbed_params(layer, 3), xs, **options) for name in (newton, "xla"))
+    assert_close(str(layer), got, expected, 2e-5)
+
+
+@pytest.mark.parametrize("cell", [rx.GRUCell(6), rx.DiagonalLSTMCell(6)], ids=str)
+def test_a_trained_cell(cell: rx.Cell) -> None:
+    """It keeps the sign of the last input that is not small: states that stay, gates that close."""
+    xs = normal(16, 40, 1)
+    last = np.zeros((16, 40), int)
+    for t in range(40):
+        last[:, t] = np.where(np.abs(xs[:, t, 0]) > 1, t, last[:, t - 1] if t else 0)
+    wanted = jnp.sign(jnp.take_along_axis(xs[..., 0], jnp.asarray(last), axis=1))
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.mean((rx.scan(cell, params[0], xs, implementation="xla")[1] @ params[1] - wanted) ** 2)
+
+    @jax.jit
+    def train(params: Any) -> Any:
+        def train_step(carry: Any, _: None) -> Any:
+            params, speed = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            speed = jax.tree.map(lambda v, g: 0.9 * v + g, speed, grads)
+            return (jax.tree.map(lambda p, v: p - 0.1 * v, params, speed), speed), value
+
+        return jax.lax.scan(train_step, (params, jax.tree.map(jnp.zeros_like, params)), None, length=300)
+
+    ((params, _), _), values = train((cell.init(jax.random.key(0), 1), normal(6, seed=2) / 2))
+    assert values[-1] < 0.4 * values[0]
+    for newton in (FULL, DIAGONAL):
+        got, expected = (pulled(name, cell, params, normal(4, 100, 1, seed=7)) for name in (newton, "xla"))
+        assert_close(str(newton), got, expected, 5e-5)
+
+
+@pytest.mark.parametrize("cell", [rx.GRUCell(4), rx.DiagonalLSTMCell(4)], ids=str)
+def test_long_sequences_need_few_iterations(cell: rx.Cell) -> None:
+    params, xs = perturbed_params(cell, 3), normal(1, 4096, 3)
+    assert rx.newton_report(cell, params, xs, newton=DIAGONAL).iterations.max() < 30
+    got, expected = (rx.scan(cell, params, xs, implementation=name)[1] for name in (DIAGONAL, "xla"))
+    assert_close("4096 steps", got, expected, 2e-5)
+
+
+@pytest.mark.parametrize("newton", [FULL, DIAGONAL, rx.Newton("full", damping=0.5)], ids=str)
+def test_a_cell_that_expands_takes_as_many_iterations_as_steps_at_most(newton: rx.Newton) -> None:
+    xs = normal(2, 80, 3)
+    for activation in (jnp.tanh, jax.nn.relu):
+        _, params = expanding(4.0 if activation is jnp.tanh else 1.8)
+        cell = rx.ElmanCell(4, activation)
+        report = rx.newton_report(cell, params, xs, newton=newton)
+        assert report.converged.all()
+        assert report.iterations.max() <= 80
+        ys = rx.scan(cell, params, xs, implementation=newton)[1]
+        # Two ways to round end far apart, so each step is compared by itself.
+        steps = rx.scan(cell, params, xs[:, 1:, None], rx.ElmanState(ys[:, :-1]))[1]
+        np.testing.assert_allclose(ys[:, 1:], steps[:, :, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_converge_is_refused() -> None:
+    cell, params = expanding(3.0)
+    xs, few = normal(3, 60, 3), rx.Newton(max_iterations=5)
+    got = (
+        r"must solve every row of ElmanCell.*; got 3 of 3 rows unsolved after 5 iterations, with residuals up to [0-9]"
+    )
+    with pytest.raises(ValueError, match="max_iterations=5.*" + got):
+        rx.scan(cell, params, xs, implementation=few)
+    with pytest.raises(ValueError, match=r"got NaN\. `newton_report` says"):
+        rx.scan(rx.Stack((cell,)), (params,), xs, implementation=few)
+    with pytest.raises(ValueError, match=r"got 1 of 3 rows unsolved .* up to nan.* Is something not finite"):
+        rx.scan(cell, params, xs.at[1, 3].set(jnp.nan), implementation="newton")
+
+    @jax.jit
+    def run(params: rx.ElmanParams) -> Any:
+        return rx.scan(cell, params, xs, lengths=jnp.array([60, 3, 0]), implementation=few)
+
+    state, ys = run(params)
+    assert jnp.isnan(ys[0]).all()
+    assert jnp.isnan(state.h[0]).all()
+    assert jnp.isfinite(ys[1:]).all()
+    assert jnp.isfinite(state.h[1:]).all()
+    assert_close("rows that converged", ys[1, :3], rx.scan(cell, params, xs[1, :3])[1], 1e-5)
+    assert jnp.isnan(jax.grad(lambda params: run(params)[1].sum())(params).kernel).all()
+
+
+def test_fallback() -> None:
+    cell, params = expanding(1.3)
+    args = params, normal(2, 40, 3), rx.ElmanState(normal(2, 4))
+    few = rx.Newton("diagonal", max_iterations=3, fallback=True)
+    got, expected = (pulled(name, cell, *args) for name in (few, "xla"))
+    assert_close("fallback", got, expected, 1e-4)
+    with pytest.raises(ValueError, match="must solve"):
+        rx.scan(cell, *args, implementation=dataclasses.replace(few, fallback=False))
+    assert not rx.newton_report(cell, *args, newton=few).converged.any()
+    nan = args[1].at[0, 5].set(jnp.nan)
+    assert jnp.isnan(rx.scan(cell, params, nan, implementation=few)[1]).sum() == 35 * 4
+
+
+@pytest.mark.parametrize(("newton", "time_major"), [(FULL, False), (DIAGONAL, True)], ids=str)
+def test_report(newton: rx.Newton, time_major: bool) -> None:
+    cell, xs = rx.GRUCell(4), normal(2, 3, 50, 3)
+    params, lengths = perturbed_params(cell, 3), jnp.array([[50, 1, 0], [20, 50, 50]])
+    xs = jnp.moveaxis(xs, 2, 0) if time_major else xs
+    walk = {"lengths": lengths, "time_major": time_major}
+    report = rx.newton_report(cell, params, xs, newton=newton, **walk)
+    assert report.converged.all()
+    assert report.residual.max() <= 8 * np.finfo(np.float32).eps
+    assert report.iterations[0, 2] == 0
+    assert report.iterations[0, 1] == 1
+    most = int(report.iterations.max())
+    assert 1 < most < 30
+    for limit in (most, most - 1):
+        limited = rx.newton_report(cell, params, xs, newton=dataclasses.replace(newton, max_iterations=limit), **walk)
+        assert limited.converged.all() == (limit == most)
+        assert (limited.iterations == jnp.minimum(report.iterations, limit)).all()
+        assert (limited.converged == (report.iterations <= limit)).all()
+    loose = rx.newton_report(cell, params, xs, newton=dataclasses.replace(newton, tol=0.1), **walk)
+    assert loose.iterations.max() < most
+    assert 1e-6 < loose.residual.max() <= 0.1
+    nothing = rx.newton_report(cell, params, xs[:0] if time_major else xs[:, :, :0], time_major=time_major)
+    assert nothing.converged.shape == (2, 3)
+    assert not nothing.iterations.any()
+    with pytest.raises(TypeError, match=r"`cell` must be a recurrax\.Cell, such as"):
+        rx.newton_report(rx.Stack((cell,)), (params,), xs)
+
+
+def test_parts_are_windows() -> None:
+    cell, args = rx.LSTMCell(4), (perturbed_params(rx.LSTMCell(4), 3), normal(2, 50, 3))
+    got, expected = (pulled(name, cell, *args, remat=16) for name in ("newton", "xla"))
+    assert_close("remat=16", got, expected, 2e-5)
+
+
+def test_what_an_implementation_can_be() -> None:
+    cell, xs = rx.GRUCell(4), normal(2, 5, 3)
+    params = cell.init(jax.random.key(0), 3)
+    assert rx.Newton("full", tol=1e-3) == rx.Newton("full", tol=1e-3)
+    assert hash(rx.Newton()) == hash(rx.Newton())
+    for options, message in {
+        ("whole",): '`jacobian` must be "full", "diagonal" or None; got \'whole\'.',
+        (None, 1.0): "`damping` must be at least 0 and below 1; got 1.0.",
+        (None, 0.0, 0.0): "`tol` must be above 0, or None; got 0.0.",
+        (None, 0.0, None, 0): "`max_iterations` must be an int of at least 1; got 0.",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            rx.Newton(*options)
+    for nothing in ("newtn", 3, object):
+        with pytest.raises(ValueError, match=r'`implementation` must be None or one of .*"newton".*; got'):
+            rx.scan(cell, params, xs, implementation=nothing)
+
+    class Integer(rx.GRUCell):
+        def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> rx.GRUState:
+            return rx.GRUState(jnp.zeros((*batch_shape, 4), jnp.int32))
+
+    with pytest.raises(
+        ValueError, match=r'"newton" cannot serve Integer.*: its state must be of real numbers; got int32.'
+    ):
+        rx.scan(Integer(4), params, xs, implementation="newton")
