@@ -61,6 +61,9 @@ from recurrax.cells.minimal import MGUCell as MGUCell
 from recurrax.cells.minimal import MGUParams as MGUParams
 from recurrax.cells.minimal import UGRNNCell as UGRNNCell
 from recurrax.cells.minimal import UGRNNParams as UGRNNParams
+from recurrax.cells.mlstm import MLSTMCell as MLSTMCell
+from recurrax.cells.mlstm import MLSTMParams as MLSTMParams
+from recurrax.cells.mlstm import MLSTMState as MLSTMState
 from recurrax.cells.multiplicative import MultiplicativeLSTMCell as MultiplicativeLSTMCell
 from recurrax.cells.multiplicative import MultiplicativeLSTMParams as MultiplicativeLSTMParams
 from recurrax.cells.peephole import CIFGCell as CIFGCell

@@ -66,8 +66,9 @@ def scan(
         remat: for derivatives, keep what happens within a step only for this many steps at a time, and the state
             between such parts, from which the rest is worked out again on the way back. Around √T keeps the least.
         implementation: `"hoisted"` (the loop for cells that meet their state through one product, its derivative free
-            of products with weights), `"xla"` (the plain loop, for every cell), `"cudnn"` (stacks of LSTMs on NVIDIA
-            GPUs, first-order reverse mode only); None for the best one that is exact for these arguments on this
+            of products with weights), `"xla"` (the plain loop, for every cell), `"chunked"` (parallel within chunks
+            of steps, for `MLSTMCell` and every `LinearCell`), `"cudnn"` (stacks of LSTMs on NVIDIA GPUs, first-order
+            reverse mode only); None for the best one that is exact for these arguments on this
             platform and has every derivative. A name is honoured or refused.
         key: the source of randomness, for layers that have any. No key means deterministic.
 

@@ -31,8 +31,22 @@ _kernels: dict[str, Kernel] = {}
 
 
 def register(name: str, kernel: Kernel) -> None:
-    """Makes a kernel known to `scan` as `implementation=name`."""
-    _kernels[name] = kernel
+    """Makes a kernel known to `scan` as `implementation=name`, beside those of this name that serve other layers."""
+    _kernels[name] = _either(_kernels[name], kernel) if name in _kernels else kernel
+
+
+def _either(first: Kernel, second: Kernel) -> Kernel:
+    """The first of two kernels, or the second for what the first refuses."""
+
+    def refuses(*args: Any, **facts: Any) -> str | None:
+        reason = first.refuses(*args, **facts)
+        return reason if reason and second.refuses(*args, **facts) else None
+
+    def run(*args: Any, **walk: Any) -> tuple[State, Any]:
+        facts = {name: walk[name] for name in ("lengths", "mask", "reset", "reverse")}
+        return (second if first.refuses(*args, **facts) else first).run(*args, **walk)
+
+    return Kernel(run, refuses)
 
 
 def takes_whole(implementation: str | None) -> bool:
@@ -48,6 +62,9 @@ def choose(implementation: str | None, layer: Layer, params: Params, state: Stat
     """
     args = (layer, params, state, xs)
     if implementation is None:  # Among those that have every derivative.
+        # Where it serves, a training step takes 0.1 to 0.3 of the loop's time on a CPU.
+        if features(xs).shape[0] > 1 and not matrix_memory.DEFAULT.refuses(layer):
+            return matrix_memory.DEFAULT
         # A kernel's gradient is one convolution after the loop: step by step it took 2 to 10 times as long on a CPU.
         inside = layer.feature_ndim == 1 and accumulates_inside(features(xs))
         plain = _kernels["hoisted"].refuses(*args, **facts) or inside
@@ -64,4 +81,5 @@ def choose(implementation: str | None, layer: Layer, params: Params, state: Stat
 from recurrax.kernels import cudnn as cudnn  # noqa: E402  (they register themselves, so they come last)
 from recurrax.kernels import hoisted as hoisted  # noqa: E402
 from recurrax.kernels import linear as linear  # noqa: E402
+from recurrax.kernels import matrix_memory as matrix_memory  # noqa: E402
 from recurrax.kernels import xla as xla  # noqa: E402
