@@ -5,6 +5,15 @@ thing that walks time; a Flax module (`recurrax.nnx`, `recurrax.linen`) only hol
 """
 
 from recurrax import initializers as initializers
+from recurrax._affine import AffineCell as AffineCell
+from recurrax._blocks import Activation as Activation
+from recurrax._blocks import Branches as Branches
+from recurrax._blocks import Dense as Dense
+from recurrax._blocks import DenseParams as DenseParams
+from recurrax._blocks import Gated as Gated
+from recurrax._blocks import LayerNorm as LayerNorm
+from recurrax._blocks import NormParams as NormParams
+from recurrax._blocks import RMSNorm as RMSNorm
 from recurrax._compose import Bidirectional as Bidirectional
 from recurrax._compose import Directions as Directions
 from recurrax._compose import Residual as Residual
@@ -12,7 +21,6 @@ from recurrax._compose import Stack as Stack
 from recurrax._dropout import Dropout as Dropout
 from recurrax._dropout import WeightDrop as WeightDrop
 from recurrax._dropout import embedding_dropout as embedding_dropout
-from recurrax._layer import AffineCell as AffineCell
 from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
 from recurrax._learned_state import LearnedInitialState as LearnedInitialState
@@ -30,7 +38,12 @@ from recurrax._recurrent_dropout import RecurrentDropout as RecurrentDropout
 from recurrax._recurrent_dropout import UpdateDropout as UpdateDropout
 from recurrax._scan import scan as scan
 from recurrax._scan import step as step
+from recurrax._window import CausalConv as CausalConv
+from recurrax._window import CausalConvParams as CausalConvParams
+from recurrax._window import Window as Window
+from recurrax._window import WindowState as WindowState
 from recurrax._zoneout import Zoneout as Zoneout
+from recurrax.cells._gated import GatedParams as GatedParams
 from recurrax.cells.continuous import CfCCell as CfCCell
 from recurrax.cells.continuous import CfCParams as CfCParams
 from recurrax.cells.continuous import CfCState as CfCState
@@ -54,9 +67,13 @@ from recurrax.cells.layer_norm import LayerNormElmanCell as LayerNormElmanCell
 from recurrax.cells.layer_norm import LayerNormGRUCell as LayerNormGRUCell
 from recurrax.cells.layer_norm import LayerNormLSTMCell as LayerNormLSTMCell
 from recurrax.cells.layer_norm import LayerNormParams as LayerNormParams
+from recurrax.cells.lru import LRUCell as LRUCell
+from recurrax.cells.lru import LRUParams as LRUParams
 from recurrax.cells.lstm import LSTMCell as LSTMCell
 from recurrax.cells.lstm import LSTMParams as LSTMParams
 from recurrax.cells.lstm import LSTMState as LSTMState
+from recurrax.cells.min_gated import MinGRUCell as MinGRUCell
+from recurrax.cells.min_gated import MinLSTMCell as MinLSTMCell
 from recurrax.cells.minimal import MGUCell as MGUCell
 from recurrax.cells.minimal import MGUParams as MGUParams
 from recurrax.cells.minimal import UGRNNCell as UGRNNCell
@@ -70,8 +87,16 @@ from recurrax.cells.peephole import CIFGCell as CIFGCell
 from recurrax.cells.peephole import CIFGParams as CIFGParams
 from recurrax.cells.peephole import PeepholeLSTMCell as PeepholeLSTMCell
 from recurrax.cells.peephole import PeepholeLSTMParams as PeepholeLSTMParams
+from recurrax.cells.qrnn import QRNNCell as QRNNCell
+from recurrax.cells.qrnn import SRUCell as SRUCell
+from recurrax.cells.rglru import RGLRUCell as RGLRUCell
+from recurrax.cells.rglru import RGLRUParams as RGLRUParams
+from recurrax.cells.s5 import S5Cell as S5Cell
+from recurrax.cells.s5 import S5Params as S5Params
 from recurrax.cells.slstm import SLSTMCell as SLSTMCell
 from recurrax.cells.slstm import SLSTMParams as SLSTMParams
 from recurrax.cells.slstm import SLSTMState as SLSTMState
+from recurrax.kernels.matrix_memory import Chunkwise as Chunkwise
+from recurrax.kernels.time_sharded import TimeSharded as TimeSharded
 
 __version__ = "0.1.0"

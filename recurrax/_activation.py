@@ -1,4 +1,4 @@
-"""Activations whose derivative is taken from their output, so that a step keeps one array for each, not two."""
+"""What gates and activations keep for their derivative: outputs and gates, not every term."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ _FRUGAL: dict[Callable, Activation] = {
 def frugal(activation: Activation) -> Activation:
     """The same function with its derivative taken from its output, where that is known; else the function itself."""
     return _FRUGAL.get(activation, activation)
+
+
+# For its derivative this keeps what goes in, not each of its terms.
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def mixture(gate: jax.Array, opened: jax.Array, closed: jax.Array) -> jax.Array:
+    """`opened` as far as the gate is open, `closed` as far as it is not."""
+    return gate * opened + (1 - gate) * closed

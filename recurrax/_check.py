@@ -126,6 +126,15 @@ def check_number(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be an int of at least 1; got {value!r}.")
 
 
+def check_input_size(layer: Layer, input_size: int, expected: int) -> None:
+    """Checks the number of features that a layer is given, where its own arguments say it."""
+    if input_size != expected:
+        raise ValueError(
+            f"`input_size` of {layer} must be {expected}; got {input_size}. Project the inputs to {expected} features "
+            f"first, as with Dense({expected})."
+        )
+
+
 def check_layer(name: str, layer: Any) -> None:
     """Checks a layer that is part of another."""
     if not isinstance(layer, Layer):

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Cell, Params, features
+from recurrax._layer import Cell, Layer, Params, features
 
 
-def compute_dtype(cell: Cell, params: Params, xs: Any) -> jnp.dtype:
-    """The dtype of the cell's matrix products: its own, or that of the parameters and the inputs together."""
-    if cell.dtype is not None:
-        return jnp.dtype(cell.dtype)
+def compute_dtype(layer: Layer, params: Params, xs: Any) -> jnp.dtype:
+    """The dtype of the layer's matrix products: its own, or that of the parameters and the inputs together."""
+    if (dtype := getattr(layer, "dtype", None)) is not None:
+        return jnp.dtype(dtype)
     floats = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return promote(features(xs).dtype, *floats)
 
@@ -21,6 +21,18 @@ def compute_dtype(cell: Cell, params: Params, xs: Any) -> jnp.dtype:
 def cast(tree: Any, dtype: jnp.dtype) -> Any:
     """The floating leaves of a pytree in another dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def cast_params(cell: Cell, params: Params, dtype: jnp.dtype) -> Params:
+    """The parameters in another dtype, but for those that the cell says are no part of a matrix product."""
+    exact = {name: getattr(params, name) for name in getattr(cell, "exact", ())}
+    params = cast(params, dtype)
+    return params._replace(**exact) if exact else params
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """At least float32: for what is summed up over time, and for the decays that say for how long."""
+    return x.astype(promote(x.dtype, jnp.float32))
 
 
 def default_state_dtype(params: Params, xs: Any) -> jnp.dtype:

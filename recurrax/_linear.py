@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,10 @@ class LinearCell(Cell):
         Martin and Cundy, Parallelizing linear recurrent neural nets over sequence length, 2018,
         https://arxiv.org/abs/1709.04057
     """
+
+    # The parameters that say how long a state lasts. They keep their dtype whatever that of the products: with its
+    # phases rounded to bfloat16 the outputs of an LRU are off by a seventh after 1,000 steps, not by a 400th.
+    exact: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def project_inputs(self, params: Params, xs: jax.Array) -> Coefficients:

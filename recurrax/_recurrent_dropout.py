@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._affine import AffineCell, along
 from recurrax._check import check_rate
-from recurrax._layer import AffineCell, Params, State, Walk
+from recurrax._layer import Params, State, Walk
 from recurrax._wrapper import Wrapper
 
 
@@ -177,8 +178,7 @@ class _Masked(_WithMask):
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
         params, mask = params
-        mask = jnp.expand_dims(mask.astype(h.dtype), tuple(range(h.ndim - mask.ndim)))
-        return self.cell.project_state(params, h * mask)
+        return self.cell.project_state(params, h * along(mask, h))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -20,6 +20,7 @@ from recurrax._dtype import default_state_dtype
 from recurrax._layer import Layer, Params, State, batch_shape_of, features
 from recurrax._mask import lengths_to_mask, where
 from recurrax._walk import ScanWalk
+from recurrax.kernels import Implementation, verify
 
 
 def scan(
@@ -35,7 +36,7 @@ def scan(
     time_major: bool = False,
     unroll: int = 1,
     remat: int | None = None,
-    implementation: str | None = None,
+    implementation: str | Implementation | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Takes a layer along a sequence.
@@ -66,10 +67,11 @@ def scan(
         remat: for derivatives, keep what happens within a step only for this many steps at a time, and the state
             between such parts, from which the rest is worked out again on the way back. Around √T keeps the least.
         implementation: `"hoisted"` (the loop for cells that meet their state through one product, its derivative free
-            of products with weights), `"xla"` (the plain loop, for every cell), `"chunked"` (parallel within chunks
-            of steps, for `MLSTMCell` and every `LinearCell`), `"cudnn"` (stacks of LSTMs on NVIDIA GPUs, first-order
-            reverse mode only); None for the best one that is exact for these arguments on this
-            platform and has every derivative. A name is honoured or refused.
+            of products with weights), `"xla"` (the plain loop, for every cell), `"sequential"`, `"associative"` and
+            `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once;
+            the last for `MLSTMCell` too), `"cudnn"` (stacks of LSTMs on NVIDIA GPUs, first-order reverse mode only), or
+            an object that says more, such as `TimeSharded(mesh, "time")`; None for the best one that is exact for these
+            arguments on this platform and has every derivative. What is asked for is honoured or refused.
         key: the source of randomness, for layers that have any. No key means deterministic.
 
     Returns:
@@ -115,7 +117,14 @@ def scan(
     kind = getattr(key, "dtype", jnp.bool_)
     if key is not None and not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
         raise TypeError(f"`key` must be a PRNG key, such as jax.random.key(0); got {describe(key)}.")
-    return _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, remat, implementation, key)
+
+    def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
+        flags = (lengths, mask, reset, reverse, time_major)
+        return _run(layer, params, xs, state, *flags, unroll, remat, implementation, key)
+
+    outcome = run(implementation)
+    verify(implementation, layer, outcome, run)
+    return outcome
 
 
 def step(
@@ -126,7 +135,7 @@ def step(
     *,
     mask: jax.Array | None = None,
     reset: jax.Array | None = None,
-    implementation: str | None = None,
+    implementation: str | Implementation | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Takes one step: `scan` over a sequence of one, so that streaming cannot disagree with training.

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._affine import AffineCell
 from recurrax._check import check_tree
 from recurrax._compose import Bidirectional, Directions, Stack
-from recurrax._layer import AffineCell, Layer
+from recurrax._layer import Layer
 from recurrax.cells.lstm import LSTMState
 
 NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}

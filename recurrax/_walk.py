@@ -26,7 +26,7 @@ class ScanWalk:
     reverse: bool
     unroll: int
     remat: int | None
-    implementation: str | None
+    implementation: str | kernels.Implementation | None
     key: jax.Array | None
     initial: State | None = None  # within a layer that says it for its cell
 
@@ -50,7 +50,7 @@ class ScanWalk:
             return kernel.run(layer, params, state, xs, **walk)
 
         if self.remat is not None and kernel.whole:
-            raise ValueError(f'`remat` must be None with `implementation` "{self.implementation}"; got {self.remat}.')
+            raise ValueError(f"`remat` must be None with `implementation` {self.implementation!r}; got {self.remat}.")
         if self.remat is None:
             return run(state, (xs, self.mask, reset))
         return _in_parts(run, self.remat, state, (xs, self.mask, reset), self.reverse)

@@ -13,8 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
+from recurrax._affine import AffineCell
 from recurrax._flax import mesh_axes, names_of
-from recurrax._layer import AffineCell, Initializer, Layer, State, features
+from recurrax._layer import Initializer, Layer, State, features
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell

@@ -13,14 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recurrax._dtype import cast
 from recurrax._layer import Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
+from recurrax.kernels import Implementation
 
 _STEPS, _BATCH = 6, 4
 
 
-def check_contract(layer: Layer, input_size: int = 3, *, implementation: str | None = None, tol: float = 2e-5) -> None:
+def check_contract(
+    layer: Layer, input_size: int = 3, *, implementation: str | Implementation | None = None, tol: float = 2e-5
+) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
     Steps one by one equal the whole; parts joined by the state equal the whole; ragged rows, with NaN in the padding
@@ -81,9 +85,16 @@ def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float 
 
 
 def noise(like: Any, seed: int) -> Any:
-    """Standard normal noise in the structure, shapes and dtypes of a pytree."""
+    """Standard normal noise in the structure, shapes and dtypes of a pytree, in both parts of complex leaves."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), like)
+
+    def draw(leaf: Any) -> jax.Array:
+        drawn = rng.standard_normal(leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            drawn = drawn + 1j * rng.standard_normal(leaf.shape)
+        return jnp.asarray(drawn, leaf.dtype)
+
+    return jax.tree.map(draw, like)
 
 
 def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
@@ -136,7 +147,7 @@ def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
     """
     chex.assert_trees_all_equal_structs(got, expected)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        a, b = (np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64) for x in (a, b))
         atol = tol * max(1.0, np.abs(b).max(initial=0))
         place = f"{what} at {jax.tree_util.keystr(path)}"
         np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=place)
@@ -224,7 +235,7 @@ def _check_layouts(layer: Layer, run: Callable, args: tuple, tol: float) -> None
 
 def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     del tol
-    half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)  # noqa: E731
+    half = functools.partial(cast, dtype=jnp.dtype(jnp.bfloat16))
     params, xs, state = args
     expected = run(params, xs, state)
     for name, inputs in {
@@ -246,11 +257,12 @@ def _check_derivatives(layer: Layer, run: Callable, args: tuple, tol: float) -> 
 
     def loss(*args: Any) -> jax.Array:
         leaves = jax.tree.leaves(run(*args))
-        return sum((jnp.sum(jnp.sin(leaf)) for leaf in leaves), jnp.zeros(()))
+        return sum((jnp.sum(jnp.sin(leaf.real) + jnp.sin(leaf.imag)) for leaf in leaves), jnp.zeros(()))
 
     def dot(a: Any, b: Any) -> jax.Array:
+        # Not conjugated: a gradient by z is conjugated already, so that this is how far the loss moves.
         pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        return sum((jnp.vdot(x, y) for x, y in pairs), jnp.zeros(()))
+        return sum((jnp.sum(x * y).real for x, y in pairs), jnp.zeros(()))
 
     def gradient(*args: Any) -> Any:
         return jax.grad(loss, (0, 1, 2))(*args)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equations import assert_obeys
 
 import recurrax as rx
 from recurrax.cells.indrnn import IndRNNCell
@@ -129,36 +130,12 @@ CASES: dict[str, tuple[rx.AffineCell, Callable]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_the_equations_in_float64(name: str) -> None:
     cell, oracle = CASES[name]
-    like = jax.eval_shape(lambda: cell.initial_state((B,)))
-    args = jax.tree.map(np.float64, (perturbed_params(cell, I, scale=0.5), normal(B, T, I), noise(like, 2)))
-    rng = np.random.default_rng(3)
-    draw = lambda tree: jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), tree)  # noqa: E731
 
-    def dot(a: Any, b: Any) -> Any:
-        return sum((x * y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    def equations(*args: Any) -> tuple:
+        state = oracle(*args)
+        return state, state[0]
 
-    def walk(params: Any, xs: np.ndarray, state: Any) -> tuple[Any, np.ndarray]:
-        ys = []
-        for t in range(T):
-            state = type(like)(*oracle(params, xs[:, t], *state))
-            ys.append(state.h)
-        return state, np.stack(ys, axis=1)
-
-    expected = walk(*args)
-    weights, directions = draw(expected), [draw(args) for _ in range(3)]
-    moved = lambda direction, by: jax.tree.map(lambda a, d: a + by * d, args, direction)  # noqa: E731
-    slopes = [(dot(walk(*moved(d, 1e-6)), weights) - dot(walk(*moved(d, -1e-6)), weights)) / 2e-6 for d in directions]
-    with jax.enable_x64(True):
-        for implementation in ("xla", "hoisted") if cell.is_affine else ("xla",):
-
-            def loss(*args: Any, implementation: str = implementation) -> Any:
-                out = rx.scan(cell, *args, implementation=implementation)
-                return dot(out, weights), out
-
-            grads, got = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*args)
-            assert_close(f"values of {implementation}", got, expected, 1e-10)
-            along = [dot(jax.tree.map(np.asarray, grads), d) for d in directions]
-            np.testing.assert_allclose(along, slopes, rtol=1e-6, atol=1e-6)
+    assert_obeys(cell, equations, I, ("xla", "hoisted") if cell.is_affine else ("xla",))
 
 
 LAYERS = [

@@ -9,23 +9,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import recurrax as rx
-from recurrax import kernels
+from recurrax import Chunkwise, kernels
 from recurrax.cells.mlstm import MLSTMCell, MLSTMParams, MLSTMState
-from recurrax.kernels.matrix_memory import Chunkwise
 from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
 
 CELLS = [MLSTMCell(6), MLSTMCell(6, 3, "exp", (0.0, 0.0)), MLSTMCell(6, 2, bias=False)]
-
-
-@pytest.fixture
-def chunks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The name of an implementation with chunks of a given length."""
-
-    def name(length: int) -> str:
-        monkeypatch.setitem(kernels._kernels, f"chunks of {length}", Chunkwise(length))
-        return f"chunks of {length}"
-
-    return name
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -60,7 +48,7 @@ def _of_the_paper(state: MLSTMState) -> tuple[jax.Array, jax.Array]:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_equations(cell: MLSTMCell, chunks: Any) -> None:
+def test_equations(cell: MLSTMCell) -> None:
     params = _double(perturbed_params(cell, 3, scale=0.5))
     rng, size = np.random.default_rng(1), cell.hidden_size // cell.num_heads
     xs, past = rng.standard_normal((2, 7, 3)), rng.standard_normal((2, cell.num_heads, size, size))
@@ -84,9 +72,9 @@ def test_equations(cell: MLSTMCell, chunks: Any) -> None:
         return (moved(1e-6) - moved(-1e-6)) / 2e-6
 
     slopes = [slope(at) for at in range(4)]
-    for implementation in ("xla", chunks(3)):
+    for implementation in ("xla", Chunkwise(3)):
 
-        def ours(params: Any, xs: Any, c: Any, n: Any, implementation: str = implementation) -> tuple[Any, Any]:
+        def ours(params: Any, xs: Any, c: Any, n: Any, implementation: Any = implementation) -> tuple[Any, Any]:
             scale = jnp.exp(-m)[..., None]
             state = MLSTMState(jnp.zeros((2, 6)), c * scale[..., None], n * scale, m)
             state, ys = rx.scan(cell, params, xs, state, implementation=implementation)
@@ -105,13 +93,13 @@ def test_equations(cell: MLSTMCell, chunks: Any) -> None:
 
 
 @pytest.mark.parametrize(("steps", "lengths"), [(0, (1,)), (1, (4,)), (13, (4, 64))])
-def test_forms_agree(steps: int, lengths: tuple[int, ...], chunks: Any) -> None:
+def test_forms_agree(steps: int, lengths: tuple[int, ...]) -> None:
     cell = MLSTMCell(6, 2)
     params, xs = perturbed_params(cell, 3), noise(jax.ShapeDtypeStruct((2, steps, 3), jnp.float32), 1)
     state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
     mask, reset = np.random.default_rng(0).random((2, 2, steps)) < np.array([0.7, 0.2])[:, None, None]
 
-    def results(implementation: str) -> Any:
+    def results(implementation: Any) -> Any:
         def run(params: Any, xs: Any, state: Any) -> Any:
             plain = rx.scan(cell, params, xs, None, implementation=implementation)
             return plain, rx.scan(
@@ -122,11 +110,11 @@ def test_forms_agree(steps: int, lengths: tuple[int, ...], chunks: Any) -> None:
 
     expected = results("xla")
     for length in lengths:
-        assert_close(f"chunks of {length}", results(chunks(length)), expected, 1e-5)
+        assert_close(f"chunks of {length}", results(Chunkwise(length)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
-def test_extreme_gates_stay_finite(forget_gate: Any, chunks: Any) -> None:
+def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
     cell, rng = MLSTMCell(4, 2, forget_gate, bias=False), np.random.default_rng(0)
     params = MLSTMParams(jnp.eye(20).at[16:].multiply(50.0))
     xs = rng.standard_normal((8, 20, 20))
@@ -137,10 +125,10 @@ def test_extreme_gates_stay_finite(forget_gate: Any, chunks: Any) -> None:
         )
     zeros = np.zeros((8, 2, 2, 2)), np.zeros((8, 2, 2))
     xs32 = jnp.asarray(xs, jnp.float32)
-    for implementation in ("xla", chunks(8)):
+    for implementation in ("xla", Chunkwise(8)):
 
         @jax.jit
-        def run(params: Any, xs: Any, implementation: str = implementation) -> Any:
+        def run(params: Any, xs: Any, implementation: Any = implementation) -> Any:
             state, ys = rx.scan(cell, params, xs, implementation=implementation)
             return jnp.sum(jnp.sin(ys)), (state, ys)
 
@@ -152,14 +140,14 @@ def test_extreme_gates_stay_finite(forget_gate: Any, chunks: Any) -> None:
         assert jnp.isfinite(tangents).all(), implementation
 
 
-def test_no_past_is_told_from_keys_that_cancel(chunks: Any) -> None:
+def test_no_past_is_told_from_keys_that_cancel() -> None:
     # With f = 1 and i = 1, two opposite keys leave n = 0, but not c.
     cell = MLSTMCell(2, forget_gate="exp", forget_bias=(0.0, 0.0))
     eye = jnp.eye(2)
     params = MLSTMParams(jnp.concatenate([eye, eye, eye, 0 * eye, 0 * eye], axis=1))
     cell = MLSTMCell(2, forget_gate="exp", bias=False)
     xs = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
-    for implementation in ("xla", chunks(2)):
+    for implementation in ("xla", Chunkwise(2)):
         state, ys = rx.scan(cell, params, xs, implementation=implementation)
         assert_close(
             implementation,
@@ -170,13 +158,13 @@ def test_no_past_is_told_from_keys_that_cancel(chunks: Any) -> None:
         assert float(state.c[0, 0, 0]) > 2
 
 
-def test_a_learned_initial_state_learns_from_zeros(chunks: Any) -> None:
+def test_a_learned_initial_state_learns_from_zeros() -> None:
     layer = rx.LearnedInitialState(MLSTMCell(4, 2))
     params, xs = layer.init(jax.random.key(0), 3), noise(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
     params = params._replace(layer=perturbed_params(MLSTMCell(4, 2), 3))
     reset = jnp.zeros((2, 5), bool).at[1, 2].set(True)
 
-    def gradient(params: Any, implementation: str) -> Any:
+    def gradient(params: Any, implementation: Any) -> Any:
         loss = lambda params: rx.scan(layer, params, xs, reset=reset, implementation=implementation)[1].sum()  # noqa: E731
         return jax.jit(jax.grad(loss))(params)
 
@@ -184,12 +172,12 @@ def test_a_learned_initial_state_learns_from_zeros(chunks: Any) -> None:
     for at in (params, learned):
         expected = gradient(at, "xla")
         assert expected.state.c.all()
-        assert_close("gradients", gradient(at, chunks(2)), expected, 1e-5)
+        assert_close("gradients", gradient(at, Chunkwise(2)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
-def test_inputs_sharded_over_a_mesh(axis_type: AxisType, chunks: Any) -> None:
-    cell, name = MLSTMCell(6, 3), chunks(4)
+def test_inputs_sharded_over_a_mesh(axis_type: AxisType) -> None:
+    cell, chunked = MLSTMCell(6, 3), Chunkwise(4)
     params, xs, lengths = (
         perturbed_params(cell, 3),
         noise(jax.ShapeDtypeStruct((8, 5, 3), jnp.float32), 1),
@@ -198,7 +186,7 @@ def test_inputs_sharded_over_a_mesh(axis_type: AxisType, chunks: Any) -> None:
     reset = jnp.zeros((8, 5), bool).at[::2, 2].set(True)
 
     def run(params: Any, xs: Any, lengths: Any, reset: Any) -> Any:
-        return rx.scan(cell, params, xs, lengths=lengths, reset=reset, implementation=name)
+        return rx.scan(cell, params, xs, lengths=lengths, reset=reset, implementation=chunked)
 
     expected = run(params, xs, lengths, reset)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
@@ -210,8 +198,8 @@ def test_inputs_sharded_over_a_mesh(axis_type: AxisType, chunks: Any) -> None:
 
 
 @pytest.mark.parametrize("length", [None, 4])
-def test_contract(length: int | None, chunks: Any) -> None:
-    check_contract(MLSTMCell(6, 3), implementation="xla" if length is None else chunks(length))
+def test_contract(length: int | None) -> None:
+    check_contract(MLSTMCell(6, 3), implementation="xla" if length is None else Chunkwise(length))
 
 
 def test_choice() -> None:
@@ -219,20 +207,20 @@ def test_choice() -> None:
     facts = dict.fromkeys(("lengths", "mask", "reset"), None) | {"reverse": False}
     chosen = lambda steps: kernels.choose(None, cell, None, None, jnp.ones((steps, 3)), **facts).run  # noqa: E731
     assert chosen(1) is kernels.xla.run
-    assert chosen(2) == kernels.matrix_memory.DEFAULT.run
+    assert chosen(2) == Chunkwise().run
 
 
-def test_memory_is_linear_in_steps(chunks: Any) -> None:
+def test_memory_is_linear_in_steps() -> None:
     cell = MLSTMCell(64)
-    params, name = perturbed_params(cell, 16), chunks(32)
+    params, chunked = perturbed_params(cell, 16), Chunkwise(32)
 
-    def memory(steps: int, implementation: str) -> int:
+    def memory(steps: int, implementation: Any) -> int:
         loss = lambda params, xs: rx.scan(cell, params, xs, implementation=implementation)[1].sum()  # noqa: E731
         lowered = jax.jit(jax.grad(loss)).lower(params, jnp.ones((2, steps, 16)))
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    assert memory(1024, name) < 2.2 * memory(512, name)
-    assert memory(512, name) < 0.3 * memory(512, "xla")
+    assert memory(1024, chunked) < 2.2 * memory(512, chunked)
+    assert memory(512, chunked) < 0.3 * memory(512, "xla")
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._activation import frugal
+from recurrax._affine import affine
 from recurrax._check import describe
 from recurrax._dtype import cast
-from recurrax._layer import Cell, Initializer, affine
+from recurrax._layer import Cell, Initializer
 
 
 class TimedInputs(NamedTuple):

@@ -14,7 +14,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Initializer, Params
+from recurrax._affine import AffineCell, along
+from recurrax._layer import Initializer, Params
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
 from recurrax.cells.lstm import LSTMCell, LSTMState
@@ -131,9 +132,7 @@ def _convolve(
         preferred_element_type=x.dtype,
     )
     y = y.reshape(*steps, *y.shape[1:])
-    if bias is None:
-        return y
-    return y + jnp.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - 1)))
+    return y if bias is None else y + along(bias, y)
 
 
 def _all_positive(numbers: Sequence[int]) -> bool:

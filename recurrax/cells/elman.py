@@ -8,10 +8,9 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Gates
+from recurrax._affine import AffineCell, Gates
 
 
 class ElmanParams(NamedTuple):
@@ -76,10 +75,7 @@ class ElmanCell(AffineCell):
 
     gates: ClassVar[int] = 1
     params_type: ClassVar[type] = ElmanParams
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> ElmanState:
-        """Zeros, `[*B, H]`."""
-        return ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+    state_type: ClassVar[type] = ElmanState
 
     def pointwise(self, params: ElmanParams, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""

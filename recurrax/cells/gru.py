@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Gates, affine
+from recurrax._activation import frugal, mixture
+from recurrax._affine import AffineCell, Gates, affine
 
 
 class GRUParams(NamedTuple):
@@ -87,15 +85,12 @@ class GRUCell(AffineCell):
 
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = GRUParams
+    state_type: ClassVar[type] = GRUState
 
     @property
     def has_recurrent_bias(self) -> bool:
         """Whether the parameters hold a `recurrent_bias`."""
         return self.bias and self.reset_after if self.recurrent_bias is None else self.recurrent_bias
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> GRUState:
-        """Zeros, `[*B, H]`."""
-        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     @property
     def is_affine(self) -> bool:
@@ -125,10 +120,5 @@ class GRUCell(AffineCell):
         return self._mix(z_z + u_z, z_n + u_n, state)
 
     def _mix(self, z: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
-        # For its derivative this keeps what goes in, not each of its terms.
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def mix(z: jax.Array, n: jax.Array, h: jax.Array) -> jax.Array:
-            return (1 - z) * n + z * h
-
-        h = mix(frugal(self.gate_activation)(z), self.update(frugal(self.activation)(n)), state.h)
+        h = mixture(frugal(self.gate_activation)(z), state.h, self.update(frugal(self.activation)(n)))
         return GRUState(h), h

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._affine import along
 from recurrax._layer import Initializer
 from recurrax.cells.elman import ElmanCell
 
@@ -90,9 +91,5 @@ class IndRNNCell(ElmanCell):
 
     def project_state(self, params: IndRNNParams, h: jax.Array) -> jax.Array:
         """`u = h * recurrent_kernel + recurrent_bias`."""
-
-        def row(p: jax.Array) -> jax.Array:
-            return jnp.expand_dims(p.astype(h.dtype), tuple(range(h.ndim - 1)))
-
-        u = h * row(params.recurrent_kernel)
-        return u if params.recurrent_bias is None else u + row(params.recurrent_bias)
+        u = h * along(params.recurrent_kernel, h)
+        return u if params.recurrent_bias is None else u + along(params.recurrent_bias, h)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
+from recurrax._activation import frugal, mixture
+from recurrax._affine import AffineCell, Gates, affine, along
 from recurrax._dtype import promote
-from recurrax._layer import AffineCell, Gates, Params, affine
+from recurrax._layer import Params
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUState
 from recurrax.cells.lstm import LSTMState
@@ -47,10 +48,9 @@ class LayerNormParams(NamedTuple):
 def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
     """`(x - mean) / sqrt(variance + epsilon) * scale + bias` over the last axis, worked out in float32 at least."""
     wide = x.astype(promote(x.dtype, jnp.float32))
-    row = lambda p: jnp.expand_dims(p.astype(wide.dtype), tuple(range(x.ndim - 1)))  # noqa: E731
     centred = wide - wide.mean(axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon) * row(scale)
-    return (y if bias is None else y + row(bias)).astype(x.dtype)
+    y = centred * jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon) * along(scale, wide)
+    return (y if bias is None else y + along(bias, wide)).astype(x.dtype)
 
 
 # For its derivative this keeps what goes in: all else is a few sums away.
@@ -145,10 +145,6 @@ class _LayerNormCell(AffineCell):
         """Both, apart."""
         return *z, *u
 
-    def split(self, a: jax.Array) -> Gates:
-        """The parts of `[*B, G*H]`, or of all pre-activations side by side, `[*B, 2*G*H]`, each `[*B, H]`."""
-        return tuple(jnp.split(a, a.shape[-1] // self.hidden_size, axis=-1))
-
     def _recurrent(self, params: Params, u: Gates) -> Gates:
         return self.split(self._normalize(jnp.concatenate(u, -1), params.recurrent_scale, params.recurrent_bias))
 
@@ -203,20 +199,14 @@ class LayerNormLSTMCell(_LayerNormCell):
     forget_bias: float = 1.0
 
     gates: ClassVar[int] = 4
+    state_type: ClassVar[type] = LSTMState
     _groups: ClassVar[tuple[int, ...]] = (4,)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters, with `forget_bias` added to the forget gate's bias; every scale is one."""
-        size, params = self.hidden_size, super().init(key, input_size, dtype)
-        if self.bias:
-            bias = params.bias.at[size : 2 * size].add(self.forget_bias)
-            params = params._replace(bias=bias, cell_bias=jnp.zeros(size, dtype))
-        return params._replace(cell_scale=jnp.ones(size, dtype))
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
-        """Zeros: h and c `[*B, H]`."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+        size, params = self.hidden_size, self.shifted(super().init(key, input_size, dtype), 1, self.forget_bias)
+        cell_bias = jnp.zeros(size, dtype) if self.bias else None
+        return params._replace(cell_scale=jnp.ones(size, dtype), cell_bias=cell_bias)
 
     def pointwise(self, params: Params, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
@@ -276,6 +266,7 @@ class LayerNormGRUCell(_LayerNormCell):
     recurrent_bias: bool | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
 
     gates: ClassVar[int] = 3
+    state_type: ClassVar[type] = GRUState
     _groups: ClassVar[tuple[int, ...]] = (2, 1)
 
     @property
@@ -283,19 +274,9 @@ class LayerNormGRUCell(_LayerNormCell):
         """Whether the parameters hold a `recurrent_bias`."""
         return self.bias if self.recurrent_bias is None else self.recurrent_bias
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> GRUState:
-        """Zeros, `[*B, H]`."""
-        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
-
     def pointwise(self, params: Params, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
         """The gates, the candidate and their mixture."""
-
-        # For its derivative this keeps what goes in, not each of its terms.
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def mix(z: jax.Array, n: jax.Array, h: jax.Array) -> jax.Array:
-            return (1 - z) * n + z * h
-
         gate, (u_r, u_z, u_n) = frugal(self.gate_activation), self._recurrent(params, a[3:])
         n = self.update(frugal(self.activation)(a[2] + gate(a[0] + u_r) * u_n))
-        h = mix(gate(a[1] + u_z), n, state.h)
+        h = mixture(gate(a[1] + u_z), state.h, n)
         return GRUState(h), h

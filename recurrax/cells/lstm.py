@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Gates, affine
+from recurrax._affine import AffineCell, Gates, affine
 
 
 class LSTMParams(NamedTuple):
@@ -97,6 +97,7 @@ class LSTMCell(AffineCell):
 
     gates: ClassVar[int] = 4
     params_type: ClassVar[type] = LSTMParams
+    state_type: ClassVar[type] = LSTMState
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,10 +114,7 @@ class LSTMCell(AffineCell):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
         key, projection_key = jax.random.split(key)
-        params = super().init(key, input_size, dtype)
-        if self.bias:
-            forget_gate = slice(self.hidden_size, 2 * self.hidden_size)
-            params = params._replace(bias=params.bias.at[forget_gate].add(self.forget_bias))
+        params = self.shifted(super().init(key, input_size, dtype), 1, self.forget_bias)
         if self.proj_size:
             # Drawn as PyTorch lays it out, [P, H], so that `torch_uniform` finds H in the last axis here too.
             projection = self.kernel_init(projection_key, (self.proj_size, self.hidden_size), jnp.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -11,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Gates, affine
+from recurrax._activation import frugal, mixture
+from recurrax._affine import AffineCell, Gates, affine
 from recurrax.cells.gru import GRUState
 
 
@@ -57,6 +56,7 @@ class _OneGateCell(AffineCell):
     gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
 
     gates: ClassVar[int] = 2
+    state_type: ClassVar[type] = GRUState
 
     @property
     def _open_keeps(self) -> bool:
@@ -65,24 +65,12 @@ class _OneGateCell(AffineCell):
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> MGUParams | UGRNNParams:
         """Draws the parameters, with the gate's bias moved by `forget_bias` towards keeping the state."""
-        params = super().init(key, input_size, dtype)
-        if self.bias:
-            shift = self.forget_bias if self._open_keeps else -self.forget_bias
-            params = params._replace(bias=params.bias.at[: self.hidden_size].add(shift))
-        return params
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> GRUState:
-        """Zeros, `[*B, H]`."""
-        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        shift = self.forget_bias if self._open_keeps else -self.forget_bias
+        return self.shifted(super().init(key, input_size, dtype), 0, shift)
 
     def _mix(self, gate: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
-        # For its derivative this keeps what goes in, not each of its terms.
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def mix(gate: jax.Array, opened: jax.Array, closed: jax.Array) -> jax.Array:
-            return gate * opened + (1 - gate) * closed
-
         n = self.update(frugal(self.activation)(n))
-        h = mix(gate, state.h, n) if self._open_keeps else mix(gate, n, state.h)
+        h = mixture(gate, state.h, n) if self._open_keeps else mixture(gate, n, state.h)
         return GRUState(h), h
 
 

@@ -13,8 +13,9 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._activation import frugal
+from recurrax._affine import affine
 from recurrax._dtype import promote
-from recurrax._layer import Cell, Initializer, affine
+from recurrax._layer import Cell, Initializer
 
 
 class MLSTMParams(NamedTuple):
@@ -81,7 +82,7 @@ class MLSTMCell(Cell):
 
     The state enters linearly, with weights from the inputs alone. So beside the loop there is the implementation
     "chunked": parallel within chunks, one chunk after another, with memory for the derivative that is linear in T and
-    holds one c for each chunk, where the loop holds one for each step.
+    holds one c for each chunk, where the loop holds one for each step. `Chunkwise` says how long a chunk is.
 
     Args:
         hidden_size: the number of features H of the output.

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._layer import Params, affine
+from recurrax._affine import affine
+from recurrax._layer import Params
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 

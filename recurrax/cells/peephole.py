@@ -13,7 +13,8 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Gates, Initializer, Params, affine
+from recurrax._affine import AffineCell, Gates, affine
+from recurrax._layer import Initializer, Params
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -179,6 +180,7 @@ class CIFGCell(AffineCell):
 
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = CIFGParams
+    state_type: ClassVar[type] = LSTMState
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,17 +190,11 @@ class CIFGCell(AffineCell):
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
         key, peephole_key = jax.random.split(key)
         params = super().init(key, input_size, dtype)
-        if self.bias:
-            params = params._replace(bias=params.bias.at[: self.hidden_size].add(self.forget_bias))
+        params = self.shifted(params, 0, self.forget_bias)
         if self.peepholes:
             peephole = self.peephole_init(peephole_key, (2, self.hidden_size), jnp.float32)
             params = params._replace(peephole=peephole.astype(dtype))
         return params
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
-        """Zeros: h and c `[*B, H]`."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
     def pointwise(self, params: CIFGParams, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""

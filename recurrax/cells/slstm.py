@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._activation import frugal
-from recurrax._layer import AffineCell, Gates, affine
+from recurrax._affine import AffineCell, Gates, affine, along
 
 
 class SLSTMParams(NamedTuple):
@@ -96,6 +96,7 @@ class SLSTMCell(AffineCell):
 
     gates: ClassVar[int] = 4
     params_type: ClassVar[type] = SLSTMParams
+    state_type: ClassVar[type] = SLSTMState
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,15 +119,7 @@ class SLSTMCell(AffineCell):
             return jnp.concatenate(gates, axis=-1)
 
         heads = jnp.stack([head(k) for k in jax.random.split(heads_key, self.num_heads)])
-        params = params._replace(recurrent_kernel=heads.astype(dtype))
-        if self.bias:
-            forget_gate = slice(self.hidden_size, 2 * self.hidden_size)
-            params = params._replace(bias=params.bias.at[forget_gate].add(self.forget_bias))
-        return params
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> SLSTMState:
-        """Zeros, each `[*B, H]`: no past."""
-        return SLSTMState(*(jnp.zeros((*batch_shape, self.hidden_size), dtype) for _ in range(4)))
+        return self.shifted(params._replace(recurrent_kernel=heads.astype(dtype)), 1, self.forget_bias)
 
     def project_state(self, params: SLSTMParams, h: jax.Array) -> jax.Array:
         """`u = h @ recurrent_kernel + recurrent_bias`, each head by itself; `[*B, 4*H]`, gate by gate."""
@@ -137,7 +130,7 @@ class SLSTMCell(AffineCell):
         heads = h.reshape(*batch, self.num_heads, size).astype(kernel.dtype)
         u = jnp.einsum("...nd,ndg->...ng", heads, kernel, preferred_element_type=h.dtype)
         u = jnp.swapaxes(u.reshape(*batch, self.num_heads, 4, size), -3, -2).reshape(*batch, 4 * self.hidden_size)
-        return u if bias is None else u + jnp.expand_dims(bias.astype(u.dtype), tuple(range(u.ndim - 1)))
+        return u if bias is None else u + along(bias, u)
 
     def pointwise(self, params: SLSTMParams, a: Gates, state: SLSTMState) -> tuple[SLSTMState, jax.Array]:
         """The gates, both sums over the past and their quotient."""

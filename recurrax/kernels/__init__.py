@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import jax
 
 from recurrax._layer import Layer, Params, State, features
-from recurrax._platform import accumulates_inside
+from recurrax._platform import accumulates_inside, linear_solver
 
 
 class Kernel(NamedTuple):
@@ -27,15 +29,30 @@ class Kernel(NamedTuple):
     whole: bool = False
 
 
-_kernels: dict[str, Kernel] = {}
+class Implementation(Protocol):
+    """What `scan` takes as `implementation` beside a name: a hashable object that has what a `Kernel` has.
+
+    It may have `verify(layer, outcome, again)` too, which sees what `scan` is about to return where that can be looked
+    at, outside of any trace, and may raise; `again(implementation)` is the outcome of another implementation.
+    """
+
+    @property
+    def run(self) -> Callable: ...  # noqa: D102
+    @property
+    def refuses(self) -> Callable[..., str | None]: ...  # noqa: D102
+    @property
+    def whole(self) -> bool: ...  # noqa: D102
 
 
-def register(name: str, kernel: Kernel) -> None:
+_kernels: dict[str, Implementation] = {}
+
+
+def register(name: str, kernel: Implementation) -> None:
     """Makes a kernel known to `scan` as `implementation=name`, beside those of this name that serve other layers."""
     _kernels[name] = _either(_kernels[name], kernel) if name in _kernels else kernel
 
 
-def _either(first: Kernel, second: Kernel) -> Kernel:
+def _either(first: Implementation, second: Implementation) -> Implementation:
     """The first of two kernels, or the second for what the first refuses."""
 
     def refuses(*args: Any, **facts: Any) -> str | None:
@@ -49,12 +66,35 @@ def _either(first: Kernel, second: Kernel) -> Kernel:
     return Kernel(run, refuses)
 
 
-def takes_whole(implementation: str | None) -> bool:
-    """Whether the implementation of this name takes layers that are made of others."""
-    return implementation in _kernels and _kernels[implementation].whole
+def find(implementation: str | Implementation) -> Implementation:
+    """The kernel of this name, or the object itself if it is one.
+
+    Raises:
+        ValueError: if there is no such kernel.
+    """
+    if isinstance(implementation, str) and implementation in _kernels:
+        return _kernels[implementation]
+    if not all(hasattr(implementation, name) for name in Kernel._fields):
+        names = ", ".join(f'"{name}"' for name in _kernels)
+        raise ValueError(f"`implementation` must be None or one of {names}; got {implementation!r}.")
+    return implementation  # type: ignore[return-value]
 
 
-def choose(implementation: str | None, layer: Layer, params: Params, state: State, xs: Any, **facts: Any) -> Kernel:
+def takes_whole(implementation: str | Implementation | None) -> bool:
+    """Whether this implementation takes layers that are made of others."""
+    return implementation is not None and find(implementation).whole
+
+
+def verify(implementation: str | Implementation | None, layer: Layer, outcome: Any, again: Callable) -> None:
+    """Lets an implementation refuse its outcome, where that is not traced."""
+    look = None if implementation is None else getattr(find(implementation), "verify", None)
+    if look is not None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(outcome)):
+        look(layer, outcome, again)
+
+
+def choose(
+    implementation: str | Implementation | None, layer: Layer, params: Params, state: State, xs: Any, **facts: Any
+) -> Implementation:
     """The kernel that was asked for, or the best one for these arguments if none was.
 
     Raises:
@@ -62,6 +102,8 @@ def choose(implementation: str | None, layer: Layer, params: Params, state: Stat
     """
     args = (layer, params, state, xs)
     if implementation is None:  # Among those that have every derivative.
+        if features(xs).shape[0] > 1 and not linear.refuses(layer):
+            return _kernels[linear_solver()]
         # Where it serves, a training step takes 0.1 to 0.3 of the loop's time on a CPU.
         if features(xs).shape[0] > 1 and not matrix_memory.DEFAULT.refuses(layer):
             return matrix_memory.DEFAULT
@@ -69,12 +111,10 @@ def choose(implementation: str | None, layer: Layer, params: Params, state: Stat
         inside = layer.feature_ndim == 1 and accumulates_inside(features(xs))
         plain = _kernels["hoisted"].refuses(*args, **facts) or inside
         return _kernels["xla" if plain else "hoisted"]
-    if implementation not in _kernels:
-        names = ", ".join(f'"{name}"' for name in _kernels)
-        raise ValueError(f"`implementation` must be None or one of {names}; got {implementation!r}.")
-    kernel = _kernels[implementation]
+    kernel = find(implementation)
     if reason := kernel.refuses(*args, **facts):
-        raise ValueError(f'`implementation` "{implementation}" cannot serve {layer}: {reason}')
+        name = f'"{implementation}"' if isinstance(implementation, str) else repr(implementation)
+        raise ValueError(f"`implementation` {name} cannot serve {layer}: {reason}")
     return kernel
 
 

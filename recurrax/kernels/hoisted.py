@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from recurrax._affine import AffineCell, Gates
 from recurrax._dtype import cast, compute_dtype
-from recurrax._layer import AffineCell, Cell, Gates, Params, State
+from recurrax._layer import Cell, Params, State
 from recurrax._platform import forward_unroll, projects_inside
 from recurrax.kernels import Kernel, register
 from recurrax.kernels._body import guarded
@@ -147,9 +148,8 @@ def _push_along(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tu
         pushed = packing.unpack(kept, (others, before))(_zeros(others), da, dbefore)
         return *(pushed if own is None else jax.tree.map(jnp.add, pushed, own)), None
 
-    if (
-        own is not None
-    ):  # Else what does not depend on a tangent, zeros times what is kept, would get a loop of its own.
+    # Else what does not depend on a tangent, zeros times what is kept, would get a loop of its own.
+    if own is not None:
         push_advance = jax.checkpoint(push_advance, prevent_cse=False)
     if loop.together:  # One array, so that the transpose puts out one, the very one that the recurrent product takes.
         da = (jnp.concatenate(da, axis=-1),)

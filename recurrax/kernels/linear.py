@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recurrax._dtype import cast, compute_dtype, promote
-from recurrax._layer import Cell, Params, State, features
+from recurrax._dtype import cast, cast_params, compute_dtype, promote
+from recurrax._layer import Layer, Params, State, features
 from recurrax._linear import LinearCell, Solver, linear_scan
 from recurrax._mask import where
 from recurrax.kernels import Kernel, register
@@ -32,7 +32,7 @@ def run(
 ) -> tuple[State, jax.Array]:
     """Takes all steps at once: a masked step has a = 1, b = 0; a reset has a = 0 and starts from the initial state."""
     compute, output = compute_dtype(cell, params, xs), features(xs).dtype
-    params = cast(params, compute)
+    params = cast_params(cell, params, compute)
     a, b, rest = cell.project_inputs(params, cast(xs, compute))
     if not b.shape[0]:
         return state, cell.outputs(params, b, rest).astype(output)
@@ -96,7 +96,7 @@ def _products_and_sums(a: jax.Array, b: jax.Array, reverse: bool, axis: int) -> 
     return lax.associative_scan(then, (a, b), reverse=reverse, axis=axis)
 
 
-def refuses(cell: Cell, *_: Any, **__: Any) -> str | None:
+def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
     """Why a cell has no such form, or None."""
     if isinstance(cell, LinearCell):
         return None

@@ -23,7 +23,7 @@ from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Layer, Params, State
 from recurrax._mask import where
 from recurrax.cells.mlstm import MLSTMCell, bounded_exp, read_out, weights, without_past
-from recurrax.kernels import Kernel, register
+from recurrax.kernels import register
 
 
 class _Memory(NamedTuple):
@@ -57,11 +57,12 @@ class Chunkwise:
         ValueError: if `length` is not an int of at least 1; at the call, if the cell is no `MLSTMCell`.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from recurrax.cells.mlstm import MLSTMCell
-        >>> from recurrax.kernels.matrix_memory import Chunkwise
-        >>> Chunkwise(128).refuses(MLSTMCell(8)) is None
-        True
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> cell = recurrax.MLSTMCell(8, num_heads=2)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jnp.ones((2, 70, 3)), implementation=recurrax.Chunkwise(32))
+        >>> ys.shape
+        (2, 70, 8)
 
     References:
         Beck et al., xLSTM 7B: A recurrent LLM for fast and efficient inference, 2025, https://arxiv.org/abs/2503.13427
@@ -183,5 +184,5 @@ def _advance(fresh: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, j
     return _Memory(c, n, m), read
 
 
-DEFAULT = Kernel(Chunkwise().run, Chunkwise().refuses)
+DEFAULT = Chunkwise()
 register("chunked", DEFAULT)

@@ -66,7 +66,7 @@ class TimeSharded:
             )
         if self.within not in linear.SOLVERS:
             names = ", ".join(f'"{name}"' for name in linear.SOLVERS)
-            raise ValueError(f"`within` must be one of {names}; got {self.within!r}.")
+            raise ValueError(f'`within` must be one of {names}; got "{self.within}".')
 
     def refuses(self, cell: Cell, *args: Any, **facts: Any) -> str | None:
         """Why a cell cannot be run so, or None."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from recurrax._dtype import cast, compute_dtype
+from recurrax._dtype import cast, cast_params, compute_dtype
 from recurrax._layer import Cell, Params, State, features
 from recurrax._platform import projects_inside
 from recurrax.kernels import Kernel, register
@@ -29,7 +29,7 @@ def run(
 ) -> tuple[State, jax.Array]:
     """Takes one step after another."""
     compute = compute_dtype(cell, params, xs)
-    params, zs, inside = cast(params, compute), cast(xs, compute), projects_inside(features(xs))
+    params, zs, inside = cast_params(cell, params, compute), cast(xs, compute), projects_inside(features(xs))
 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
         return *cell.step(params, before, cell.project_inputs(params, z) if inside else z), None

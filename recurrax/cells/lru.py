@@ -1,0 +1,112 @@
+"""The linear recurrent unit: a complex diagonal, parametrised so that it is stable."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from recurrax._dtype import widened
+from recurrax._linear import Coefficients
+from recurrax.cells._diagonal import DiagonalCell
+
+
+class LRUParams(NamedTuple):
+    """Parameters of an `LRUCell`, all real.
+
+    Attributes:
+        log_decay: log ν, `[N]`.
+        log_phase: log θ, `[N]`.
+        log_scale: log γ, `[N]`.
+        kernel: B, `[I, 2*N]`, its real part before its imaginary part.
+        output_kernel: C, `[2*N, H]`, its real part above its imaginary part.
+        skip: D, `[H]`, or `[I, H]` where the inputs do not have H features.
+    """
+
+    log_decay: jax.Array
+    log_phase: jax.Array
+    log_scale: jax.Array
+    kernel: jax.Array
+    output_kernel: jax.Array
+    skip: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LRUCell(DiagonalCell):
+    """The linear recurrent unit: a complex diagonal recurrence whose decay is below 1 by construction.
+
+    h' = λ * h + γ * (x @ B),  λ = exp(-ν + iθ)
+    y = Re(h' @ C) + D x,
+
+    with ν, θ and γ the exponentials of what is learned. `init` draws λ evenly from the part of a ring whose modulus is
+    between `min_radius` and `max_radius` and whose phase is below `max_phase`, and sets γ = √(1 - |λ|²), so that on
+    white noise every part of the state has the same variance. The state is complex.
+
+    Args:
+        hidden_size: the number of features H of the output.
+        state_size: the number N of complex numbers in the state; 0 for H.
+        min_radius: the least modulus of λ at first, the paper's r_min.
+        max_radius: the greatest modulus of λ at first, r_max. Nearer 1 for longer memories.
+        max_phase: the greatest phase of λ at first; smaller for longer memories.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is out of range, not 0 <= min_radius <= max_radius <= 1, or `max_phase` is not in (0, 2π].
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.LRUCell(4, state_size=6, min_radius=0.9, max_radius=0.999)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)), implementation="associative")
+        >>> ys.shape, state.h.shape, state.h.dtype.name
+        ((2, 7, 4), (2, 6), 'complex64')
+
+    References:
+        Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023, https://arxiv.org/abs/2303.06349
+    """
+
+    min_radius: float = 0.0
+    max_radius: float = 1.0
+    max_phase: float = 2 * math.pi
+
+    exact: ClassVar[tuple[str, ...]] = ("log_decay", "log_phase", "log_scale")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.min_radius <= self.max_radius <= 1:
+            raise ValueError(
+                "`min_radius` and `max_radius` must be 0 <= min_radius <= max_radius <= 1; "
+                f"got {self.min_radius} and {self.max_radius}."
+            )
+        if not 0 < self.max_phase <= 2 * math.pi:
+            raise ValueError(f"`max_phase` must be above 0 and at most 2π; got {self.max_phase}.")
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> LRUParams:
+        """Draws λ from the ring, B and C with the variances of the paper."""
+        keys, modes = jax.random.split(key, 5), self.modes
+        # The ends are left out: a modulus of 0 or 1 or a phase of 0 has no logarithm here.
+        u, v = (jax.random.uniform(k, (modes,), minval=1e-6, maxval=1 - 1e-6) for k in keys[:2])
+        low, high = self.min_radius**2, self.max_radius**2
+        decay = jnp.maximum(-0.5 * jnp.log(low + (high - low) * u), 1e-7)
+        kernel = jax.random.normal(keys[2], (input_size, 2 * modes)) * (2 * input_size) ** -0.5
+        output_kernel = jax.random.normal(keys[3], (2 * modes, self.hidden_size)) * modes**-0.5
+        params = LRUParams(
+            log_decay=jnp.log(decay),
+            log_phase=jnp.log(self.max_phase * v),
+            log_scale=0.5 * jnp.log(-jnp.expm1(-2 * decay)),
+            kernel=kernel,
+            output_kernel=output_kernel,
+            skip=self.draw_skip(keys[4], input_size),
+        )
+        return jax.tree.map(lambda p: p.astype(dtype), params)
+
+    def project_inputs(self, params: LRUParams, xs: jax.Array) -> Coefficients:
+        """λ for every step, and what B and γ make of the inputs; `rest` is D x."""
+        decay, phase, scale = (jnp.exp(widened(p)) for p in params[:3])
+        return self.coefficients(params, xs, lax.complex(-decay, phase), scale)

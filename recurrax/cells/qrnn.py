@@ -1,0 +1,152 @@
+"""Pooling over gates from the inputs: the quasi-recurrent network and the simple recurrent unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax._activation import frugal
+from recurrax._linear import Coefficients
+from recurrax.cells._gated import GatedLinearCell, GatedParams
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class QRNNCell(GatedLinearCell):
+    """The pooling of a quasi-recurrent network, over gates from a convolution of the inputs.
+
+    z = activation(x @ kernel_z + bias_z),  f, o, i = σ(x @ kernel_* + bias_*)
+    f-pooling:   h' = f * h + (1 - f) * z,  y = h'
+    fo-pooling:  h' = f * h + (1 - f) * z,  y = o * h'
+    ifo-pooling: h' = f * h + i * z,        y = o * h'
+
+    The state h is what the paper calls c where there is an output gate. The convolution, masked as the paper has it, is
+    `Window` below the cell: over windows of k inputs a product with `kernel` is a convolution of width k.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        pooling: "f", "fo" or "ifo".
+        activation: the nonlinearity of the candidate z.
+        bias: whether the gates have a bias.
+        kernel_init: draws each gate of `kernel` `[I, G*H]`, in the order i, f, z, o, without those that `pooling` does
+            not have; Glorot uniform by default.
+        bias_init: draws each gate of `bias`; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive, or `pooling` is none of the three.
+
+    Example:
+        A network of two layers, the first with a convolution of width 6, the second of width 2:
+
+        >>> import jax, recurrax as rx
+        >>> layer = rx.Stack((rx.Window(3, 6), rx.QRNNCell(4), rx.Window(4, 2), rx.QRNNCell(4)))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> rx.scan(layer, params, jax.numpy.ones((2, 7, 3)), implementation="chunked")[1].shape
+        (2, 7, 4)
+
+    References:
+        Bradbury et al., Quasi-recurrent neural networks, 2017, https://arxiv.org/abs/1611.01576
+    """
+
+    pooling: Literal["f", "fo", "ifo"] = "fo"
+    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling not in ("f", "fo", "ifo"):
+            raise ValueError(f'`pooling` must be "f", "fo" or "ifo"; got {self.pooling!r}.')
+
+    @property
+    def gates(self) -> int:
+        """Those of the pooling, and the candidate."""
+        return len(self.pooling) + 1
+
+    def project_inputs(self, params: GatedParams, xs: jax.Array) -> Coefficients:
+        """The gates and the candidate of every step; `rest` is the output gate."""
+        sigmoid = frugal(jax.nn.sigmoid)
+        z = dict(zip([gate for gate in "ifzo" if gate in f"{self.pooling}z"], self.split(params, xs), strict=True))
+        i = sigmoid(z["i"] if "i" in z else -z["f"])  # σ(-z) is 1 - σ(z), with its digits
+        o = sigmoid(z["o"]) if "o" in z else ()
+        return Coefficients(sigmoid(z["f"]), i * frugal(self.activation)(z["z"]), o)
+
+    def outputs(self, params: GatedParams, hs: jax.Array, rest: Any) -> jax.Array:
+        """The states, through the output gate where there is one."""
+        return hs if self.pooling == "f" else rest.astype(hs.dtype) * hs
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SRUCell(GatedLinearCell):
+    """The simple recurrent unit, with gates that do not see the state, and a highway around it.
+
+    f = σ(x @ kernel_f + bias_f),  r = σ(x @ kernel_r + bias_r)
+    h' = f * h + (1 - f) * (x @ kernel_c)
+    y = r * activation(h') + (1 - r) * α * x,  α = √(1 + 2 exp(highway_bias))
+
+    The state h is the paper's c. Its last version lets both gates see it too: f = σ(x @ kernel_f + v_f * h + bias_f).
+    Then h' is no linear function of h, and steps cannot be taken at once. This is that unit with v = 0, which is how
+    it was first published. Where the inputs do not have H features, x in the highway is x @ kernel_x.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        activation: the nonlinearity of the output; None, the default, for the identity.
+        highway_bias: what `init` adds to the bias of the gate r: below 0 the unit starts off towards the highway.
+        rescale: whether α is as above, so that at first the outputs vary as much as the inputs; else it is 1.
+        bias: whether the gates have a bias.
+        kernel_init: draws each part of `kernel` `[I, 3*H]`, in the order f, r, c, and x where there is such a part,
+            `[I, 4*H]`; Glorot uniform by default.
+        bias_init: draws each part of `bias` `[2*H]`, that of f and that of r; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.SRUCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)), implementation="associative")
+        >>> ys.shape, params.kernel.shape, params.bias.shape
+        ((2, 7, 4), (3, 16), (8,))
+
+    References:
+        Lei et al., Simple recurrent units for highly parallelizable recurrence, 2018, https://arxiv.org/abs/1709.02755
+    """
+
+    activation: Callable[[jax.Array], jax.Array] | None = None
+    highway_bias: float = 0.0
+    rescale: bool = True
+
+    @property
+    def gates(self) -> int:
+        """3 where the inputs have H features: f, r and c."""
+        return 3
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> GatedParams:
+        """Draws the parameters, with `highway_bias` added to the bias of r."""
+        parts = self.gates + (input_size != self.hidden_size)
+        params = self.draw(key, input_size, dtype, parts, 2)
+        if params.bias is not None:
+            params = params._replace(bias=params.bias.at[self.hidden_size :].add(self.highway_bias))
+        return params
+
+    def project_inputs(self, params: GatedParams, xs: jax.Array) -> Coefficients:
+        """The gates and the candidate of every step; `rest` is the gate r and the highway."""
+        sigmoid = frugal(jax.nn.sigmoid)
+        f, r, c, *x = self.split(params, xs)
+        highway = sigmoid(-r) * (x[0] if x else xs.astype(r.dtype))
+        if self.rescale:
+            highway = math.sqrt(1 + 2 * math.exp(self.highway_bias)) * highway
+        return Coefficients(sigmoid(f), sigmoid(-f) * c, (sigmoid(r), highway))
+
+    def outputs(self, params: GatedParams, hs: jax.Array, rest: Any) -> jax.Array:
+        """The states through the gate r, and the highway around them."""
+        r, highway = (part.astype(hs.dtype) for part in rest)
+        return r * (hs if self.activation is None else frugal(self.activation)(hs)) + highway
