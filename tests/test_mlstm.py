@@ -92,6 +92,55 @@ def test_equations(cell: MLSTMCell) -> None:
             np.testing.assert_allclose(got, slopes[at], rtol=1e-6, atol=1e-6, err_msg=f"{name}, {implementation}")
 
 
+@pytest.mark.parametrize("cell", [MLSTMCell(6), MLSTMCell(6, 3)], ids=str)
+def test_the_authors_package(cell: MLSTMCell) -> None:
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("xlstm")
+    from xlstm.blocks.mlstm.backends import parallel_stabilized_simple, recurrent_step_stabilized_simple
+
+    rng, params = np.random.default_rng(1), _double(perturbed_params(cell, 3, scale=0.5))
+    xs, zeros = rng.standard_normal((2, 7, 3)), cell.initial_state((2,))
+    past = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), zeros)
+    number, size = cell.num_heads, cell.hidden_size // cell.num_heads
+
+    def theirs(params: MLSTMParams, xs: Any, state: MLSTMState, from_past: bool) -> Any:
+        z = xs @ params.kernel + params.bias
+        *qkv, o, gates = torch.split(z, [6, 6, 6, 6, 2 * number], dim=-1)
+        q, k, v = (part.reshape(2, 7, number, size).transpose(1, 2) for part in qkv)
+        i, f = (gate.transpose(1, 2)[..., None] for gate in torch.split(gates, number, dim=-1))
+        if not from_past:
+            read = parallel_stabilized_simple(q, k, v, i, f, eps=0.0)
+            return torch.sigmoid(o) * read.transpose(1, 2).reshape(2, 7, 6)
+        kept, reads = (state.c.transpose(-1, -2), state.n[..., None], state.m[..., None, None]), []
+        for t in range(7):
+            now = (part[:, :, t : t + 1].clone() for part in (q, k, v, i, f))
+            read, kept = recurrent_step_stabilized_simple(*kept, *now, eps=0.0)
+            reads.append(read.reshape(2, 6))
+        final = kept[0].transpose(-1, -2), kept[1][..., 0], kept[2][..., 0, 0]
+        return *final, torch.sigmoid(o) * torch.stack(reads, dim=1)
+
+    for from_past in (False, True):
+        args = (params, xs, past if from_past else _double(zeros))
+        tensors = jax.tree.map(lambda leaf: torch.tensor(leaf, requires_grad=True), args)
+        expected = jax.tree.leaves(theirs(*tensors, from_past))
+        weigh = [rng.standard_normal(leaf.shape) for leaf in expected]
+        sum((torch.tensor(w) * leaf).sum() for w, leaf in zip(weigh, expected, strict=True)).backward()
+        wanted = [None if leaf.grad is None else leaf.grad.numpy() for leaf in jax.tree.leaves(tensors)]
+        for implementation in ("xla", Chunkwise(3)):
+
+            @jax.jit
+            def ours(*args: Any, from_past: bool = from_past, implementation: Any = implementation) -> Any:
+                state, ys = rx.scan(cell, *args, implementation=implementation)
+                return [*state[1:], ys] if from_past else [ys]
+
+            with jax.enable_x64(True):
+                got, transposed = jax.vjp(ours, *args)
+                gradients = jax.tree.leaves(transposed(weigh))
+            assert_close("values", got, [leaf.detach().numpy() for leaf in expected], 1e-10)
+            for ours_leaf, leaf in zip(gradients, wanted, strict=True):
+                if leaf is not None:
+                    assert_close("gradients", ours_leaf, leaf, 1e-10)
+
+
 @pytest.mark.parametrize(("steps", "lengths"), [(0, (1,)), (1, (4,)), (13, (4, 64))])
 def test_forms_agree(steps: int, lengths: tuple[int, ...]) -> None:
     cell = MLSTMCell(6, 2)
