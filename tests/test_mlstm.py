@@ -254,9 +254,9 @@ def test_contract(length: int | None) -> None:
 def test_choice() -> None:
     cell = MLSTMCell(4)
     facts = dict.fromkeys(("lengths", "mask", "reset"), None) | {"reverse": False}
-    chosen = lambda steps: kernels.choose(None, cell, None, None, jnp.ones((steps, 3)), **facts).run  # noqa: E731
-    assert chosen(1) is kernels.xla.run
-    assert chosen(2) == Chunkwise().run
+    chosen = lambda steps: kernels.choose(None, cell, None, None, jnp.ones((steps, 3)), **facts)  # noqa: E731
+    assert chosen(1) is kernels.find("xla")
+    assert chosen(2) == Chunkwise()
 
 
 def test_memory_is_linear_in_steps() -> None:
