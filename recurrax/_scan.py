@@ -68,9 +68,9 @@ def scan(
             between such parts, from which the rest is worked out again on the way back. Around √T keeps the least.
         implementation: `"hoisted"` (the loop for cells that meet their state through one product, its derivative free
             of products with weights), `"xla"` (the plain loop, for every cell), `"sequential"`, `"associative"` and
-            `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once),
-            `"cudnn"` (stacks of LSTMs on NVIDIA GPUs, first-order reverse mode only), `"newton"` (any cell,
-            all steps at once, by iterations), or an object that says more, such as `Newton(...)` or
+            `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once;
+            the last for `MLSTMCell` too), `"newton"` (any cell, all steps at once, by iterations), `"cudnn"` (stacks of
+            LSTMs on NVIDIA GPUs, first-order reverse mode only), or an object that says more, such as `Newton(...)` or
             `TimeSharded(mesh, "time")`; None for the best one that is exact for these arguments on this platform and
             has every derivative. What is asked for is honoured or refused.
         key: the source of randomness, for layers that have any. No key means deterministic.

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import recurrax as rx
+from recurrax import CfCCell, LTCCell, NCPWiring, TimedInputs
 from recurrax import nnx as rnn
-from recurrax.cells.continuous import CfCCell, LTCCell, NCPWiring, TimedInputs
 from recurrax.testing import assert_close, check_contract, noise, perturbed_params
 
 WIRING = NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)

@@ -118,6 +118,37 @@ def test_equations(cell: SLSTMCell) -> None:
                 np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6, err_msg=f"{name}, {implementation}")
 
 
+@pytest.mark.parametrize("cell", [SLSTMCell(6), SLSTMCell(6, 3)], ids=str)
+def test_the_authors_package(cell: SLSTMCell) -> None:
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("xlstm")
+    from xlstm.blocks.slstm.src.vanilla import slstm_forward, slstm_pointwise_function_registry
+
+    rng, params = np.random.default_rng(1), _double(perturbed_params(cell, 3, scale=0.5))
+    xs, past = rng.standard_normal((2, 7, 3)), SLSTMState(*(rng.standard_normal((2, 6)) for _ in range(4)))
+    past = past._replace(n=1 + np.abs(past.n))
+    for start in (SLSTMState(*(np.zeros((2, 6)) for _ in range(4))), past):
+        args = (params, xs, start)
+        tree, inputs, state = jax.tree.map(lambda leaf: torch.tensor(leaf, requires_grad=True), args)
+        along_time, kernel = torch.swapaxes(inputs @ tree.kernel, 0, 1), torch.swapaxes(tree.recurrent_kernel, 1, 2)
+        pointwise = slstm_pointwise_function_registry["slstm"]
+        states, final, _ = slstm_forward(along_time, torch.stack(state), kernel, tree.bias, pointwise)
+        expected = (SLSTMState(*final), torch.swapaxes(states[0, 1:], 0, 1))
+        weigh = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), expected)
+        sum(
+            (w * leaf).sum()
+            for w, leaf in zip(map(torch.tensor, jax.tree.leaves(weigh)), jax.tree.leaves(expected), strict=True)
+        ).backward()
+        wanted = jax.tree.map(lambda leaf: leaf.grad.numpy(), (tree, inputs, state))
+        with jax.enable_x64(True):
+            got, transposed = jax.vjp(jax.jit(lambda *args: rx.scan(cell, *args)), *args)
+            gradients = transposed(weigh)
+        assert_close("values", got, jax.tree.map(lambda leaf: leaf.detach().numpy(), expected), 1e-10)
+        if start is past:
+            assert_close("gradients", gradients, wanted, 1e-10)
+        else:  # Of no past there is nothing to move.
+            assert_close("gradients", gradients[:2], wanted[:2], 1e-10)
+
+
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
 def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
     cell = SLSTMCell(4, 2, forget_gate)

@@ -1,0 +1,162 @@
+"""The closed-form continuous-time cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax import initializers
+from recurrax._activation import frugal
+from recurrax._affine import affine
+from recurrax._layer import Cell, Initializer
+from recurrax._timed import TimedInputs, elapsed, timed
+
+
+def lecun_tanh(x: jax.Array) -> jax.Array:
+    """1.7159 * tanh(0.666 * x); the constants are those of the authors of `CfCCell`.
+
+    Args:
+        x: an array.
+
+    Returns:
+        An array of the same shape.
+
+    Example:
+        >>> from recurrax.cells.cfc import lecun_tanh
+        >>> round(float(lecun_tanh(1.0)), 2)
+        1.0
+
+    References:
+        LeCun et al., Efficient backprop, 1998, https://doi.org/10.1007/3-540-49430-8_2
+    """
+    return 1.7159 * frugal(jnp.tanh)(0.666 * x)
+
+
+class Affine(NamedTuple):
+    """Parameters of one map within a step of a `CfCCell`.
+
+    Attributes:
+        kernel: `[U, U]`, or `[U, 4*H]` for the last.
+        bias: `[U]`, or `[4*H]`.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+class CfCParams(NamedTuple):
+    """Parameters of a `CfCCell`; U is `backbone_size`, or 4*H without a backbone.
+
+    Attributes:
+        kernel: `[I, U]`; where U is 4*H, the columns are those of f, g, a and b in this order.
+        recurrent_kernel: `[H, U]`.
+        bias: `[U]`.
+        maps: an `Affine` for each layer of the backbone, from what it puts out: to the next one, or from the last
+            one to f, g, a and b.
+    """
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array
+    maps: tuple[Affine, ...] = ()
+
+
+class CfCState(NamedTuple):
+    """State of a `CfCCell`.
+
+    Attributes:
+        h: the output of the last step, `[*B, H]`.
+    """
+
+    h: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class CfCCell(Cell):
+    """The closed-form continuous-time cell, in its gated form: no solver, and any time between steps.
+
+    f, g, a, b = split(backbone(x @ kernel + h @ recurrent_kernel + bias), 4)
+    t = σ(a * dt + b)
+    h' = (1 - t) * tanh(f) + t * tanh(g),
+
+    where the backbone alternates activations and affine maps. Inputs are features, with dt = 1, or `TimedInputs`.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        backbone_size: the number of features U of a layer of the backbone.
+        backbone_layers: the number of layers of the backbone; with 0, f, g, a and b are affine in x and h.
+        activation: the nonlinearity of the backbone.
+        kernel_init: draws `kernel` and `recurrent_kernel` as one `[I + H, U]`, and each further map; Glorot uniform by
+            default.
+        bias_init: draws each bias; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is not positive or `backbone_layers` is negative, and at the call, if `dt` is not one
+            number for each step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> cell = recurrax.CfCCell(4, backbone_size=16)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> xs = recurrax.TimedInputs(jnp.ones((2, 7, 3)), dt=jnp.full((2, 7), 0.5))
+        >>> state, ys = recurrax.scan(cell, params, xs, lengths=jnp.array([7, 5]))
+        >>> ys.shape, state.h.shape
+        ((2, 7, 4), (2, 4))
+
+    References:
+        Hasani et al., Closed-form continuous-time neural networks, 2022, https://doi.org/10.1038/s42256-022-00556-7
+    """
+
+    backbone_size: int = 128
+    backbone_layers: int = 1
+    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=lecun_tanh, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone_layers < 0:
+            raise ValueError(f"`backbone_layers` must be at least 0; got {self.backbone_layers}.")
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> CfCParams:
+        """Draws the maps, the first one for x and h together."""
+        widths = [input_size + self.hidden_size, *[self.backbone_size] * self.backbone_layers, 4 * self.hidden_size]
+
+        def draw(key: jax.Array, depth: int) -> Affine:
+            # f, g, a and b are four maps, each drawn by itself.
+            parts = 4 if depth == self.backbone_layers else 1
+            ins, outs, keys = widths[depth], widths[depth + 1] // parts, jax.random.split(key, 2 * parts)
+            kernels = [self.kernel_init(k, (ins, outs), jnp.float32) for k in keys[:parts]]
+            biases = [self.bias_init(k, (outs,), jnp.float32) for k in keys[parts:]]
+            return Affine(jnp.concatenate(kernels, axis=-1).astype(dtype), jnp.concatenate(biases).astype(dtype))
+
+        keys = jax.random.split(key, len(widths) - 1)
+        first, *maps = (draw(k, depth) for depth, k in enumerate(keys))
+        return CfCParams(first.kernel[:input_size], first.kernel[input_size:], first.bias, tuple(maps))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> CfCState:
+        """Zeros, `[*B, H]`."""
+        return CfCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def project_inputs(self, params: CfCParams, xs: jax.Array | TimedInputs) -> TimedInputs:
+        """`x @ kernel + bias`, and the times as they are."""
+        x, dt = timed(xs)
+        return TimedInputs(affine(x, params.kernel, params.bias), dt)
+
+    def step(self, params: CfCParams, state: CfCState, z: TimedInputs) -> tuple[CfCState, jax.Array]:
+        """The backbone, and the mixture of both of its ends by time."""
+        h, tanh = state.h, frugal(jnp.tanh)
+        a = z.x.astype(h.dtype) + affine(h, params.recurrent_kernel)
+        for layer in params.maps:
+            a = affine(self.activation(a), *layer)
+        f, g, time_a, time_b = jnp.split(a, 4, axis=-1)
+        t = frugal(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
+        h = (1 - t) * tanh(f) + t * tanh(g)
+        return CfCState(h), h

@@ -1,0 +1,219 @@
+"""The liquid time-constant network: an ordinary differential equation, and the solver that steps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from recurrax._activation import frugal
+from recurrax._affine import along
+from recurrax._dtype import cast
+from recurrax._layer import Cell
+from recurrax._timed import TimedInputs, elapsed, timed
+from recurrax.cells._wiring import NCPWiring
+
+
+class Synapses(NamedTuple):
+    """Parameters of the synapses of an `LTCCell`, each `[S, H]`, from S sources.
+
+    Attributes:
+        w: their strength, softplus(w).
+        mu: the potential of the source at which they are half open.
+        sigma: how steeply they open.
+        erev: the potential that they pull the target to.
+    """
+
+    w: jax.Array
+    mu: jax.Array
+    sigma: jax.Array
+    erev: jax.Array
+
+
+class LTCParams(NamedTuple):
+    """Parameters of an `LTCCell` with O outputs.
+
+    Attributes:
+        sensory: the synapses of the inputs, S = I.
+        recurrent: the synapses among the neurons, S = H.
+        gleak: `[H]`, the leak conductance, softplus(gleak).
+        vleak: `[H]`, the potential at rest.
+        cm: `[H]`, the capacitance, softplus(cm).
+        input_scale: `[I]`.
+        input_bias: `[I]`.
+        output_scale: `[O]`.
+        output_bias: `[O]`.
+    """
+
+    sensory: Synapses
+    recurrent: Synapses
+    gleak: jax.Array
+    vleak: jax.Array
+    cm: jax.Array
+    input_scale: jax.Array
+    input_bias: jax.Array
+    output_scale: jax.Array
+    output_bias: jax.Array
+
+
+class LTCState(NamedTuple):
+    """State of an `LTCCell`.
+
+    Attributes:
+        h: the potential of each neuron, `[*B, H]`.
+    """
+
+    h: jax.Array
+
+
+class _Currents(NamedTuple):
+    """What synapses carry at potential 0, and what their conductances add up to, with the time that it lasts."""
+
+    current: jax.Array
+    conductance: jax.Array
+    dt: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LTCCell(Cell):
+    """The liquid time-constant network: leaky neurons with conductance synapses, by a semi-implicit solver.
+
+    cm * dh/dt = gleak * (vleak - h) + Σ_s g_s * (erev_s - h),  g_s = w_s * σ(sigma_s * (v_s - mu_s)),
+
+    where v runs over the inputs x * input_scale + input_bias and over h. One step takes `ode_unfolds` fused Euler
+    steps of length δ = dt / ode_unfolds, each of which holds g and solves for h:
+
+    h ← (cm * h + δ * (gleak * vleak + Σ_s g_s * erev_s)) / (cm + δ * (gleak + Σ_s g_s))
+
+    y = h * output_scale + output_bias, of the motor neurons if there is a `wiring`. Inputs are features, with dt = 1,
+    or `TimedInputs`; dt = 0 keeps the state.
+
+    Args:
+        hidden_size: the number of neurons H.
+        wiring: which synapses there are and which of them excite, an `NCPWiring` of `hidden_size` neurons; None for
+            all of them.
+        ode_unfolds: the number of solver steps for one step.
+        dtype: the dtype of the parameters within a step; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` or `ode_unfolds` is not positive, or `wiring` has another number of neurons, and
+            at the call, if `dt` is not one number for each step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> wiring = recurrax.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3,
+        ...                             motor_fanin=2)
+        >>> cell = recurrax.LTCCell(wiring.hidden_size, wiring)
+        >>> params = cell.init(jax.random.key(0), input_size=5)
+        >>> xs = recurrax.TimedInputs(jnp.ones((2, 7, 5)), dt=jnp.full((2, 7), 0.5))
+        >>> state, ys = recurrax.scan(cell, params, xs)
+        >>> ys.shape, state.h.shape
+        ((2, 7, 2), (2, 9))
+
+    References:
+        Hasani et al., Liquid time-constant networks, 2021, https://arxiv.org/abs/2006.04439
+
+        Lechner and Hasani, `ncps` (the maps of inputs and outputs, the initial ranges), 2022,
+        https://github.com/mlech26l/ncps
+    """
+
+    wiring: NCPWiring | None = None
+    ode_unfolds: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ode_unfolds < 1:
+            raise ValueError(f"`ode_unfolds` must be at least 1; got {self.ode_unfolds}.")
+        if self.wiring is not None and self.wiring.hidden_size != self.hidden_size:
+            raise ValueError(
+                f"`hidden_size` must be the number of neurons of `wiring`, {self.wiring.hidden_size}; "
+                f"got {self.hidden_size}."
+            )
+
+    def output_size(self, input_size: int) -> int:
+        """The number of motor neurons if there is a wiring, else `hidden_size`."""
+        return self.hidden_size if self.wiring is None else self.wiring.motor_neurons
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> LTCParams:
+        """Draws the parameters uniformly from the ranges of the authors; reversal potentials are -1 or 1."""
+        keys, size = iter(jax.random.split(key, 16)), self.hidden_size
+        wired = (None, None) if self.wiring is None else self.wiring.polarities(input_size)
+
+        def draw(low: float, high: float, *shape: int) -> jax.Array:
+            return jax.random.uniform(next(keys), shape, jnp.float32, low, high)
+
+        def positive(low: float, high: float, *shape: int) -> jax.Array:
+            return jnp.log(jnp.expm1(draw(low, high, *shape)))
+
+        def synapses(sources: int, polarity: np.ndarray | None) -> Synapses:
+            shape = (sources, size)
+            drawn = jnp.where(draw(0, 3, *shape) < 1, -1.0, 1.0)  # One in three inhibits.
+            return Synapses(
+                w=positive(0.001, 1, *shape),
+                mu=draw(0.3, 0.8, *shape),
+                sigma=draw(3, 8, *shape),
+                erev=drawn if polarity is None else jnp.asarray(polarity, jnp.float32),
+            )
+
+        outputs = self.output_size(input_size)
+        params = LTCParams(
+            sensory=synapses(input_size, wired[0]),
+            recurrent=synapses(size, wired[1]),
+            gleak=positive(0.001, 1, size),
+            vleak=draw(-0.2, 0.2, size),
+            cm=positive(0.4, 0.6, size),
+            input_scale=jnp.ones(input_size),
+            input_bias=jnp.zeros(input_size),
+            output_scale=jnp.ones(outputs),
+            output_bias=jnp.zeros(outputs),
+        )
+        return cast(params, jnp.dtype(dtype))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LTCState:
+        """Zeros, `[*B, H]`."""
+        return LTCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def project_inputs(self, params: LTCParams, xs: jax.Array | TimedInputs) -> _Currents:
+        """What the synapses of the inputs carry, which does not depend on the state."""
+        x, dt = timed(xs)
+        params = cast(params, x.dtype)
+        v = x * along(params.input_scale, x) + along(params.input_bias, x)
+        mask = None if self.wiring is None else self.wiring.polarities(x.shape[-1])[0]
+        return _through(params.sensory, mask, v)._replace(dt=dt)
+
+    def step(self, params: LTCParams, state: LTCState, z: _Currents) -> tuple[LTCState, jax.Array]:
+        """The solver's steps, and the outputs."""
+        h, params = state.h, cast(params, state.h.dtype)
+        delta = elapsed(z.dt, h.dtype) / self.ode_unfolds
+        cm, leak = along(jax.nn.softplus(params.cm), h), along(jax.nn.softplus(params.gleak), h)
+        current = z.current.astype(h.dtype) + leak * along(params.vleak, h)
+        conductance = z.conductance.astype(h.dtype) + leak
+        mask = None if self.wiring is None else self.wiring.polarities(params.sensory.w.shape[0])[1]
+
+        # For its derivative this keeps the potentials, H for a row, not what each of the H * H synapses carries.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def unfold(h: jax.Array, _: None) -> tuple[jax.Array, None]:
+            own = _through(params.recurrent, mask, h)
+            return (cm * h + delta * (current + own.current)) / (cm + delta * (conductance + own.conductance)), None
+
+        # A loop within the loop would cost more than some copies of its body.
+        h, _ = jax.lax.scan(unfold, h, length=self.ode_unfolds, unroll=6)
+        y = h[..., : params.output_scale.shape[0]]
+        return LTCState(h), y * along(params.output_scale, y) + along(params.output_bias, y)
+
+
+def _through(synapses: Synapses, mask: np.ndarray | None, v: jax.Array) -> _Currents:
+    """What flows from sources at potentials `v` `[*B, S]` to each target."""
+    v = jnp.expand_dims(v, -1)
+    strength = jax.nn.softplus(synapses.w)
+    if mask is not None:
+        strength = jnp.where(mask != 0, strength, 0)
+    opened = frugal(jax.nn.sigmoid)(along(synapses.sigma, v) * (v - along(synapses.mu, v)))
+    opened = along(strength, v) * opened
+    return _Currents(jnp.sum(opened * along(synapses.erev, v), axis=-2), jnp.sum(opened, axis=-2))

@@ -1,0 +1,216 @@
+"""The matrix LSTM of xLSTM: exponential gates upon a memory of keys and values, without a recurrent product."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax import initializers
+from recurrax._activation import frugal
+from recurrax._affine import affine
+from recurrax._dtype import promote
+from recurrax._layer import Cell, Initializer
+
+
+class MLSTMParams(NamedTuple):
+    """Parameters of an `MLSTMCell` with N heads.
+
+    Attributes:
+        kernel: `[I, 4*H + 2*N]`: q, k, v and o of all features, then i and f of all heads.
+        bias: `[4*H + 2*N]`, or None.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array | None = None
+
+
+class MLSTMState(NamedTuple):
+    """State of an `MLSTMCell` with N heads of D features; the paper's memory and normaliser are c and n * exp(m).
+
+    Attributes:
+        h: the output of the last step, `[*B, H]`; the recurrence does not read it.
+        c: the memory, `[*B, N, D, D]`, values by keys.
+        n: the normaliser, `[*B, N, D]`.
+        m: the stabiliser, `[*B, N]`: the largest logarithm of a weight in c and n. Where both are 0 it has no meaning.
+    """
+
+    h: jax.Array
+    c: jax.Array
+    n: jax.Array
+    m: jax.Array
+
+
+class Heads(NamedTuple):
+    """What an `MLSTMCell` makes of an input, head by head.
+
+    Attributes:
+        q: the query, `[..., N, D]`.
+        k: the key, `[..., N, D]`.
+        v: the value, `[..., N, D]`.
+        o: the output gate, `[..., H]`.
+        i: the logarithm of the input gate, `[..., N]`.
+        f: the logarithm of the forget gate, `[..., N]`.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    o: jax.Array
+    i: jax.Array
+    f: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class MLSTMCell(Cell):
+    """The matrix LSTM of xLSTM: every head stores values under keys, with exponential weights in log space.
+
+    q, k, v, o, i, f = split(x @ kernel + bias),  k ← k / √D,  o ← σ(o)
+    log i = i,  log f = log σ(f), or f if `forget_gate` is "exp"
+    m' = max(log f + m, log i),  i = exp(log i - m'),  f = exp(log f + m - m')
+    c' = f * c + i * v kᵀ,  n' = f * n + i * k
+    h' = o * c' q / max(|n' · q|, exp(-m')),
+
+    for each head of D = H / N features. h does not depend on m but for rounding: it keeps every exponential at most 1.
+    Without a past, where c and n are 0, m' = log i, as from m = -inf, so that the initial state is all zeros and
+    nothing overflows or is divided by zero, whatever the gates.
+
+    The state enters linearly, with weights from the inputs alone. So beside the loop there is the implementation
+    "chunked": parallel within chunks, one chunk after another, with memory for the derivative that is linear in T and
+    holds one c for each chunk, where the loop holds one for each step. `Chunkwise` says how long a chunk is.
+
+    Args:
+        hidden_size: the number of features H of the output.
+        num_heads: the number N of heads.
+        forget_gate: the activation of the forget gate, "sigmoid" or "exp".
+        forget_bias: what `init` adds to the forget gate's part of `bias`, at the first head and at the last, evenly
+            spaced between; without `bias` it has no effect.
+        bias: whether the projection has a bias.
+        kernel_init: draws `[I, H]` for q, k, v and o each, `[I, N]` for i and f; Glorot uniform by default.
+        bias_init: draws each part of the bias; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or `forget_gate` is neither of
+            the two.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> cell = recurrax.MLSTMCell(8, num_heads=2)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> xs = jax.random.normal(jax.random.key(1), (2, 70, 3))
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation="chunked")
+        >>> ys.shape, state.c.shape, state.n.shape, state.m.shape
+        ((2, 70, 8), (2, 2, 4, 4), (2, 2, 4), (2, 2))
+        >>> bool(jnp.allclose(ys, recurrax.scan(cell, params, xs, implementation="xla")[1], atol=1e-5))
+        True
+
+    References:
+        Beck et al., xLSTM: Extended long short-term memory (section 2.3), 2024, https://arxiv.org/abs/2405.04517
+    """
+
+    num_heads: int = 1
+    forget_gate: Literal["sigmoid", "exp"] = "sigmoid"
+    forget_bias: tuple[float, float] = (3.0, 6.0)
+    bias: bool = dataclasses.field(default=True, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+            raise ValueError(f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}.")
+        if self.forget_gate not in ("sigmoid", "exp"):
+            raise ValueError(f'`forget_gate` must be "sigmoid" or "exp"; got {self.forget_gate!r}.')
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> MLSTMParams:
+        """Draws the parameters part by part, with `forget_bias` added to the forget gate's bias."""
+        sizes = [self.hidden_size] * 4 + [self.num_heads] * 2
+        keys = jax.random.split(key, (2, len(sizes)))
+        drawn = [self.kernel_init(k, (input_size, size), jnp.float32) for k, size in zip(keys[0], sizes, strict=True)]
+        params = MLSTMParams(jnp.concatenate(drawn, axis=-1).astype(dtype))
+        if not self.bias:
+            return params
+        biases = [self.bias_init(k, (size,), jnp.float32) for k, size in zip(keys[1], sizes, strict=True)]
+        biases[-1] += jnp.linspace(*self.forget_bias, self.num_heads, dtype=jnp.float32)
+        return params._replace(bias=jnp.concatenate(biases).astype(dtype))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> MLSTMState:
+        """Zeros: no past."""
+        heads, size = (*batch_shape, self.num_heads), self.hidden_size // self.num_heads
+        shapes = (*batch_shape, self.hidden_size), (*heads, size, size), (*heads, size), heads
+        return MLSTMState(*(jnp.zeros(shape, dtype) for shape in shapes))
+
+    def project_inputs(self, params: MLSTMParams, xs: jax.Array) -> jax.Array:
+        """`xs @ kernel + bias`, one matrix product for every step."""
+        return affine(xs, params.kernel, params.bias)
+
+    def heads(self, z: jax.Array, dtype: DTypeLike) -> Heads:
+        """What stands in `z` `[..., 4*H + 2*N]`, with the gates in `dtype`."""
+        size, number = self.hidden_size // self.num_heads, self.num_heads
+        *qkv, o, i, f = jnp.split(z, [part * self.hidden_size for part in (1, 2, 3, 4)] + [z.shape[-1] - number], -1)
+        q, k, v = (part.reshape(*part.shape[:-1], number, size) for part in qkv)
+        o, i, f = (part.astype(dtype) for part in (o, i, f))
+        f = jax.nn.log_sigmoid(f) if self.forget_gate == "sigmoid" else f
+        return Heads(q, k / math.sqrt(size), v, frugal(jax.nn.sigmoid)(o), i, f)
+
+    def step(self, params: MLSTMParams, state: MLSTMState, z: jax.Array) -> tuple[MLSTMState, jax.Array]:
+        """Weighs past and present, and reads the memory."""
+
+        # For its derivative this keeps what goes in, not each of its terms.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def mix(c: jax.Array, n: jax.Array, m: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+            # A rounded logarithm is a wrong factor, so nothing here is narrower than float32.
+            c, n, m, z = (a.astype(promote(jnp.float32, m.dtype)) for a in (c, n, m, z))
+            q, k, v, o, i, f = self.heads(z, m.dtype)
+            m, kept, added = weights(f + m, i, without_past(c, n))
+            c = kept[..., None, None] * c + (added[..., None] * v)[..., None] * k[..., None, :]
+            n = kept[..., None] * n + added[..., None] * k
+            read = read_out((c * q[..., None, :]).sum(-1), (n * q).sum(-1), m)
+            return o * read.reshape(o.shape), c, n, m
+
+        h, *rest = mix(state.c, state.n, state.m, z)
+        return MLSTMState(h, *rest), h
+
+
+def without_past(c: jax.Array, n: jax.Array) -> jax.Array:
+    """Whether nothing is stored; n alone does not say so, since keys may cancel."""
+    return ~(jnp.any(c, axis=(-2, -1)) | jnp.any(n, axis=-1))
+
+
+def weights(past: jax.Array, present: jax.Array, none: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The stabiliser of two logarithms of weights, of which the first does not count where `none`, and both weights."""
+    m = jnp.where(none, present, jnp.maximum(past, present))
+    return m, bounded_exp(past - m), jnp.exp(present - m)
+
+
+def bounded_exp(x: jax.Array) -> jax.Array:
+    """The weight of a past, at most 1; of none it is a factor of zeros, that matters to the derivative alone."""
+    return jnp.exp(jnp.minimum(x, 0.5 * math.log(jnp.finfo(x.dtype).max)))
+
+
+def read_out(values: jax.Array, normaliser: jax.Array, m: jax.Array) -> jax.Array:
+    """The quotient values / max(|normaliser|, exp(-m)), both times exp(-m), without overflow."""
+    above = jnp.maximum(m, 0)
+    scale = jnp.exp(m - above)
+    least = jnp.maximum(jnp.exp(-above), jnp.finfo(m.dtype).tiny)
+    return _quotient(scale[..., None] * values, jnp.maximum(scale * jnp.abs(normaliser), least)[..., None])
+
+
+@jax.custom_jvp
+def _quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    return x / y
+
+
+@_quotient.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # JAX's own rule divides by y * y, which is 0 long before y is.
+    (_, y), (dx, dy) = primals, tangents
+    ratio = _quotient(*primals)
+    return ratio, (dx - ratio * dy) / y
