@@ -104,7 +104,8 @@ def choose(
     if implementation is None:  # Among those that have every derivative.
         if features(xs).shape[0] > 1 and not linear.refuses(layer):
             return _kernels[linear_solver()]
-        # Where it serves, a training step takes 0.1 to 0.3 of the loop's time on a CPU.
+        # On a CPU a training step takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4), 0.08 for
+        # (32, 64, 128, 2).
         if features(xs).shape[0] > 1 and not matrix_memory.DEFAULT.refuses(layer):
             return matrix_memory.DEFAULT
         # A kernel's gradient is one convolution after the loop: step by step it took 2 to 10 times as long on a CPU.
