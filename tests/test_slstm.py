@@ -190,3 +190,17 @@ def test_contract(cell: SLSTMCell) -> None:
 def test_errors_teach(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_learned_initial_state_learns_from_zeros() -> None:
+    layer = rx.LearnedInitialState(SLSTMCell(4))
+    params, xs = layer.init(jax.random.key(0), 3), noise(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
+    params = params._replace(layer=perturbed_params(SLSTMCell(4), 3))
+    grads = [
+        jax.jit(jax.grad(lambda params, how=how: rx.scan(layer, params, xs, implementation=how)[1].sum()))(params).state
+        for how in ("xla", "hoisted")
+    ]
+    assert_close("hoisted and plain", *grads, 1e-5)
+    assert grads[0].h.all()
+    assert grads[0].c.all()
+    assert grads[0].n.all()

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import AffineCell, Gates, affine, along
+from recurrax.cells.mlstm import weights
 
 
 class SLSTMParams(NamedTuple):
@@ -140,9 +141,7 @@ class SLSTMCell(AffineCell):
         def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
             i, f, z, o, c, n, m = a
             past = (jax.nn.log_sigmoid(f) if self.forget_gate == "sigmoid" else f) + m
-            past = jnp.where(n == 0, -1e30, past)
-            m = jnp.maximum(past, i)
-            i, f = jnp.exp(i - m), jnp.exp(past - m)
+            m, f, i = weights(past, i, n == 0)
             c, n = f * c + i * z, f * n + i
             # Every step from a state of this cell's leaves n >= 1; the bound tames states that are made up.
             return o * (c / jnp.maximum(n, 1)), c, n, m
