@@ -34,6 +34,12 @@ def standard_promotion():
 
 
 @pytest.fixture
+def promises() -> tuple[str, ...] | None:
+    """What differs from cell to cell where all share one walk; with CONTRACT=whole, the whole contract."""
+    return None if os.environ.get("CONTRACT") == "whole" else ("steps", "dtypes", "derivatives", "identity")
+
+
+@pytest.fixture
 def run_page():
     """Runs the Python blocks of a page, one after another, and returns what they define."""
 

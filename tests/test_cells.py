@@ -182,8 +182,8 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("cell", LAYERS, ids=str)
-def test_contract(cell: rx.AffineCell) -> None:
-    check_contract(cell, implementation="hoisted" if cell.is_affine else None)
+def test_contract(cell: rx.AffineCell, promises: tuple[str, ...] | None) -> None:
+    check_contract(cell, implementation="hoisted" if cell.is_affine else None, promises=promises)
 
 
 @pytest.mark.parametrize("reset_gate", [True, False])

@@ -242,8 +242,8 @@ def test_wirings_leave_no_neuron_alone_and_follow_the_seed() -> None:
 
 
 @pytest.mark.parametrize("cell", [CfCCell(4, 5, 2), LTCCell(9, WIRING, ode_unfolds=2)], ids=str)
-def test_contract(cell: Any) -> None:
-    check_contract(cell)
+def test_contract(cell: Any, promises: tuple[str, ...] | None) -> None:
+    check_contract(cell, promises=promises)
 
 
 @pytest.mark.parametrize(

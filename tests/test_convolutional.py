@@ -34,8 +34,8 @@ def inputs(cell: Any, channels: int = 3, batch: int = 2, steps: int = 4) -> jax.
     ],
     ids=str,
 )
-def test_contract(layer: rx.Layer) -> None:
-    check_contract(layer, implementation="hoisted" if isinstance(layer, rx.Cell) else None)
+def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
+    check_contract(layer, implementation="hoisted" if isinstance(layer, rx.Cell) else None, promises=promises)
 
 
 @pytest.mark.parametrize("cell", [STRIDED, DILATED], ids=str)

@@ -133,8 +133,8 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("cell", "input_size", "implementation"), LAYERS, ids=str)
-def test_contract(cell: rx.LinearCell, input_size: int, implementation: str) -> None:
-    check_contract(cell, input_size, implementation=implementation)
+def test_contract(cell: rx.LinearCell, input_size: int, implementation: str, promises: tuple[str, ...] | None) -> None:
+    check_contract(cell, input_size, implementation=implementation, promises=promises)
 
 
 REAL, COMPLEX = rx.RGLRUCell(4, num_heads=2), rx.LRUCell(4, 3, min_radius=0.9)

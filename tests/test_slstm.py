@@ -175,8 +175,8 @@ def test_the_first_step_has_no_past() -> None:
 
 
 @pytest.mark.parametrize("cell", [SLSTMCell(4, 2), SLSTMCell(4, forget_gate="exp", recurrent_bias=True)], ids=str)
-def test_contract(cell: SLSTMCell) -> None:
-    check_contract(cell, implementation="hoisted")
+def test_contract(cell: SLSTMCell, promises: tuple[str, ...] | None) -> None:
+    check_contract(cell, implementation="hoisted", promises=promises)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +16,18 @@ from recurrax._layer import Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
 from recurrax.kernels import Implementation
+from recurrax.testing._compare import assert_close, noise, perturbed_params, pull, run_apart
 
 _STEPS, _BATCH = 6, 4
 
 
 def check_contract(
-    layer: Layer, input_size: int = 3, *, implementation: str | Implementation | None = None, tol: float = 2e-5
+    layer: Layer,
+    input_size: int = 3,
+    *,
+    implementation: str | Implementation | None = None,
+    promises: Sequence[str] | None = None,
+    tol: float = 2e-5,
 ) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
@@ -36,6 +40,8 @@ def check_contract(
         layer: the layer to check.
         input_size: the number of features of its inputs; these lie on the `input_shape` of a layer that has one.
         implementation: that of `scan`.
+        promises: those to check, of "steps", "parts", "rows", "layouts", "dtypes", "derivatives" and "identity"; all of
+            them by default.
         tol: the tolerance, absolute and relative, in float32.
 
     Raises:
@@ -57,110 +63,9 @@ def check_contract(
     params = perturbed_params(layer, input_size)
     xs = noise(jax.ShapeDtypeStruct((_BATCH, _STEPS, *_space(layer), input_size), jnp.float32), seed=1)
     state = noise(jax.eval_shape(lambda: layer.initial_state((_BATCH,))), seed=2)
-    checks = [_check_rows, _check_layouts, _check_dtypes, _check_derivatives, _check_identity]
-    for check in [_check_steps, _check_parts, *checks] if layer.causal else checks:
-        check(layer, run, (params, xs, state), tol)
-
-
-def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float = 0.1) -> Params:
-    """Parameters as `init` draws them with noise upon each, since zero biases hide mistakes.
-
-    Args:
-        layer: the layer.
-        input_size: the number of features of its inputs.
-        seed: the seed of both the parameters and the noise.
-        scale: the standard deviation of the noise.
-
-    Returns:
-        A pytree like that of `layer.init`.
-
-    Example:
-        >>> import recurrax
-        >>> from recurrax.testing import perturbed_params
-        >>> bool((perturbed_params(recurrax.GRUCell(4), 3).bias != 0).all())
-        True
-    """
-    params = jax.jit(lambda: layer.init(jax.random.key(seed), input_size))()
-    return jax.tree.map(lambda p, n: p + scale * n, params, noise(params, seed))
-
-
-def noise(like: Any, seed: int) -> Any:
-    """Standard normal noise in the structure, shapes and dtypes of a pytree, in both parts of complex leaves."""
-    rng = np.random.default_rng(seed)
-
-    def draw(leaf: Any) -> jax.Array:
-        drawn = rng.standard_normal(leaf.shape)
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            drawn = drawn + 1j * rng.standard_normal(leaf.shape)
-        return jnp.asarray(drawn, leaf.dtype)
-
-    return jax.tree.map(draw, like)
-
-
-def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
-              reverse: bool) -> tuple[State, jax.Array]:  # fmt: skip
-    """The meaning of `mask`, `reset` and `reverse`, spelt out: each segment of each row is run by itself.
-
-    Args:
-        run: `run(params, xs, state, reverse=...)`, on `xs` `[N, T, I]`: all segments of one length.
-        initial: the initial state of one row.
-        params: the parameters.
-        xs: `[B, T, I]`.
-        state: the state of each row before its first step.
-        mask: concrete `bool[B, T]`.
-        reset: concrete `bool[B, T]`.
-        reverse: the direction of the walk.
-
-    Returns:
-        What `scan` must return.
-    """
-    segments = []
-    for row in range(len(mask)):
-        number, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
-        order = sorted(set(number[real]), reverse=reverse)
-        for n in order:
-            # The state before the first real step counts as segment 0 going forwards; going backwards it is unflagged.
-            goes_on = n == order[0] and (reverse or n == 0)
-            segments.append((row, real[number[real] == n], goes_on, n == order[-1]))
-    starts = jax.tree.map(lambda s, i: jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1), state, initial)
-    final, ys = state, jnp.zeros(())
-    for length in sorted({len(steps) for _, steps, *_ in segments}):
-        chosen = [segment for segment in segments if len(segment[1]) == length]
-        rows, steps, goes_on, last = (np.array(part) for part in zip(*chosen, strict=True))
-        start = jax.tree.map(operator.itemgetter((rows, goes_on.astype(int))), starts)
-        end, part = run(params, xs[rows[:, None], steps], start, reverse=reverse)
-        final = jax.tree.map(functools.partial(_put, np.flatnonzero(last), rows), final, end)
-        ys = ys if ys.ndim else jnp.zeros((*mask.shape, *part.shape[2:]), part.dtype)
-        ys = ys.at[rows[:, None], steps].set(part)
-    return final, ys
-
-
-def _put(chosen: np.ndarray, rows: np.ndarray, into: jax.Array, new: jax.Array) -> jax.Array:
-    return into.at[rows[chosen]].set(new[chosen])
-
-
-def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
-    """Compares two pytrees leaf by leaf, relative to the largest entry of each leaf.
-
-    Raises:
-        AssertionError: that names the leaf.
-    """
-    chex.assert_trees_all_equal_structs(got, expected)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
-        a, b = (np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64) for x in (a, b))
-        atol = tol * max(1.0, np.abs(b).max(initial=0))
-        place = f"{what} at {jax.tree_util.keystr(path)}"
-        np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=place)
-
-
-def pull(run: Callable, *args: Any) -> tuple[Any, Any]:
-    """What `run` returns, and the gradients of its arguments for random cotangents of all of it."""
-
-    def both(*args: Any) -> tuple[Any, Any]:
-        out, vjp = jax.vjp(run, *args)
-        return out, vjp(noise(out, seed=3))
-
-    return jax.jit(both)(*args)
+    for promise in _CHECKS if promises is None else promises:
+        if layer.causal or promise not in ("steps", "parts"):
+            _CHECKS[promise](layer, run, (params, xs, state), tol)
 
 
 def _space(layer: Layer) -> tuple[int, ...]:
@@ -303,3 +208,14 @@ def _check_identity(layer: Layer, run: Callable, args: tuple, tol: float) -> Non
         drawn = [run(params, xs, state, key=jax.random.key(seed))[1] for seed in (0, 0, 1)]
         assert_close("the same key twice", drawn[0], drawn[1], 0.0)
         assert not jnp.array_equal(drawn[0], drawn[2]), f"{layer} is stochastic, but two keys gave the same outputs"
+
+
+_CHECKS = {
+    "steps": _check_steps,
+    "parts": _check_parts,
+    "rows": _check_rows,
+    "layouts": _check_layouts,
+    "dtypes": _check_dtypes,
+    "derivatives": _check_derivatives,
+    "identity": _check_identity,
+}

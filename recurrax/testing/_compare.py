@@ -1,0 +1,116 @@
+"""Parameters and noise to test with, what a walk must give, and how pytrees are compared."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax._layer import Layer, Params, State
+
+
+def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float = 0.1) -> Params:
+    """Parameters as `init` draws them with noise upon each, since zero biases hide mistakes.
+
+    Args:
+        layer: the layer.
+        input_size: the number of features of its inputs.
+        seed: the seed of both the parameters and the noise.
+        scale: the standard deviation of the noise.
+
+    Returns:
+        A pytree like that of `layer.init`.
+
+    Example:
+        >>> import recurrax
+        >>> from recurrax.testing import perturbed_params
+        >>> bool((perturbed_params(recurrax.GRUCell(4), 3).bias != 0).all())
+        True
+    """
+    params = jax.jit(lambda: layer.init(jax.random.key(seed), input_size))()
+    return jax.tree.map(lambda p, n: p + scale * n, params, noise(params, seed))
+
+
+def noise(like: Any, seed: int) -> Any:
+    """Standard normal noise in the structure, shapes and dtypes of a pytree, in both parts of complex leaves."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: Any) -> jax.Array:
+        drawn = rng.standard_normal(leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            drawn = drawn + 1j * rng.standard_normal(leaf.shape)
+        return jnp.asarray(drawn, leaf.dtype)
+
+    return jax.tree.map(draw, like)
+
+
+def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
+              reverse: bool) -> tuple[State, jax.Array]:  # fmt: skip
+    """The meaning of `mask`, `reset` and `reverse`, spelt out: each segment of each row is run by itself.
+
+    Args:
+        run: `run(params, xs, state, reverse=...)`, on `xs` `[N, T, I]`: all segments of one length.
+        initial: the initial state of one row.
+        params: the parameters.
+        xs: `[B, T, I]`.
+        state: the state of each row before its first step.
+        mask: concrete `bool[B, T]`.
+        reset: concrete `bool[B, T]`.
+        reverse: the direction of the walk.
+
+    Returns:
+        What `scan` must return.
+    """
+    segments = []
+    for row in range(len(mask)):
+        number, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
+        order = sorted(set(number[real]), reverse=reverse)
+        for n in order:
+            # The state before the first real step counts as segment 0 going forwards; going backwards it is unflagged.
+            goes_on = n == order[0] and (reverse or n == 0)
+            segments.append((row, real[number[real] == n], goes_on, n == order[-1]))
+    starts = jax.tree.map(lambda s, i: jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1), state, initial)
+    final, ys = state, jnp.zeros(())
+    for length in sorted({len(steps) for _, steps, *_ in segments}):
+        chosen = [segment for segment in segments if len(segment[1]) == length]
+        rows, steps, goes_on, last = (np.array(part) for part in zip(*chosen, strict=True))
+        start = jax.tree.map(operator.itemgetter((rows, goes_on.astype(int))), starts)
+        end, part = run(params, xs[rows[:, None], steps], start, reverse=reverse)
+        final = jax.tree.map(functools.partial(_put, np.flatnonzero(last), rows), final, end)
+        ys = ys if ys.ndim else jnp.zeros((*mask.shape, *part.shape[2:]), part.dtype)
+        ys = ys.at[rows[:, None], steps].set(part)
+    return final, ys
+
+
+def _put(chosen: np.ndarray, rows: np.ndarray, into: jax.Array, new: jax.Array) -> jax.Array:
+    return into.at[rows[chosen]].set(new[chosen])
+
+
+def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
+    """Compares two pytrees leaf by leaf, relative to the largest entry of each leaf.
+
+    Raises:
+        AssertionError: that names the leaf.
+    """
+    chex.assert_trees_all_equal_structs(got, expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
+        a, b = (np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64) for x in (a, b))
+        atol = tol * max(1.0, np.abs(b).max(initial=0))
+        place = f"{what} at {jax.tree_util.keystr(path)}"
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=place)
+
+
+def pull(run: Callable, *args: Any) -> tuple[Any, Any]:
+    """What `run` returns, and the gradients of its arguments for random cotangents of all of it."""
+
+    def both(*args: Any) -> tuple[Any, Any]:
+        out, vjp = jax.vjp(run, *args)
+        return out, vjp(noise(out, seed=3))
+
+    return jax.jit(both)(*args)
