@@ -33,7 +33,9 @@ def public(module) -> dict:
 
 @pytest.mark.parametrize("module", [recurrax, rnn, linen, testing, initializers], ids=lambda m: m.__name__)
 def test_every_public_name_is_documented(module) -> None:
-    names = {name: v for name, v in public(module).items() if module is recurrax or v.__module__.startswith(module.__name__)}
+    names = {
+        name: v for name, v in public(module).items() if module is recurrax or v.__module__.startswith(module.__name__)
+    }
     api = (ROOT / "docs" / "api.md").read_text()
     for name, value in names.items():
         full, doc = f"{module.__name__}.{name}", inspect.getdoc(value) or ""
