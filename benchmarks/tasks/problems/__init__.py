@@ -5,16 +5,16 @@ from benchmarks.tasks.problems import (
     copying,
     irregular,
     parity,
+    permutations,
     pixels,
     recall,
     running_sum,
     selective,
-    swaps,
     text,
 )
 
 GROUPS = {
     "tasks": tuple(module.TASK for module in (adding, copying, parity, pixels, irregular, text)),
-    "tracking": (running_sum.PARITY, running_sum.TASK, swaps.TASK, selective.TASK, recall.TASK),
+    "tracking": (running_sum.PARITY, running_sum.TASK, permutations.TASK, selective.TASK, recall.TASK),
 }
 TASKS = {task.name: task for group in GROUPS.values() for task in group}

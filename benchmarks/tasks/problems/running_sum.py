@@ -18,4 +18,4 @@ def modulo(number: int, name: str, steps: int) -> Task:
 
 
 TASK = modulo(5, "running sum", steps=800)
-PARITY = modulo(2, "running parity", steps=400)
+PARITY = modulo(2, "running parity", steps=800)

@@ -36,13 +36,13 @@ TASK = Task(
     claims=(
         Claim(
             "Linear recurrences whose gates see the input solve it (Gu and Dao 2023).",
-            lambda seen: seen.solved("MinGRU in blocks", "MinLSTM in blocks", "RG-LRU in blocks", "mLSTM in blocks"),
+            lambda seen: seen.solved("MinGRU in blocks", "RG-LRU in blocks", "mLSTM in blocks"),
         ),
         Claim(
             "One whose decay does not see it, the LRU, does less well than any of them (Gu and Dao 2023).",
             lambda seen: all(
                 seen.median("LRU in blocks", SHORT_ACCURACY) < seen.median(f"{name} in blocks", SHORT_ACCURACY)
-                for name in ("MinGRU", "MinLSTM", "RG-LRU", "mLSTM")
+                for name in ("MinGRU", "RG-LRU", "mLSTM")
             ),
         ),
         Claim("The LSTM solves it too.", lambda seen: seen.solved("LSTM")),
