@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.tasks import report
-from benchmarks.tasks.problems import TASKS
+from benchmarks.tasks.problems import GROUPS, TASKS
 from benchmarks.tasks.train import train
 
 
@@ -25,13 +25,17 @@ def parse() -> argparse.Namespace:
     """Reads the command line."""
     layers = list(dict.fromkeys(name for task in TASKS.values() for name in task.contenders))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=__doc__)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--group", choices=GROUPS, default="tasks", help="default %(default)s")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="default all of the group")
     parser.add_argument("--layers", nargs="+", choices=layers, default=layers, metavar="LAYER", help=", ".join(layers))
     parser.add_argument("--seeds", type=int, default=3, help="how many; default %(default)s")
     parser.add_argument("--steps", type=int, help="updates of each run; default each task's own")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "tasks.json")
+    parser.add_argument("--out", type=Path, help="default results/GROUP.json")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --out holds, and run the others")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.tasks = options.tasks or [task.name for task in GROUPS[options.group]]
+    options.out = options.out or Path(__file__).parents[1] / "results" / f"{options.group}.json"
+    return options
 
 
 def cores() -> int:

@@ -59,6 +59,6 @@ TASK = Task(
         ),
         Claim("So does the sLSTM (Beck et al. 2024).", lambda seen: seen.solved("sLSTM")),
     ),
-    steps=2500,
+    steps=4000,
     rates=(3e-3, 1e-2),
 )
