@@ -34,7 +34,6 @@ def expanding(gain: float) -> tuple[rx.ElmanCell, rx.ElmanParams]:
     [
         (rx.ElmanCell(4), FULL),
         (rx.GRUCell(4), FULL),
-        (rx.GRUCell(4), DIAGONAL),
         (rx.GRUCell(4, reset_after=False), DIAGONAL),
         (rx.LSTMCell(4), rx.Newton()),
         (rx.LSTMCell(4), DIAGONAL),
