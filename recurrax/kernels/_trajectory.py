@@ -28,7 +28,7 @@ from recurrax._affine import AffineCell
 from recurrax._layer import Cell, Params, State
 from recurrax._linear import shifted
 from recurrax._mask import where
-from recurrax.kernels._blocks import Cut, block_scan, solve, times
+from recurrax.kernels._cut import Cut, block_scan, solve, times
 
 Flags = tuple[jax.Array | None, jax.Array | None]  # `mask` and `reset`
 

@@ -15,7 +15,7 @@ from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Cell, Layer, Params, State, features
 from recurrax._mask import where
 from recurrax.kernels import register
-from recurrax.kernels._blocks import Cut
+from recurrax.kernels._cut import Cut
 from recurrax.kernels._trajectory import Equation, Flags, Given, trajectory
 
 # A state of up to this size takes its full Jacobian if nothing else is asked for.
