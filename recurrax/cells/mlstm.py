@@ -74,7 +74,7 @@ class MLSTMCell(Cell):
     log i = i,  log f = log σ(f), or f if `forget_gate` is "exp"
     m' = max(log f + m, log i),  i = exp(log i - m'),  f = exp(log f + m - m')
     c' = f * c + i * v kᵀ,  n' = f * n + i * k
-    h' = o * c' q / max(|n' · q|, exp(-m')),
+    h' = o * c' q / max(abs(n' · q), exp(-m')),
 
     for each head of D = H / N features. h does not depend on m but for rounding: it keeps every exponential at most 1.
     Without a past, where c and n are 0, m' = log i, as from m = -inf, so that the initial state is all zeros and
