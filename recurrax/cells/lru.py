@@ -44,7 +44,7 @@ class LRUCell(DiagonalCell):
     y = Re(h' @ C) + D x,
 
     with ν, θ and γ the exponentials of what is learned. `init` draws λ evenly from the part of a ring whose modulus is
-    between `min_radius` and `max_radius` and whose phase is below `max_phase`, and sets γ = √(1 - |λ|²), so that on
+    between `min_radius` and `max_radius` and whose phase is below `max_phase`, and sets γ = √(1 - abs(λ)²), so that on
     white noise every part of the state has the same variance. The state is complex.
 
     Args:
