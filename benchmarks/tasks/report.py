@@ -92,6 +92,6 @@ def _spread(values: list[float]) -> str:
 def _verdicts(task: Task, rows: list[Row]) -> Iterator[tuple[str, str]]:
     for says, holds in task.claims:
         try:
-            yield says, "seen" if holds(Seen(rows)) else "not seen"
+            yield says, {True: "seen", False: "not seen", None: "depends on the seeds"}[holds(Seen(rows))]
         except KeyError:
             yield says, "not tried"

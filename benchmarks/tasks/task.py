@@ -86,16 +86,21 @@ class Seen:
         """Over seeds."""
         return statistics.median(self._rows[layer]["measures"][measure])
 
+    def below(self, layer: str, other: str, measure: str) -> bool | None:
+        """Whether `layer` is below `other` whichever seeds are taken; None where that depends on the seeds."""
+        ours, theirs = (self._rows[name]["measures"][measure] for name in (layer, other))
+        return True if max(ours) < min(theirs) else False if min(ours) >= max(theirs) else None
+
     def parameters(self, layer: str) -> int:
         """How many the layer and its affine map have."""
         return self._rows[layer]["parameters"]
 
 
 class Claim(NamedTuple):
-    """A sentence with its source, and whether the rows bear it out."""
+    """A sentence with its source, and whether the rows bear it out; None where they leave it open."""
 
     says: str
-    holds: Callable[[Seen], bool]
+    holds: Callable[[Seen], bool | None]
 
 
 @dataclass(frozen=True)

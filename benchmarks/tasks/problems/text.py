@@ -45,8 +45,8 @@ def bits(outputs: jax.Array, batch: Batch) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, batch.targets).mean() / jnp.log(2)
 
 
-def _better(layer: str) -> Callable[[Seen], bool]:
-    return lambda seen: seen.median(layer, HELD_OUT) < seen.median("LSTM", HELD_OUT)
+def _better(layer: str) -> Callable[[Seen], bool | None]:
+    return lambda seen: seen.below(layer, "LSTM", HELD_OUT)
 
 
 TASK = Task(
@@ -76,7 +76,7 @@ TASK = Task(
         Claim("So is layer norm (Ba et al. 2016).", _better("layer norm")),
         Claim(
             "Layer norm learns what it is trained on faster (Ba et al. 2016).",
-            lambda seen: seen.median("layer norm", TRAINED_ON) < seen.median("LSTM", TRAINED_ON),
+            lambda seen: seen.below("layer norm", "LSTM", TRAINED_ON),
         ),
     ),
     steps=800,
