@@ -1,0 +1,6 @@
+"""Recurrent layers in from and out to other libraries, weights and all.
+
+Every `from_...` returns `(layer, params)` for `recurrax.scan`; every `to_...` takes them. What a library calls its gates
+and in which order it keeps them, which biases it has and which way round its update gate works is known in this
+package alone, one library a file.
+"""
