@@ -41,7 +41,8 @@ class ScanWalk:
         kernel = kernels.choose(self.implementation, layer, params, state, xs, **facts)
         if initial is None:
             initial = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
-        initial = jax.tree.map(lambda i, s: i.astype(s.dtype), initial, state)
+        # Under an Explicit mesh the choice between both needs them to lie in the same place.
+        initial = jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
         reset = None if self.reset is None else resets_of_walk(self.reset, self.mask, self.reverse)
 
         def run(state: State, at: tuple) -> tuple[State, jax.Array]:

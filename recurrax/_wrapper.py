@@ -104,6 +104,10 @@ class AroundAffineCell(AffineCell):
     def is_affine(self) -> bool:
         return self.cell.is_affine
 
+    @property
+    def independent_units(self) -> bool:  # type: ignore[override]
+        return self.cell.independent_units
+
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return self.cell.initial_state(batch_shape, dtype)
 

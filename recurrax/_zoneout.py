@@ -95,6 +95,10 @@ class _Zoned(Cell):
     def feature_ndim(self) -> int:
         return self.cell.feature_ndim
 
+    @property
+    def independent_units(self) -> bool:  # type: ignore[override]
+        return self.cell.independent_units
+
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return self.cell.init(key, input_size, dtype)
 

@@ -99,14 +99,14 @@ def test_derivatives_are_those_of_finite_differences_in_float64(name: str) -> No
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("name", ["lstm", "deep"])
-def test_inputs_sharded_over_a_mesh(name: str, axis_type: AxisType) -> None:
+@pytest.mark.parametrize(("name", "implementation"), [("lstm", "xla"), ("deep", "hoisted")])
+def test_inputs_sharded_over_a_mesh(name: str, implementation: str, axis_type: AxisType) -> None:
     layer = LAYERS[name]
     params, xs, lengths = perturbed_params(layer, 3), normal(8, 5, 3), jnp.arange(8) % 6
     reset = jnp.zeros((8, 5), bool).at[::2, 2].set(True)
 
     def run(params, xs, lengths, reset):
-        return rx.scan(layer, params, xs, lengths=lengths, reset=reset, implementation="hoisted")
+        return rx.scan(layer, params, xs, lengths=lengths, reset=reset, implementation=implementation)
 
     expected = pull(lambda params, xs: run(params, xs, lengths, reset), params, xs)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))

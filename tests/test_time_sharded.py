@@ -64,5 +64,5 @@ def test_what_cannot_be_spread() -> None:
     with pytest.raises(ValueError, match="must have 'time' as an axis of type Auto"):
         rx.TimeSharded(mesh_of(8, kind=AxisType.Explicit), "time")
     cell = rx.LSTMCell(4)
-    with pytest.raises(ValueError, match=r"cannot serve LSTMCell\(hidden_size=4\): its recurrence is not linear"):
+    with pytest.raises(ValueError, match=r"cannot serve LSTMCell\(hidden_size=4\): it is no LinearCell"):
         rx.scan(cell, perturbed_params(cell, 3), jnp.ones((8, 3)), implementation=rx.TimeSharded(mesh, "time"))

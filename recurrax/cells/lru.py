@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
 from recurrax._linear import Coefficients
-from recurrax.cells._diagonal import DiagonalCell
+from recurrax.cells._complex import ComplexDiagonalCell
 
 
 class LRUParams(NamedTuple):
@@ -37,7 +37,7 @@ class LRUParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class LRUCell(DiagonalCell):
+class LRUCell(ComplexDiagonalCell):
     """The linear recurrent unit: a complex diagonal recurrence whose decay is below 1 by construction.
 
     h' = λ * h + γ * (x @ B),  λ = exp(-ν + iθ)

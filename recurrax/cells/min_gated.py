@@ -24,8 +24,8 @@ def positive(x: jax.Array) -> jax.Array:
 
     Example:
         >>> from recurrax.cells.min_gated import positive
-        >>> positive(jax.numpy.array([-1000.0, 0.0, 1.0])).tolist()
-        [0.0, 0.5, 1.5]
+        >>> positive(jax.numpy.array([0.0, 1.0])).tolist()
+        [0.5, 1.5]
 
     References:
         Feng et al., Were RNNs all we needed? (appendix B), 2024, https://arxiv.org/abs/2410.01201

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
 from recurrax._linear import Coefficients
-from recurrax.cells._diagonal import DiagonalCell
+from recurrax.cells._complex import ComplexDiagonalCell
 
 
 class S5Params(NamedTuple):
@@ -39,7 +39,7 @@ class S5Params(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class S5Cell(DiagonalCell):
+class S5Cell(ComplexDiagonalCell):
     """S5: a linear state-space model with N real states, as N/2 complex ones and their conjugates.
 
     dh/dt = Λ h + B x,  held over a step Δ:  h' = exp(ΛΔ) * h + (exp(ΛΔ) - 1) / Λ * (x @ B)

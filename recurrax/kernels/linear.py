@@ -100,7 +100,7 @@ def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
     """Why a cell has no such form, or None."""
     if isinstance(cell, LinearCell):
         return None
-    return "its recurrence is not linear, so its steps must be taken one after another."
+    return "it is no LinearCell, whose steps are h' = a * h + b with a and b from the inputs alone."
 
 
 SOLVERS = {"sequential": sequential, "associative": associative, "chunked": chunked}

@@ -119,8 +119,6 @@ class Chunkwise:
         length = min(self.length, len(xs))
         chunks = _Chunk(folded(q), folded(k), folded(v), folded(i, -jnp.inf), folded(f), jax.tree.map(folded, reset))
         before, fresh = (cast(_Memory(*s[1:]), sums) for s in (state, initial))
-        # Under an Explicit mesh the choice between both needs them to lie in the same place.
-        fresh = jax.tree.map(lambda i, s: i + jnp.zeros_like(s), fresh, before)
         body = jax.checkpoint(functools.partial(_advance, fresh), prevent_cse=False)
         after, reads = lax.scan(body, before, chunks)
         reads = jnp.moveaxis(reads, -2, 1)

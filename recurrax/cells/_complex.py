@@ -17,7 +17,7 @@ from recurrax._linear import Coefficients, LinearCell, LinearState
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class DiagonalCell(LinearCell):
+class ComplexDiagonalCell(LinearCell):
     """A linear recurrence whose kernel is a complex diagonal, the same at every step.
 
     h' = exp(log_a) * h + scale * B x
