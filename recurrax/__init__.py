@@ -32,6 +32,7 @@ from recurrax._linear import LinearState as LinearState
 from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
 from recurrax._newton_report import newton_report as newton_report
+from recurrax._params import input_size as input_size
 from recurrax._params import named as named
 from recurrax._params import num_params as num_params
 from recurrax._penalty import activation_penalty as activation_penalty

@@ -26,7 +26,7 @@ _HINTS = {
 }
 
 
-def check_tree(name: str, tree: Any, expected: Any, layer: Any, xs: jax.Array) -> None:
+def check_tree(name: str, tree: Any, expected: Any, layer: Any, xs: Any) -> None:
     """Checks a pytree of arrays against the structure and the shapes that `layer` needs for `xs`.
 
     Raises:

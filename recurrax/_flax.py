@@ -1,4 +1,4 @@
-"""What both Flax frontends need beside the core: the names of parameters, and where these are to lie on a mesh."""
+"""What parameters are called outside of the core, and where they are to lie on a mesh."""
 
 from __future__ import annotations
 
@@ -8,12 +8,32 @@ from typing import Any
 import jax
 
 from recurrax._layer import Layer, Params
+from recurrax._params import expected_for
 
 
 def names_of(path: Any) -> tuple[str, ...]:
     """`("layers_0", "forward", "kernel")`: a path in a layer's parameters, in Linen's way of naming."""
     names = (f"layers_{key.idx}" if hasattr(key, "idx") else str(getattr(key, "name", key)) for key in path)
     return tuple(names) or ("param",)
+
+
+def by_name(params: Params) -> dict[tuple[str, ...], Any]:
+    """The leaves of a layer's parameters, each by its name."""
+    return {names_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
+    """The parameters of a layer from their leaves by name.
+
+    Raises:
+        ValueError: if for no input size the layer has parameters of these names and shapes.
+    """
+    shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
+    for _, expected in expected_for(layer, shapes.values()):
+        if {name: leaf.shape for name, leaf in by_name(expected).items()} == shapes:
+            return jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
+    held = ", ".join(f"{'.'.join(name)} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
+    raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
 
 
 def mesh_axes(layer: Layer, params: Params, sharding: Mapping[str, tuple] | None) -> list[tuple | None]:

@@ -1,7 +1,6 @@
 """Every cell and every wrapper as a module of both Flax frontends equals the core."""
 
 import inspect
-import re
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from flax import nnx
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
-from recurrax.testing import assert_close, noise
+from recurrax.testing import assert_close, noise, perturbed_params
 
 ABSTRACT = {"Cell", "AffineCell", "LinearCell"}
 CELLS = [
@@ -31,31 +30,21 @@ def layer_of(kind: Any) -> rx.Layer:
     return kind(**{"hidden_size": 4, **{name: 3 for name in needs if name != "hidden_size"}})
 
 
-def name_of(path: tuple) -> str:
-    return re.sub(r"\W|_|layers", "", jax.tree_util.keystr(path))
-
-
 @pytest.mark.parametrize("kind", CELLS + WRAPPERS, ids=lambda kind: kind.__name__)
 def test_modules_equal_the_core(kind: Any) -> None:
     layer = layer_of(kind)
     space = getattr(layer, "input_shape", ())
     xs, lengths = noise(jax.ShapeDtypeStruct((2, 4, *space, 4), jnp.float32), 1), jnp.array([4, 2])
 
-    model = rnn.Recurrent(layer, 4, rngs=nnx.Rngs(0))
-    model.eval()
-    params = layer.init(jax.random.key(0), 4)
-    values = [
-        variable[...] for variable in jax.tree.leaves(model.params, is_leaf=lambda v: isinstance(v, nnx.Variable))
-    ]
-    params = jax.tree.unflatten(jax.tree.structure(params), values)
+    params = perturbed_params(layer, 4)
+    model = rnn.Recurrent(layer, 4, params=params, deterministic=True, rngs=nnx.Rngs(0))
     state, ys = rx.scan(layer, params, xs, lengths=lengths)
     assert_close("nnx", model(xs, lengths=lengths), (ys, state), 1e-6)
 
-    module = linen.Recurrent(layer)
-    variables = module.init(jax.random.key(0), xs, deterministic=True)
-    here = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    tree = jax.tree_util.tree_map_with_path(lambda path, _: here[name_of(path)], variables["params"])
-    assert_close("linen", module.apply({"params": tree}, xs, lengths=lengths, deterministic=True), (ys, state), 1e-6)
+    module, variables = linen.Recurrent(layer, deterministic=True), linen.variables(params)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, module.init(jax.random.key(0), xs))
+    assert_close("linen", module.apply(variables, xs, lengths=lengths), (ys, state), 1e-6)
+    assert_close("there and back", linen.params_of(layer, variables), params, 0)
 
     x, before = xs[:, 0], layer.first_state(params, (2,))
     assert_close("one step", model.step(x, before), rx.step(layer, params, before, x)[::-1], 1e-6)

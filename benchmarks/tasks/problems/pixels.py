@@ -76,7 +76,7 @@ TASK = Task(
             lambda seen: seen.below("ConvLSTM", "large flat LSTM", NATS),
         ),
         Claim(
-            "The convolutional GRU, too, predicts better than the flat LSTM of as many parameters (Ballas et al. 2016).",
+            "So does the convolutional GRU than the flat LSTM of as many parameters (Ballas et al. 2016).",
             lambda seen: seen.below("ConvGRU", "flat LSTM", NATS),
         ),
     ),

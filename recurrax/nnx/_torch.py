@@ -1,8 +1,8 @@
-"""Flax NNX modules: they hold the parameters, and the core does the rest."""
+"""PyTorch's stacked layers as Flax NNX modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,124 +11,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
-from recurrax._flax import mesh_axes
-from recurrax._layer import Layer, Params, State
-from recurrax._scan import scan
-from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
+from recurrax.nnx._recurrent import Recurrent
 
-Randomness = nnx.Rngs | nnx.RngStream | jax.Array | None
-
-
-class Recurrent(nnx.Module):
-    """Any layer of the core, with its parameters.
-
-    Args:
-        layer: the layer.
-        input_size: the number of features I of one input.
-        param_dtype: the dtype of the parameters.
-        sharding: the mesh axes of parameters that are to be sharded, such as `{"kernel": (None, "model")}`.
-        deterministic: whether dropout is off; `train()` and `eval()` set it.
-        rngs: the source of the initial parameters (stream `params`) and of dropout (stream `dropout`).
-
-    Attributes:
-        params: the parameters, in the layer's structure, each an `nnx.Param`.
-
-    Raises:
-        ValueError: as `recurrax.scan`, at the call.
-
-    Example:
-        >>> import jax.numpy as jnp, recurrax
-        >>> from flax import nnx
-        >>> from recurrax import nnx as rnn
-        >>> layer = recurrax.Bidirectional(recurrax.LSTMCell(4), recurrax.GRUCell(4))
-        >>> model = rnn.Recurrent(layer, 3, rngs=nnx.Rngs(0))
-        >>> output, state = model(jnp.ones((2, 7, 3)))
-        >>> output.shape, state.forward.c.shape, model.params.backward.kernel.shape
-        ((2, 7, 8), (2, 4), (3, 12))
-
-    References:
-        Flax NNX, 2024, https://flax.readthedocs.io/en/latest/nnx_basics.html
-    """
-
-    def __init__(
-        self,
-        layer: Layer,
-        input_size: int,
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        sharding: Mapping[str, tuple] | None = None,
-        deterministic: bool = False,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.layer = layer
-        self.deterministic = deterministic
-        self.rngs = rngs["dropout"].fork() if layer.stochastic else nnx.data(None)
-
-        leaves, structure = jax.tree.flatten(params := layer.init(rngs.params(), input_size, param_dtype))
-        metadata: list[dict[str, Any]] = [
-            {"out_sharding": axes} if axes else {} for axes in mesh_axes(layer, params, sharding)
-        ]
-        variables = [nnx.Param(leaf, **more) for leaf, more in zip(leaves, metadata, strict=True)]
-        self.params = nnx.data(jax.tree.unflatten(structure, variables))
-
-    def __call__(
-        self,
-        x: jax.Array,
-        state: State | None = None,
-        *,
-        lengths: jax.Array | None = None,
-        mask: jax.Array | None = None,
-        reset: jax.Array | None = None,
-        deterministic: bool | None = None,
-        rngs: Randomness = None,
-        **options: Any,
-    ) -> tuple[jax.Array, State]:
-        """Runs the layer over a sequence.
-
-        Args:
-            x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
-            state: the state before the first step; None for the initial state.
-            lengths: `int[*B]`, as in `recurrax.scan`.
-            mask: `bool[*B, T]`, as in `recurrax.scan`.
-            reset: `bool[*B, T]`, as in `recurrax.scan`.
-            deterministic: overrides the attribute of that name.
-            rngs: overrides the source of dropout.
-            **options: `reverse`, `time_major`, `unroll` and `implementation` of `recurrax.scan`.
-
-        Returns:
-            The outputs and the final state, in the core's structure.
-        """
-        options |= {"lengths": lengths, "mask": mask, "reset": reset, "key": self._key(deterministic, rngs)}
-        state, output = scan(self.layer, self._arrays(), x, state, **options)
-        return output, state
-
-    def step(self, x: jax.Array, state: State | None = None, **options: Any) -> tuple[jax.Array, State]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
-
-        The options are the `mask`, `reset` and `implementation` of `recurrax.step`, `deterministic` and `rngs`.
-        """
-        key = self._key(options.pop("deterministic", None), options.pop("rngs", None))
-        state, y = core_step(self.layer, self._arrays(), state, x, key=key, **options)
-        return y, state
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state before the first step, for a batch of shape `batch_shape`."""
-        return self.layer.first_state(self._arrays(), batch_shape, dtype)
-
-    def _arrays(self) -> Params:
-        return jax.tree.map(lambda p: p[...], self.params, is_leaf=lambda p: isinstance(p, nnx.Variable))
-
-    def _key(self, deterministic: bool | None, rngs: Randomness) -> jax.Array | None:
-        off = self.deterministic if deterministic is None else deterministic
-        source = self.rngs if rngs is None else rngs
-        if off or source is None or not self.layer.stochastic:
-            return None
-        if isinstance(source, nnx.Rngs):
-            return source["dropout"]()
-        return source() if isinstance(source, nnx.RngStream) else source
+_OF_RECURRENT = ("params", "param_dtype", "sharding", "deterministic")
 
 
 class _TorchLayer(Recurrent):
@@ -140,16 +28,11 @@ class _TorchLayer(Recurrent):
         input_size: int,
         batch_first: bool,
         *,
-        param_dtype: DTypeLike = jnp.float32,
-        sharding: Mapping[str, tuple] | None = None,
-        deterministic: bool = False,
         rngs: nnx.Rngs,
-        **cell_options: Any,
+        **options: Any,
     ) -> None:
-        layer = torch_layout.stack(*sizes, **cell_options)
-        super().__init__(
-            layer, input_size, param_dtype=param_dtype, sharding=sharding, deterministic=deterministic, rngs=rngs
-        )
+        own = {name: options.pop(name) for name in _OF_RECURRENT if name in options}
+        super().__init__(torch_layout.stack(*sizes, **options), input_size, rngs=rngs, **own)
         self.batch_first = batch_first
 
     def __call__(self, x: jax.Array, state: Any = None, **options: Any) -> tuple[jax.Array, Any]:
@@ -194,8 +77,8 @@ class RNN(_TorchLayer):
         dropout: the rate of the dropout on the outputs of each layer but the last.
         bidirectional: whether each layer walks both ways, and puts out 2*H features.
         rngs: the source of the initial parameters and of dropout.
-        **options: those of `Recurrent` (`param_dtype`, `sharding`, `deterministic`) and of `recurrax.ElmanCell`
-            (`kernel_init`, `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
+        **options: those of `Recurrent` (`params`, `param_dtype`, `sharding`, `deterministic`), and
+            of `recurrax.ElmanCell` (`kernel_init`, `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -240,9 +123,9 @@ class LSTM(_TorchLayer):
     Args:
         input_size: as in `RNN`, and so are all arguments up to `bidirectional`, and `rngs`.
         proj_size: the number of features P of h and of the output; 0 for no projection.
-        **options: those of `Recurrent` (`param_dtype`, `sharding`, `deterministic`) and of `recurrax.LSTMCell`
-            (`forget_bias`, `activation`, `gate_activation`, `kernel_init`, `recurrent_kernel_init`, `bias_init`,
-            `recurrent_bias`, `dtype`).
+        **options: those of `Recurrent` (`params`, `param_dtype`, `sharding`, `deterministic`), and of
+            `recurrax.LSTMCell` (`forget_bias`, `activation`, `gate_activation`, `kernel_init`,
+            `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -285,9 +168,9 @@ class GRU(_TorchLayer):
 
     Args:
         input_size: as in `RNN`, and so are all arguments up to `bidirectional`, and `rngs`.
-        **options: those of `Recurrent` (`param_dtype`, `sharding`, `deterministic`) and of `recurrax.GRUCell`
-            (`reset_after`, `activation`, `gate_activation`, `kernel_init`, `recurrent_kernel_init`, `bias_init`,
-            `recurrent_bias`, `dtype`).
+        **options: those of `Recurrent` (`params`, `param_dtype`, `sharding`, `deterministic`), and of
+            `recurrax.GRUCell` (`reset_after`, `activation`, `gate_activation`, `kernel_init`,
+            `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
 
     Raises:
         ValueError: if an argument is out of range.

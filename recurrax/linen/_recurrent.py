@@ -1,0 +1,183 @@
+"""Any layer of the core as a Flax Linen module: it holds the parameters, and the core does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
+
+from recurrax._flax import by_name, from_names, mesh_axes, names_of
+from recurrax._layer import Layer, Params, State, features
+from recurrax._scan import scan
+from recurrax._scan import step as core_step
+
+
+class Module(nn.Module):
+    """What all of these modules share: named parameters, dropout, and the call of the core."""
+
+    _: KW_ONLY
+    param_dtype: DTypeLike = jnp.float32
+    sharding: Mapping[str, tuple] | None = None
+    deterministic: bool | None = None
+
+    @nn.compact
+    def _run(
+        self, driver: Callable, layer: Layer, x: jax.Array, state: State, deterministic: bool | None, **options: Any
+    ) -> tuple[jax.Array, State]:
+        key = None
+        if layer.stochastic and not nn.merge_param("deterministic", self.deterministic, deterministic):
+            key = self.make_rng("dropout")
+        params = self._params(layer, features(x).shape[-1])
+        if driver is core_step:
+            state, output = core_step(layer, params, state, x, key=key, **options)
+        else:
+            state, output = scan(layer, params, x, state, key=key, **options)
+        return output, state
+
+    def _params(self, layer: Layer, input_size: int) -> Any:
+        """The layer's parameters, kept as nested dictionaries of names, as Linen's users expect."""
+
+        def draw(key: jax.Array) -> Any:
+            params = layer.init(key, input_size, self.param_dtype)
+            axes = mesh_axes(layer, params, self.sharding)
+            boxed = [
+                leaf if names is None else nn.Partitioned(leaf, names=names)
+                for leaf, names in zip(jax.tree.leaves(params), axes, strict=True)
+            ]
+            return jax.tree.unflatten(jax.tree.structure(params), boxed)
+
+        if self.is_initializing():
+            drawn = draw(self.make_rng("params"))
+        else:  # Linen compares shapes with those of the stored parameters.
+            shapes = jax.eval_shape(draw, jax.random.key(0))
+            drawn = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(drawn, is_leaf=lambda n: isinstance(n, nn.Partitioned))
+        nested = unflatten_dict({names_of(path): leaf for path, leaf in leaves})
+        kept = flatten_dict({name: self.param(name, lambda _, value=value: value) for name, value in nested.items()})
+        return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in leaves])
+
+
+def variables(params: Params) -> dict[str, Any]:
+    """A layer's parameters as the variables of a module of this file, such as come from `recurrax.interop`.
+
+    Args:
+        params: the parameters, in the layer's own structure.
+
+    Returns:
+        `{"params": ...}`, nested dictionaries of names.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> from recurrax import linen as rnn
+        >>> layer = recurrax.Stack((recurrax.GRUCell(4),))
+        >>> variables = rnn.variables(layer.init(jax.random.key(0), input_size=3))
+        >>> variables["params"]["layers_0"]["kernel"].shape
+        (3, 12)
+        >>> rnn.Recurrent(layer).apply(variables, jnp.ones((2, 7, 3)))[0].shape
+        (2, 7, 4)
+    """
+    return {"params": unflatten_dict(by_name(params))}
+
+
+def params_of(layer: Layer, variables: Mapping[str, Any]) -> Params:
+    """The other way: the parameters in the layer's own structure, from a module's variables.
+
+    Args:
+        layer: the layer that the module holds.
+        variables: `{"params": ...}`, as `init` makes them.
+
+    Returns:
+        The parameters, for `recurrax.scan` and `recurrax.interop`.
+
+    Raises:
+        ValueError: if they are not the parameters of the layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> from recurrax import linen as rnn
+        >>> layer = recurrax.GRUCell(4)
+        >>> variables = rnn.Recurrent(layer).init(jax.random.key(0), jnp.ones((2, 7, 3)))
+        >>> rnn.params_of(layer, variables).kernel.shape
+        (3, 12)
+    """
+    return from_names(layer, flatten_dict(nn.unbox(dict(variables["params"]))))
+
+
+class Recurrent(Module):
+    """Any layer of the core, with its parameters.
+
+    Args:
+        layer: the layer.
+        param_dtype: the dtype of the parameters.
+        sharding: the mesh axes of parameters that are to be sharded, such as `{"kernel": (None, "model")}`; they become
+            `nn.Partitioned`.
+        deterministic: whether dropout is off; here or at the call. Dropout draws from the rng `dropout`.
+
+    Raises:
+        ValueError: as `recurrax.scan`, at the call.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> from recurrax import linen as rnn
+        >>> model = rnn.Recurrent(recurrax.Bidirectional(recurrax.LSTMCell(4), recurrax.GRUCell(4)))
+        >>> x = jnp.ones((2, 7, 3))
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> output, state = model.apply(variables, x)
+        >>> output.shape, state.forward.c.shape, variables["params"]["backward"]["kernel"].shape
+        ((2, 7, 8), (2, 4), (3, 12))
+
+    References:
+        Flax Linen, 2020, https://flax-linen.readthedocs.io
+    """
+
+    layer: Layer
+
+    def __call__(
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        deterministic: bool | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, State]:
+        """Runs the layer over a sequence.
+
+        Args:
+            x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
+            state: the state before the first step; None for the initial state.
+            lengths: `int[*B]`, as in `recurrax.scan`.
+            mask: `bool[*B, T]`, as in `recurrax.scan`.
+            reset: `bool[*B, T]`, as in `recurrax.scan`.
+            deterministic: whether dropout is off.
+            **options: `reverse`, `time_major`, `unroll` and `implementation` of `recurrax.scan`.
+
+        Returns:
+            The outputs and the final state, in the core's structure.
+        """
+        options |= {"lengths": lengths, "mask": mask, "reset": reset}
+        return self._run(scan, self.layer, x, state, deterministic, **options)
+
+    def step(
+        self, x: jax.Array, state: State | None = None, *, deterministic: bool | None = None, **options: Any
+    ) -> tuple[jax.Array, State]:
+        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
+
+        The options are the `mask`, `reset` and `implementation` of `recurrax.step`.
+        """
+        return self._run(core_step, self.layer, x, state, deterministic, **options)
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The state before the first step, for a batch of shape `batch_shape`.
+
+        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for that, pass None.
+        """
+        return self.layer.initial_state(batch_shape, dtype)
