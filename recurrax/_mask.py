@@ -25,7 +25,7 @@ def lengths_to_mask(lengths: jax.Array, max_length: int) -> jax.Array:
         [[False, False, False], [True, True, False]]
     """
     lengths = jnp.asarray(lengths)
-    if jnp.iinfo(lengths.dtype).max < max_length:
+    if jnp.iinfo(lengths.dtype).bits < 32:  # in which T may not fit
         lengths = lengths.astype(jnp.int32)
     steps = lax.broadcasted_iota(lengths.dtype, (*lengths.shape, max_length), lengths.ndim)
     return steps < lengths[..., None]

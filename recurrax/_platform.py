@@ -17,13 +17,24 @@ def flattens_products(x: jax.Array) -> bool:
     return jax.default_backend() == "cpu" and not any(jax.typeof(x).sharding.spec)
 
 
+def rows(xs: jax.Array) -> int:
+    """The number of rows of a step of `[T, *B, I]`; where it is symbolic, in an export, a few."""
+    number = math.prod(xs.shape[1:-1])
+    return number if isinstance(number, int) else 8
+
+
+def several(steps: int) -> bool:
+    """Whether there is more than one step, as a symbolic number stands for."""
+    return not isinstance(steps, int) or steps > 1
+
+
 def projects_inside(xs: jax.Array) -> bool:
     """Whether the inputs `[T, *B, I]` should be projected step by step, not all before the loop.
 
     On a CPU an array of all projected inputs costs more in memory traffic than the larger product saves, except where
     a step is a product with a single row.
     """
-    return jax.default_backend() == "cpu" and math.prod(xs.shape[1:-1]) > 1
+    return jax.default_backend() == "cpu" and rows(xs) > 1
 
 
 def forward_unroll(xs: jax.Array, gates: int) -> int:
@@ -33,7 +44,7 @@ def forward_unroll(xs: jax.Array, gates: int) -> int:
     at 20 and 32 rows. With one gate, or more rows, that is less than what the outputs' layout costs; derivatives gain
     nothing.
     """
-    return 4 if projects_inside(xs) and gates > 1 and math.prod(xs.shape[1:-1]) <= 48 else 1
+    return 4 if isinstance(xs.shape[0], int) and projects_inside(xs) and gates > 1 and rows(xs) <= 48 else 1
 
 
 def accumulates_inside(xs: jax.Array) -> bool:
@@ -43,7 +54,7 @@ def accumulates_inside(xs: jax.Array) -> bool:
     the larger product saves. Formed after the loop, those of an LSTM take 1.3 times as long for (T, B, I, H) =
     (40, 128, 128, 128), 1.0 for (60, 96, 256, 256), 0.7 for (35, 32, 256, 256).
     """
-    return jax.default_backend() == "cpu" and math.prod(xs.shape[1:-1]) >= 96
+    return jax.default_backend() == "cpu" and rows(xs) >= 96
 
 
 def linear_solver() -> str:

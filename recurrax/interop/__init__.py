@@ -5,5 +5,6 @@ gates and in which order it keeps them, which biases it has and which way round 
 package alone, one library a file.
 """
 
+from recurrax.interop.exported import export as export
 from recurrax.interop.safetensors import load as load
 from recurrax.interop.safetensors import save as save

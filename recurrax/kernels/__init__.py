@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from recurrax._layer import Layer, Params, State, features
-from recurrax._platform import accumulates_inside, linear_solver
+from recurrax._platform import accumulates_inside, linear_solver, several
 
 
 class Kernel(NamedTuple):
@@ -102,11 +102,12 @@ def choose(
     """
     args = (layer, params, state, xs)
     if implementation is None:  # Among those that have every derivative.
-        if features(xs).shape[0] > 1 and not linear.refuses(layer):
+        steps = features(xs).shape[0]
+        if several(steps) and not linear.refuses(layer):
             return _kernels[linear_solver()]
         # On a CPU a training step takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4), 0.08 for
         # (32, 64, 128, 2).
-        if features(xs).shape[0] > 1 and not matrix_memory.DEFAULT.refuses(layer):
+        if isinstance(steps, int) and steps > 1 and not matrix_memory.DEFAULT.refuses(layer):
             return matrix_memory.DEFAULT
         # A kernel's gradient is one convolution after the loop: step by step it took 2 to 10 times as long on a CPU.
         inside = layer.feature_ndim == 1 and accumulates_inside(features(xs))
