@@ -6,6 +6,11 @@ thing that walks time; a Flax module (`recurrax.nnx`, `recurrax.linen`) only hol
 
 from recurrax import initializers as initializers
 from recurrax._affine import AffineCell as AffineCell
+from recurrax._batching import Packed as Packed
+from recurrax._batching import PaddedBatch as PaddedBatch
+from recurrax._batching import batch_by_length as batch_by_length
+from recurrax._batching import pack as pack
+from recurrax._batching import unpack as unpack
 from recurrax._blocks import Activation as Activation
 from recurrax._blocks import Branches as Branches
 from recurrax._blocks import Dense as Dense

@@ -31,7 +31,7 @@ TASK = running(
     draw=draw,
     outputs=THINGS**2,
     chance=1 / 120,
-    steps=2000,
+    steps=4000,
     rate=5e-3,
     shape=lambda ys: ys.reshape(*ys.shape[:-1], THINGS, THINGS),
 )

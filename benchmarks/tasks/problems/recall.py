@@ -56,6 +56,6 @@ TASK = Task(
             ),
         ),
     ),
-    steps=1500,
+    steps=5000,
     rates=(3e-3,),
 )

@@ -17,5 +17,5 @@ def modulo(number: int, name: str, steps: int) -> Task:
     return running(name, f"Numbers below {number}, and their sum modulo {number}.", draw, number, 1 / number, steps)
 
 
-TASK = modulo(5, "running sum", steps=800)
-PARITY = modulo(2, "running parity", steps=800)
+TASK = modulo(5, "running sum", steps=5000)
+PARITY = modulo(2, "running parity", steps=3000)

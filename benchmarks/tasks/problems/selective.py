@@ -47,6 +47,6 @@ TASK = Task(
         ),
         Claim("The LSTM solves it too.", lambda seen: seen.solved("LSTM")),
     ),
-    steps=1200,
+    steps=4000,
     rates=(3e-3,),
 )
