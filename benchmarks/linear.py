@@ -1,8 +1,9 @@
 """Linear recurrences against the number of steps: time and temporary memory of every implementation.
 
 Run `python -m benchmarks.linear`. Contenders take turns within one process, since all are JAX; the time is the median
-of the rounds, beside it stands the ratio to a hand-written `lax.associative_scan` whose derivative is left to JAX. The
-memory is that of XLA's own analysis of the compiled program. Results are written after each length.
+of the rounds, beside it stands the ratio to one of them: for a minGRU a hand-written `lax.associative_scan` whose
+derivative is left to JAX, for an mLSTM an LSTM. The memory is that of XLA's own analysis of the compiled program.
+Results are written after each length.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import recurrax
 
 B, I, H = 4, 64, 64  # noqa: E741
 LENGTHS = tuple(2**n for n in range(8, 17))
-CELL = recurrax.MinGRUCell(H)
 BY_HAND = "by hand"
 
 
@@ -37,35 +37,48 @@ def by_hand(params: Any, xs: jax.Array) -> jax.Array:
     return lax.associative_scan(lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, b), axis=0)[1]
 
 
-def ours(implementation: str) -> Callable:
-    """The same through the driver."""
-    return lambda params, xs: recurrax.scan(CELL, params, xs, time_major=True, implementation=implementation)[1]
+def driven(layer: recurrax.Layer, implementation: Any = None) -> tuple[recurrax.Layer, Callable]:
+    """A layer, and how the driver takes it along."""
+    scan = recurrax.scan
+    return layer, lambda params, xs: scan(layer, params, xs, time_major=True, implementation=implementation)[1]
 
 
-def lstm(params: Any, xs: jax.Array) -> jax.Array:
-    """A classic cell of the same size, for scale."""
-    return recurrax.scan(recurrax.LSTMCell(H), params, xs, time_major=True)[1]
-
-
-CONTENDERS: dict[str, Callable] = {
-    **{name: ours(name) for name in ("xla", "sequential", "associative", "chunked")},
-    BY_HAND: by_hand,
-    "LSTM": lstm,
+MINGRU, MLSTM = recurrax.MinGRUCell(H), recurrax.MLSTMCell(H, num_heads=4)
+LSTM = {"LSTM": driven(recurrax.LSTMCell(H))}  # a classic cell of the same size, for scale
+# By what the cells are: who takes part, and in whose time the others' is given.
+FAMILIES: dict[str, tuple[dict[str, tuple[recurrax.Layer, Callable]], str]] = {
+    "minGRU": (
+        {
+            **{name: driven(MINGRU, name) for name in ("xla", "sequential", "associative", "chunked")},
+            BY_HAND: (MINGRU, by_hand),
+            **LSTM,
+        },
+        BY_HAND,
+    ),
+    "mLSTM": (
+        {
+            "xla": driven(MLSTM, "xla"),
+            **{f"chunks of {n}": driven(MLSTM, recurrax.Chunkwise(n)) for n in (16, 64, 256)},
+            **LSTM,
+        },
+        "LSTM",
+    ),
 }
+STEP_BY_STEP = ("LSTM", "xla")
 
 
-def measure(steps: int, rounds: int, largest: int) -> list[dict[str, Any]]:
+def measure(family: str, steps: int, rounds: int, largest: int) -> list[dict[str, Any]]:
     """The rows of one length."""
+    contenders, reference = FAMILIES[family]
     xs = jax.random.normal(jax.random.key(1), (steps, B, I))
     rows, programs = [], {}
-    for name, forward in CONTENDERS.items():
-        layer = recurrax.LSTMCell(H) if name == "LSTM" else CELL
+    for name, (layer, forward) in contenders.items():
         params = layer.init(jax.random.key(0), I)
 
         def training(params: Any, xs: jax.Array, forward: Callable = forward) -> Any:
             return jax.grad(lambda params, xs: jnp.mean(forward(params, xs) ** 2), (0, 1))(params, xs)
 
-        if name == "LSTM" and steps > largest:
+        if name in STEP_BY_STEP and name != reference and steps > largest:
             continue
         for mode, run in {"forward": forward, "training": training}.items():
             programs[name, mode] = jax.jit(run).lower(params, xs).compile(), params
@@ -77,9 +90,10 @@ def measure(steps: int, rounds: int, largest: int) -> list[dict[str, Any]]:
             if turn:  # The first one warms up.
                 seconds[which].append(time.perf_counter() - start)
     for (name, mode), (run, _) in programs.items():
-        pairs = zip(seconds[name, mode], seconds[BY_HAND, mode], strict=True)
+        pairs = zip(seconds[name, mode], seconds[reference, mode], strict=True)
         rows.append(
             {
+                "cell": family,
                 "steps": steps,
                 "implementation": name,
                 "mode": mode,
@@ -91,14 +105,14 @@ def measure(steps: int, rounds: int, largest: int) -> list[dict[str, Any]]:
     return rows
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
+def plot(family: str, rows: list[dict[str, Any]], path: Path) -> None:
     """Time and memory against the number of steps, both axes logarithmic: a line of slope 1 is linear cost."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(2, 2)
     for column, mode in enumerate(("forward", "training")):
         for row, (key, label) in enumerate({"seconds": "seconds", "temporary_mb": "temporary MB"}.items()):
             axes = panels[row, column]
-            for name in CONTENDERS:
+            for name in FAMILIES[family][0]:
                 points = [(r["steps"], r[key]) for r in rows if (r["implementation"], r["mode"]) == (name, mode)]
                 if points:
                     axes.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=name)
@@ -111,23 +125,27 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measures one length after another."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
+    parser.add_argument("--cell", choices=FAMILIES, default="minGRU", help="default %(default)s")
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--lstm-up-to", type=int, default=16384, help="the longest sequence for the LSTM")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "linear.json")
+    parser.add_argument("--loops-up-to", type=int, default=16384, help="the longest sequence for those step by step")
+    parser.add_argument("--out", type=Path, help="default results/linear.json, results/linear_mlstm.json")
     options, console, rows = parser.parse_args(), Console(), []
+    name = "linear" if options.cell == "minGRU" else f"linear_{options.cell.lower()}"
+    out = options.out or Path(__file__).parent / "results" / f"{name}.json"
     for steps in options.lengths:
         with console.status(f"{steps} steps"):
-            rows += measure(steps, options.rounds, options.lstm_up_to)
+            rows += measure(options.cell, steps, options.rounds, options.loops_up_to)
         result = {"platform": jax.default_backend(), "jax": jax.__version__, "shape": {"B": B, "I": I, "H": H}}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
-        plot(rows, options.out.with_suffix(".png"))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+        plot(options.cell, rows, out.with_suffix(".png"))
+    contenders, reference = FAMILIES[options.cell]
     for mode in ("forward", "training"):
-        table = Table("steps", *CONTENDERS, title=f"{mode}: time over that {BY_HAND}; temporary MB")
+        table = Table("steps", *contenders, title=f"{mode}: time over that of {reference}; temporary MB")
         for steps in options.lengths:
             of = {r["implementation"]: r for r in rows if (r["steps"], r["mode"]) == (steps, mode)}
-            cells = [f"{of[n]['ratio']:.2f}; {of[n]['temporary_mb']:.0f}" if n in of else "–" for n in CONTENDERS]
+            cells = [f"{of[n]['ratio']:.2f}; {of[n]['temporary_mb']:.0f}" if n in of else "–" for n in contenders]
             table.add_row(f"{steps:,}", *cells)
         console.print(table)
 
