@@ -4,6 +4,7 @@ import inspect
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 import recurrax
@@ -14,11 +15,13 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md"]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_what_a_page_says_of_other_libraries(run_page) -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     for library in ("torch", "keras", "haiku", "equinox"):
         pytest.importorskip(library)
-    run_page("docs/coming_from.md")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as the libraries need them
+        run_page("docs/coming_from.md")
 
 
 @pytest.mark.usefixtures("standard_promotion")
