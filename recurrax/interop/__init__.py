@@ -2,5 +2,10 @@
 
 Every `from_...` returns `(layer, params)` for `recurrax.scan`; every `to_...` takes them. What a library calls its gates
 and in which order it keeps them, which biases it has and which way round its update gate works is known in this
-package alone, one library a file.
+package alone, one library a file. A library is imported only when its function is called.
 """
+
+from recurrax.interop.equinox import from_equinox as from_equinox
+from recurrax.interop.equinox import to_equinox as to_equinox
+from recurrax.interop.torch import from_torch as from_torch
+from recurrax.interop.torch import to_torch as to_torch
