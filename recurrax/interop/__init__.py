@@ -7,5 +7,9 @@ package alone, one library a file. A library is imported only when its function 
 
 from recurrax.interop.equinox import from_equinox as from_equinox
 from recurrax.interop.equinox import to_equinox as to_equinox
+from recurrax.interop.linen import from_linen as from_linen
+from recurrax.interop.linen import to_linen as to_linen
+from recurrax.interop.nnx import from_nnx as from_nnx
+from recurrax.interop.nnx import to_nnx as to_nnx
 from recurrax.interop.torch import from_torch as from_torch
 from recurrax.interop.torch import to_torch as to_torch

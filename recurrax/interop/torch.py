@@ -73,7 +73,9 @@ def from_torch(
         source = module.state_dict()
     found = _find(source, prefix)
     first = found[min(found)]
-    if any(weights.keys() != first.keys() for weights in found.values()) or not {"weight_ih", "weight_hh"} <= set(first):
+    if any(weights.keys() != first.keys() for weights in found.values()) or not {"weight_ih", "weight_hh"} <= set(
+        first
+    ):
         raise ValueError(f"`source` must hold the same weights for every layer and direction; got {_listed(found)}.")
 
     recurrent, projection = first["weight_hh"], first.get("weight_hr")
@@ -99,7 +101,9 @@ def from_torch(
     if set(found) != {f"_l{n}{end}" for n in range(depth) for end in (["", "_reverse"] if both else [""])}:
         raise ValueError(f"`source` must hold every layer and direction; got {_listed(found)}.")
     params = tuple(
-        Directions(params_of(found[f"_l{n}"]), params_of(found[f"_l{n}_reverse"])) if both else params_of(found[f"_l{n}"])
+        Directions(params_of(found[f"_l{n}"]), params_of(found[f"_l{n}_reverse"]))
+        if both
+        else params_of(found[f"_l{n}"])
         for n in range(depth)
     )
     return torch_layout.stack(cell_type, size, depth, bias, dropout, both, **options), params

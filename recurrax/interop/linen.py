@@ -1,0 +1,291 @@
+"""Flax Linen's cells: a Dense for each gate and product, and a convolution for each product of a ConvLSTM."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._compose import Bidirectional, Directions, Stack
+from recurrax._layer import Layer, Params
+from recurrax.cells.convolutional import ConvLSTMCell
+from recurrax.cells.elman import ElmanCell, ElmanParams
+from recurrax.cells.gru import GRUCell, GRUParams
+from recurrax.cells.lstm import LSTMCell, LSTMParams
+from recurrax.cells.minimal import MGUCell, MGUParams, UGRNNCell, UGRNNParams
+from recurrax.interop._flax import (
+    activations,
+    check_cells,
+    check_directions,
+    check_forwards,
+    check_plain,
+    merge_fn,
+    merge_of,
+    options,
+)
+from recurrax.interop._gates import (
+    bias_and_candidates,
+    last_of,
+    one_bias,
+    one_for,
+    reorder,
+    reordered,
+    two_biases,
+)
+from recurrax.interop._support import require, unsupported
+
+_WAYS = ("forward_rnn", "backward_rnn")
+_FOREIGN = (
+    *("SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "ConvLSTMCell"),
+    *("RNN", "Bidirectional", "Sequential of RNNs"),
+)
+
+
+def from_linen(
+    module: Any, params: Mapping[str, Any], *, input_shape: tuple[int, ...] | None = None
+) -> tuple[Layer, Params]:
+    """A recurrent module of Flax Linen as a layer of this package.
+
+    The Dense kernels of the gates are joined, `i*` to kernel and `h*` to recurrent_kernel. Of the initial state only
+    zeros are known here: give another one to `scan`. The 1 that `ConvLSTMCell` adds to its forget gate goes into
+    recurrent_bias, which is exact but for that bias itself: it is rounded as its sum with 1 is.
+
+    Args:
+        module: a `flax.linen.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `ConvLSTMCell`, an
+            `RNN` of one, a `Bidirectional` of two such, or a `Sequential` of these.
+        params: its parameters, `variables["params"]`. They may be traced.
+        input_shape: the spatial shape of the inputs of a `ConvLSTMCell`, which neither of the two tells.
+
+    Returns:
+        The layer and its parameters.
+
+    Raises:
+        TypeError: if `module` is anything else.
+        ValueError: if it has an option that this package has not, or `params` are not its own.
+
+    Example:
+        >>> import flax.linen as nn, jax, recurrax
+        >>> module = nn.RNN(nn.GRUCell(4))
+        >>> variables = module.init(jax.random.key(0), jax.numpy.ones((2, 7, 3)))
+        >>> layer, params = recurrax.interop.from_linen(module, variables["params"])
+        >>> layer, params.kernel.shape
+        (GRUCell(hidden_size=4), (3, 12))
+
+    References:
+        Flax, 2025, https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html
+    """
+    import flax.linen as nn
+
+    def inner(part: Any, *names: str) -> tuple[Layer, Params]:
+        return from_linen(part, functools.reduce(_get, names, params), input_shape=input_shape)
+
+    if type(module) is nn.RNN:
+        check_forwards(module, 'its `cell` with `params["cell"]`')
+        return inner(module.cell, "cell")
+    if type(module) is nn.Bidirectional:
+        check_directions(module)
+        layers, own = zip(*(inner(getattr(module, way).cell, way, "cell") for way in _WAYS), strict=True)
+        return Bidirectional(*layers, merge_of(module)), Directions(*own)
+    if type(module) is nn.Sequential:
+        layers, own = zip(*(inner(part, f"layers_{n}") for n, part in enumerate(module.layers)), strict=True)
+        return Stack(layers), own
+    if type(module) is nn.ConvLSTMCell:
+        return _from_conv(module, params, input_shape)
+    if type(module) not in (nn.SimpleCell, nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell):
+        raise unsupported("module", module, (f"flax.linen.{name}" for name in _FOREIGN))
+    return _from_dense(module, params)
+
+
+def _from_dense(cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
+    import flax.linen as nn
+
+    def joined(side: str, part: str, gates: Sequence[str]) -> jax.Array:
+        return jnp.concatenate([_get(_get(params, side + gate), part) for gate in gates], axis=-1)
+
+    def kernels(gates: Sequence[str]) -> dict[str, jax.Array]:
+        return {"kernel": joined("i", "kernel", gates), "recurrent_kernel": joined("h", "kernel", gates)}
+
+    size, like = cell.features, activations(cell)
+    if isinstance(cell, nn.SimpleCell):
+        check_plain(cell)
+        return ElmanCell(size, **like), ElmanParams(**kernels([""]), bias=joined("i", "bias", [""]))
+    if isinstance(cell, (nn.LSTMCell, nn.OptimizedLSTMCell)):
+        return LSTMCell(size, **like), LSTMParams(**kernels("ifgo"), bias=joined("h", "bias", "ifgo"))
+    if isinstance(cell, nn.GRUCell):
+        recurrent_bias = last_of(3, joined("h", "bias", "n"))
+        return GRUCell(size, **like), GRUParams(
+            **kernels("rzn"), bias=joined("i", "bias", "rzn"), recurrent_bias=recurrent_bias
+        )
+    if not cell.reset_gate:
+        return UGRNNCell(size, **like), UGRNNParams(**kernels("fn"), bias=joined("i", "bias", "fn"))
+    recurrent_bias = last_of(2, joined("h", "bias", "n"))
+    return MGUCell(size, **like), MGUParams(
+        **kernels("fn"), bias=joined("i", "bias", "fn"), recurrent_bias=recurrent_bias
+    )
+
+
+def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> tuple[Layer, Params]:
+    ones = (1,) * len(cell.kernel_size)
+    if tuple(cell.strides or ones) != ones or cell.padding != "SAME":
+        raise ValueError(
+            '`strides` and `padding` of ConvLSTMCell must be 1 and "SAME", since Flax applies them to the state too; '
+            f"got {cell.strides} and {cell.padding!r}."
+        )
+    if input_shape is None:
+        raise ValueError("`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None.")
+    inputs, state = _get(params, "ih"), _get(params, "hh")
+    # Without a bias, the 1 is all there is.
+    bias = inputs.get("bias")
+    zeros = jnp.zeros(inputs["kernel"].shape[-1], inputs["kernel"].dtype)
+    recurrent_bias = state.get("bias", zeros) + one_for("f", "igfo", zeros)
+    joined = LSTMParams(inputs["kernel"], state["kernel"], bias, recurrent_bias)
+    layer = ConvLSTMCell(
+        *(cell.features, input_shape, tuple(cell.kernel_size)),
+        dtype=cell.dtype,
+        bias=cell.use_bias,
+        recurrent_bias=True,
+    )
+    return layer, reordered(joined, "igfo", "ifgo")
+
+
+def _get(params: Mapping[str, Any], name: str) -> Any:
+    if name not in params:
+        hint = ' Pass `variables["params"]`.' if "params" in params else ""
+        raise ValueError(f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}")
+    return params[name]
+
+
+def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
+    """A layer of this package as a recurrent module of Flax Linen.
+
+    Two biases that are only ever added become their sum, and where there is none Flax gets zeros.
+
+    Args:
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`, which becomes a cell; a
+            `Bidirectional` of two, or a `Stack` of these, which become modules of `flax.linen.RNN`s.
+        params: its parameters. They may be traced.
+
+    Returns:
+        The module, and its parameters: `module.apply({"params": params}, ...)`.
+
+    Raises:
+        TypeError: if Linen has no such layer.
+        ValueError: if Linen's module lacks an option that the layer has.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Bidirectional(recurrax.LSTMCell(4))
+        >>> module, params = recurrax.interop.to_linen(layer, layer.init(jax.random.key(0), 3))
+        >>> module.apply({"params": params}, jax.numpy.ones((2, 7, 3))).shape
+        (2, 7, 8)
+
+    References:
+        Flax, 2025, https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html
+    """
+    import flax.linen as nn
+
+    if isinstance(layer, Stack):
+        require(layer, "Flax", dropout=0.0)
+        modules, own = zip(*map(_walking, layer.layers, params), strict=True)
+        return nn.Sequential(modules), {f"layers_{n}": part for n, part in enumerate(own)}
+    if isinstance(layer, Bidirectional):
+        (forward, backward), own = zip(*map(_walking, check_cells(layer), params), strict=True)
+        return nn.Bidirectional(forward, backward, **merge_fn(layer)), dict(zip(_WAYS, own, strict=True))
+    if type(layer) not in _TO:
+        names = [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"]
+        raise unsupported("layer", layer, names)
+    return _TO[type(layer)](layer, params)
+
+
+def _walking(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
+    """Flax walks cells by an RNN around them."""
+    import flax.linen as nn
+
+    module, own = to_linen(layer, params)
+    return (module, own) if isinstance(layer, (Stack, Bidirectional)) else (nn.RNN(module), {"cell": own})
+
+
+def _denses(params: Params, gates: Sequence[str], **biases: jax.Array) -> dict[str, Any]:
+    """A Dense for each gate and side; `biases` `[G*H]` by side."""
+    denses: dict[str, Any] = {}
+    for side, kernel in (("i", params.kernel), ("h", params.recurrent_kernel)):
+        for name, array in (("kernel", kernel), ("bias", biases.get(side))):
+            if array is not None:
+                for gate, part in zip(gates, jnp.split(array, len(gates), axis=-1), strict=True):
+                    denses.setdefault(side + gate, {})[name] = part
+    return denses
+
+
+def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    return nn.SimpleCell(layer.hidden_size, **options(layer, params)), _denses(params, [""], i=one_bias(params))
+
+
+def _to_lstm(layer: LSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    require(layer, "flax.linen.OptimizedLSTMCell", proj_size=0)
+    cell = nn.OptimizedLSTMCell(layer.hidden_size, **options(layer, params))
+    return cell, _denses(params, "ifgo", h=one_bias(params))
+
+
+def _to_gru(layer: GRUCell, params: GRUParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    require(layer, "flax.linen.GRUCell", reset_after=True)
+    return nn.GRUCell(layer.hidden_size, **options(layer, params)), _with_candidate(params, "rzn")
+
+
+def _to_mgu(layer: MGUCell, params: MGUParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    require(layer, "flax.linen.MGUCell", reset_after=True)
+    return nn.MGUCell(layer.hidden_size, **options(layer, params)), _with_candidate(params, "fn")
+
+
+def _with_candidate(params: Any, gates: str) -> dict[str, Any]:
+    bias, candidate = bias_and_candidates(params, len(gates))
+    denses = _denses(params, gates, i=bias)
+    denses["hn"]["bias"] = candidate
+    return denses
+
+
+def _to_ugrnn(layer: UGRNNCell, params: UGRNNParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    cell = nn.MGUCell(layer.hidden_size, **options(layer, params), reset_gate=False)
+    return cell, _denses(params, "fn", i=one_bias(params))
+
+
+def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    target = "flax.linen.ConvLSTMCell"
+    require(layer, target, proj_size=0, activation=jnp.tanh, gate_activation=jax.nn.sigmoid, padding="SAME")
+    ones = (1,) * len(layer.input_shape)
+    if layer.strides not in (1, ones) or layer.dilation not in (1, ones):
+        raise ValueError(f"`strides` and `dilation` of `layer` must be 1 for {target}; got {layer}.")
+    bias, recurrent_bias = (reorder(bias, "ifgo", "igfo") for bias in two_biases(params))
+    sides = {
+        "ih": {"kernel": reorder(params.kernel, "ifgo", "igfo"), "bias": bias},
+        "hh": {
+            "kernel": reorder(params.recurrent_kernel, "ifgo", "igfo"),
+            "bias": recurrent_bias - one_for("f", "igfo", recurrent_bias),
+        },
+    }
+    dtypes = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
+    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), sides
+
+
+_TO: dict[type, Callable] = {
+    ElmanCell: _to_elman,
+    LSTMCell: _to_lstm,
+    GRUCell: _to_gru,
+    MGUCell: _to_mgu,
+    UGRNNCell: _to_ugrnn,
+    ConvLSTMCell: _to_conv,
+}
