@@ -36,8 +36,8 @@ def check_forwards(module: Any, cell: str) -> None:
     """
     if module.reverse:
         raise ValueError(
-            f"`reverse` of RNN must be False; got True. Convert {cell} and pass `reverse=True` to `scan`, whose outputs "
-            "are those of `keep_order=True`."
+            f"`reverse` of RNN must be False; got True. Convert {cell} and pass `reverse=True` to `scan`, whose "
+            "outputs are those of `keep_order=True`."
         )
 
 

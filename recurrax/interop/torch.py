@@ -120,7 +120,7 @@ def _find(source: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
     if len(matching) != 1:
         choice = ", ".join(map(repr, layers)) or "none"
         raise ValueError(
-            f"`prefix` must pick one recurrent layer of `source`; {prefix!r} picks {len(matching)}. There are: {choice}."
+            f"`prefix` must pick one recurrent layer; {prefix!r} picks {len(matching)}. There are: {choice}."
         )
     return layers[matching[0]]
 
