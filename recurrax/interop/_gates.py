@@ -54,6 +54,17 @@ def last_of(gates: int, bias: Any) -> Any:
     return jnp.concatenate([jnp.zeros((gates - 1) * bias.shape[-1], bias.dtype), bias])
 
 
-def one_for(gate: str, order: str, bias: Any) -> Any:
-    """A bias like `bias` that is one for a gate and zero for the others: what some libraries add at every step."""
-    return jnp.repeat(jnp.array([letter == gate for letter in order], bias.dtype), bias.shape[-1] // len(order))
+def with_forget_one(params: Any) -> Any:
+    """LSTM parameters of a library with gates i, g, f, o that adds 1 to f at every step: here recurrent_bias has it."""
+    _, recurrent_bias = two_biases(params)
+    return reordered(params._replace(recurrent_bias=recurrent_bias + _forget_one(recurrent_bias)), "igfo", "ifgo")
+
+
+def without_forget_one(params: Any) -> Any:
+    """The inverse of `with_forget_one`, with two biases."""
+    bias, recurrent_bias = two_biases(params := reordered(params, "ifgo", "igfo"))
+    return params._replace(bias=bias, recurrent_bias=recurrent_bias - _forget_one(recurrent_bias))
+
+
+def _forget_one(bias: Any) -> Any:
+    return jnp.repeat(jnp.array([0, 0, 1, 0], bias.dtype), bias.shape[-1] // 4)

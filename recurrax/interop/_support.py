@@ -27,6 +27,17 @@ def require(layer: Any, target: str, **fields: Any) -> None:
             raise ValueError(f"`{name}` of `layer` must be {_shown(value)} for {target}; got {_shown(got)} in {layer}.")
 
 
+def require_plain_conv_lstm(layer: Any, target: str) -> None:
+    """Checks that a `ConvLSTMCell` is the one that every library has.
+
+    Raises:
+        ValueError: if it has strides, dilation, a padding, a projection or activations of its own.
+    """
+    require(layer, target, proj_size=0, padding="SAME", activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    if not {layer.strides, layer.dilation} <= {1, (1,) * len(layer.input_shape)}:
+        raise ValueError(f"`strides` and `dilation` of `layer` must be 1 for {target}; got {layer}.")
+
+
 def _shown(value: Any) -> str:
     return getattr(value, "__name__", None) or repr(value)
 

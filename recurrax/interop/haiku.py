@@ -18,8 +18,8 @@ from recurrax.cells.convolutional import ConvLSTMCell
 from recurrax.cells.elman import ElmanCell, ElmanParams
 from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
-from recurrax.interop._gates import one_bias, one_for, reordered, two_biases
-from recurrax.interop._support import require, to_jax, unsupported
+from recurrax.interop._gates import one_bias, reordered, two_biases, with_forget_one, without_forget_one
+from recurrax.interop._support import require, require_plain_conv_lstm, to_jax, unsupported
 
 Modules = dict[str, Mapping[str, Any]]
 
@@ -109,8 +109,7 @@ def _from_vanilla(modules: Modules) -> tuple[Cell, Params]:
 def _from_lstm(modules: Modules) -> tuple[Cell, Params]:
     w, b = modules["linear"]["w"], modules["linear"]["b"]
     size = b.shape[0] // 4
-    params = LSTMParams(w[:-size], w[-size:], b, one_for("f", "igfo", b))
-    return LSTMCell(size, recurrent_bias=True), reordered(params, "igfo", "ifgo")
+    return LSTMCell(size, recurrent_bias=True), with_forget_one(LSTMParams(w[:-size], w[-size:], b))
 
 
 def _from_gru(modules: Modules) -> tuple[Cell, Params]:
@@ -129,10 +128,9 @@ def _from_conv(modules: Modules, input_shape: tuple[int, ...] | None) -> tuple[C
     if input_shape is None:
         raise ValueError("`input_shape` must be the spatial shape of the inputs of a convolutional LSTM; got None.")
     inputs, state = modules["input_to_hidden"], modules["hidden_to_hidden"]
-    recurrent_bias = state["b"] + one_for("f", "igfo", state["b"])
-    params = LSTMParams(inputs["w"], state["w"], inputs["b"], recurrent_bias)
+    params = LSTMParams(inputs["w"], state["w"], inputs["b"], state["b"])
     cell = ConvLSTMCell(inputs["b"].shape[0] // 4, input_shape, inputs["w"].shape[:-2], recurrent_bias=True)
-    return cell, reordered(params, "igfo", "ifgo")
+    return cell, with_forget_one(params)
 
 
 _FROM: dict[frozenset, Callable] = {
@@ -206,9 +204,7 @@ def _to_vanilla(layer: ElmanCell, params: ElmanParams) -> dict[str, dict[str, An
 
 def _to_lstm(layer: LSTMCell, params: LSTMParams) -> dict[str, dict[str, Any]]:
     require(layer, "haiku.LSTM", proj_size=0, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
-    bias, recurrent_bias = two_biases(params)
-    params = params._replace(bias=bias, recurrent_bias=recurrent_bias - one_for("f", "ifgo", bias))
-    params = reordered(params, "ifgo", "igfo")
+    params = without_forget_one(params)
     return {"linear": {"w": jnp.concatenate([params.kernel, params.recurrent_kernel]), "b": one_bias(params)}}
 
 
@@ -220,11 +216,8 @@ def _to_gru(layer: GRUCell, params: GRUParams) -> dict[str, dict[str, Any]]:
 
 
 def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> dict[str, dict[str, Any]]:
-    usual = {"proj_size": 0, "activation": jnp.tanh, "gate_activation": jax.nn.sigmoid}
-    require(layer, "haiku.ConvNDLSTM", **usual, padding="SAME", strides=1, dilation=1)
-    bias, recurrent_bias = two_biases(params)
-    params = params._replace(bias=bias, recurrent_bias=recurrent_bias - one_for("f", "ifgo", bias))
-    params = reordered(params, "ifgo", "igfo")
+    require_plain_conv_lstm(layer, "haiku.ConvNDLSTM")
+    params = without_forget_one(params)
     inputs = {"w": params.kernel, "b": params.bias}
     return {"input_to_hidden": inputs, "hidden_to_hidden": {"w": params.recurrent_kernel, "b": params.recurrent_bias}}
 

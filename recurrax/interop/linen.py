@@ -26,16 +26,8 @@ from recurrax.interop._flax import (
     merge_of,
     options,
 )
-from recurrax.interop._gates import (
-    bias_and_candidates,
-    last_of,
-    one_bias,
-    one_for,
-    reorder,
-    reordered,
-    two_biases,
-)
-from recurrax.interop._support import require, unsupported
+from recurrax.interop._gates import bias_and_candidates, last_of, one_bias, with_forget_one, without_forget_one
+from recurrax.interop._support import require, require_plain_conv_lstm, unsupported
 
 _WAYS = ("forward_rnn", "backward_rnn")
 _FOREIGN = (
@@ -137,18 +129,9 @@ def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...
     if input_shape is None:
         raise ValueError("`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None.")
     inputs, state = _get(params, "ih"), _get(params, "hh")
-    # Without a bias, the 1 is all there is.
-    bias = inputs.get("bias")
-    zeros = jnp.zeros(inputs["kernel"].shape[-1], inputs["kernel"].dtype)
-    recurrent_bias = state.get("bias", zeros) + one_for("f", "igfo", zeros)
-    joined = LSTMParams(inputs["kernel"], state["kernel"], bias, recurrent_bias)
-    layer = ConvLSTMCell(
-        *(cell.features, input_shape, tuple(cell.kernel_size)),
-        dtype=cell.dtype,
-        bias=cell.use_bias,
-        recurrent_bias=True,
-    )
-    return layer, reordered(joined, "igfo", "ifgo")
+    own = LSTMParams(inputs["kernel"], state["kernel"], inputs.get("bias"), state.get("bias"))
+    sizes = cell.features, input_shape, tuple(cell.kernel_size)
+    return ConvLSTMCell(*sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True), with_forget_one(own)
 
 
 def _get(params: Mapping[str, Any], name: str) -> Any:
@@ -264,21 +247,12 @@ def _to_ugrnn(layer: UGRNNCell, params: UGRNNParams) -> tuple[Any, dict[str, Any
 def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
     import flax.linen as nn
 
-    target = "flax.linen.ConvLSTMCell"
-    require(layer, target, proj_size=0, activation=jnp.tanh, gate_activation=jax.nn.sigmoid, padding="SAME")
-    ones = (1,) * len(layer.input_shape)
-    if layer.strides not in (1, ones) or layer.dilation not in (1, ones):
-        raise ValueError(f"`strides` and `dilation` of `layer` must be 1 for {target}; got {layer}.")
-    bias, recurrent_bias = (reorder(bias, "ifgo", "igfo") for bias in two_biases(params))
-    sides = {
-        "ih": {"kernel": reorder(params.kernel, "ifgo", "igfo"), "bias": bias},
-        "hh": {
-            "kernel": reorder(params.recurrent_kernel, "ifgo", "igfo"),
-            "bias": recurrent_bias - one_for("f", "igfo", recurrent_bias),
-        },
-    }
+    require_plain_conv_lstm(layer, "flax.linen.ConvLSTMCell")
+    params = without_forget_one(params)
     dtypes = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
-    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), sides
+    inputs = {"kernel": params.kernel, "bias": params.bias}
+    state = {"kernel": params.recurrent_kernel, "bias": params.recurrent_bias}
+    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), {"ih": inputs, "hh": state}
 
 
 _TO: dict[type, Callable] = {
