@@ -75,8 +75,6 @@ def to_equinox(layer: Layer, params: Params) -> Any:
     References:
         Equinox, 2025, https://docs.kidger.site/equinox/api/nn/rnn/
     """
-    import equinox
-
     if type(layer) not in (LSTMCell, GRUCell):
         hint = "Convert the cells of a composed layer one by one."
         raise unsupported("layer", layer, ("LSTMCell", "GRUCell"), hint)
@@ -92,6 +90,8 @@ def to_equinox(layer: Layer, params: Params) -> Any:
         biases = dict(zip(("bias", "bias_n"), bias_and_candidates(params, 3), strict=True))
     if has_bias(params):
         names, values = [*names, *biases], [*values, *biases.values()]
+    import equinox
+
     make = getattr(equinox.nn, type(layer).__name__)
     cell = make(params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype, key=jax.random.key(0))
     return equinox.tree_at(lambda cell: [getattr(cell, name) for name in names], cell, values)
