@@ -190,8 +190,8 @@ def to_keras(layer: Layer, params: Params) -> Any:
 
     Returns:
         A `SimpleRNN`, `LSTM`, `GRU` or `ConvLSTM`, or a `Bidirectional` of two, or for a stack of cells an `RNN`, each
-        with `return_sequences=True` and `return_state=True`; for a stack of other layers a `Sequential`, which cannot
-        return states.
+        with `return_sequences`, `return_state` and `zero_output_for_mask`; for a stack of other layers a `Sequential`,
+        which cannot return states.
 
     Raises:
         TypeError: if Keras has no such layer.
@@ -220,7 +220,7 @@ def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[n
     """A layer of Keras, not yet built, and its weights in the order in which it keeps them."""
     import keras
 
-    options = {"return_sequences": True, "return_state": return_state}
+    options = {"return_sequences": True, "return_state": return_state, "zero_output_for_mask": True}
     if isinstance(layer, Stack):
         require(layer, "Keras", dropout=0.0)
         cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
