@@ -1,18 +1,46 @@
-"""What linen and nnx have in common: how two directions are merged, and what neither can express."""
+"""What Linen and NNX have in common: their cells by ours, how two directions are merged, what neither can express."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from recurrax._affine import AffineCell
 from recurrax._compose import MERGES, Bidirectional
 from recurrax._layer import Cell, Layer
+from recurrax.cells.elman import ElmanCell
+from recurrax.cells.gru import GRUCell
+from recurrax.cells.lstm import LSTMCell
+from recurrax.cells.minimal import MGUCell, UGRNNCell
 from recurrax.interop._support import unsupported
 
 
-def merge_of(module: Any) -> str:
+class Kind(NamedTuple):
+    """How Flax keeps a cell of ours."""
+
+    name: str  # of the cell
+    gates: Sequence[str]  # what the Denses of the gates are called by, in our order
+    biased: str  # which Denses have the bias, those of the inputs or those of the state: "i" or "h"
+    requires: dict[str, Any]  # hyper-parameters of which it knows one value alone
+
+    @property
+    def resets(self) -> bool:
+        """Whether a gate comes between the two terms of the candidate, so that its recurrent bias counts."""
+        return "reset_after" in self.requires
+
+
+KINDS: dict[type[AffineCell], Kind] = {
+    ElmanCell: Kind("SimpleCell", ("",), "i", {}),
+    LSTMCell: Kind("OptimizedLSTMCell", "ifgo", "h", {"proj_size": 0}),
+    GRUCell: Kind("GRUCell", "rzn", "i", {"reset_after": True}),
+    MGUCell: Kind("MGUCell", "fn", "i", {"reset_after": True}),
+    UGRNNCell: Kind("MGUCell", "fn", "i", {}),
+}
+
+
+def merge_of(module: Any) -> Any:
     """The name of a `Bidirectional` module's `merge_fn`."""
     named = {type(module).merge_fn: "concat"} | {function: name for name, function in MERGES.items()}
     if module.merge_fn not in named:
@@ -23,7 +51,7 @@ def merge_of(module: Any) -> str:
     return named[module.merge_fn]
 
 
-def merge_fn(layer: Bidirectional) -> dict[str, Callable]:
+def merge_fn(layer: Bidirectional) -> dict[str, Any]:
     """The argument that makes Flax merge two directions as `layer` does."""
     return {} if layer.merge == "concat" else {"merge_fn": MERGES[layer.merge]}
 
@@ -85,7 +113,7 @@ def activations(cell: Any) -> dict[str, Any]:
     return {ours: getattr(cell, theirs) for theirs, ours in names.items() if hasattr(cell, theirs)}
 
 
-def options(layer: Layer, params: Any) -> dict[str, Any]:
+def options(layer: Any, params: Any) -> dict[str, Any]:
     """The arguments of Flax' cell that make it like `layer`."""
     names = {"activation": "activation_fn", "gate_activation": "gate_fn", "dtype": "dtype"}
     given = {theirs: getattr(layer, ours) for ours, theirs in names.items() if hasattr(layer, ours)}

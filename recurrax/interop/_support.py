@@ -59,6 +59,8 @@ def to_jax(array: Any) -> jax.Array:
         TypeError: if JAX would round it.
     """
     array = np.asarray(array)
-    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
-        raise TypeError("weights must be float32 or narrower; got float64. Set `jax_enable_x64` to keep them exact.")
-    return jnp.asarray(array)
+    if (converted := jnp.asarray(array)).dtype != array.dtype:
+        raise TypeError(
+            f"weights must be float32 or narrower; got {array.dtype}. Set `jax_enable_x64` to keep them exact."
+        )
+    return converted

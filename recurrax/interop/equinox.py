@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Cell, Layer, Params
+from recurrax._layer import Cell, Params
 from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.interop._gates import bias_and_candidates, has_bias, last_of, one_bias
@@ -50,7 +50,7 @@ def from_equinox(cell: Any) -> tuple[Cell, Params]:
     raise unsupported("cell", cell, ("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
 
 
-def to_equinox(layer: Layer, params: Params) -> Any:
+def to_equinox(layer: Any, params: Params) -> Any:
     """A cell of this package as one of Equinox.
 
     Two biases that are only ever added become their sum.
@@ -80,18 +80,19 @@ def to_equinox(layer: Layer, params: Params) -> Any:
         raise unsupported("layer", layer, ("LSTMCell", "GRUCell"), hint)
     target = f"equinox.nn.{type(layer).__name__}"
     require(layer, target, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
-    values = [params.kernel.T, params.recurrent_kernel.T]
-    names = ["weight_ih", "weight_hh"]
     if isinstance(layer, LSTMCell):
         require(layer, target, proj_size=0)
         biases = {"bias": one_bias(params)}
     else:
         require(layer, target, reset_after=True)
         biases = dict(zip(("bias", "bias_n"), bias_and_candidates(params, 3), strict=True))
-    if has_bias(params):
-        names, values = [*names, *biases], [*values, *biases.values()]
+    weights = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
+    weights |= biases if has_bias(params) else {}
+
     import equinox
 
     make = getattr(equinox.nn, type(layer).__name__)
-    cell = make(params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype, key=jax.random.key(0))
-    return equinox.tree_at(lambda cell: [getattr(cell, name) for name in names], cell, values)
+    sizes = params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype
+    return equinox.tree_at(
+        lambda cell: [getattr(cell, name) for name in weights], make(*sizes, key=jax.random.key(0)), [*weights.values()]
+    )

@@ -185,7 +185,7 @@ def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None
     return modules
 
 
-def _default_paths(layers: Sequence[Layer]) -> list[str]:
+def _default_paths(layers: Sequence[Any]) -> list[str]:
     names = {ElmanCell: "vanilla_rnn", LSTMCell: "lstm", GRUCell: "gru"}
     paths, seen = [], Counter[str]()
     for layer in layers:

@@ -75,7 +75,7 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
 
     Example:
         >>> import keras, recurrax
-        >>> theirs = keras.layers.Bidirectional(keras.layers.GRU(4))
+        >>> theirs = keras.layers.Bidirectional(keras.layers.GRU(4, recurrent_initializer="glorot_uniform"))
         >>> theirs.build((None, None, 3))
         >>> layer, params = recurrax.interop.from_keras(theirs)
         >>> layer.forward, params.backward.kernel.shape
@@ -104,7 +104,7 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
         layers, params = zip(
             *(from_keras(part.cell) for part in (layer.forward_layer, layer.backward_layer)), strict=True
         )
-        return Bidirectional(*layers, layer.merge_mode), Directions(*params)
+        return Bidirectional(layers[0], layers[1], layer.merge_mode), Directions(*params)
     if isinstance(layer, keras.layers.RNN):
         if layer.go_backwards:
             raise ValueError(
@@ -137,7 +137,7 @@ def _weights(cell: Any) -> dict[str, jax.Array]:
     import keras
 
     named = {name: getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
-    return {name: to_jax(keras.ops.convert_to_numpy(w)) for name, w in named.items() if w is not None}
+    return {name: to_jax(keras.ops.convert_to_numpy(w.value)) for name, w in named.items() if w is not None}
 
 
 def _from_elman(cell: Any) -> tuple[Cell, Params]:
@@ -154,10 +154,11 @@ def _from_lstm(cell: Any) -> tuple[Cell, Params]:
 
 
 def _from_gru(cell: Any) -> tuple[Cell, Params]:
-    params = GRUParams(**_weights(cell))
+    weights = _weights(cell)
     if cell.reset_after and cell.use_bias:
-        params = params._replace(bias=params.bias[0], recurrent_bias=params.bias[1])
-    return GRUCell(cell.units, cell.reset_after, **_gated(cell)), reordered(params, "zrn", "rzn")
+        weights["bias"], weights["recurrent_bias"] = weights["bias"]
+    params = reordered(GRUParams(**weights), "zrn", "rzn")
+    return GRUCell(cell.units, cell.reset_after, **_gated(cell)), params
 
 
 def _from_conv(cell: Any) -> tuple[Cell, Params]:
@@ -220,7 +221,7 @@ def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[n
     """A layer of Keras, not yet built, and its weights in the order in which it keeps them."""
     import keras
 
-    options = {"return_sequences": True, "return_state": return_state, "zero_output_for_mask": True}
+    options: dict[str, Any] = {"return_sequences": True, "return_state": return_state, "zero_output_for_mask": True}
     if isinstance(layer, Stack):
         require(layer, "Keras", dropout=0.0)
         cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
@@ -234,7 +235,7 @@ def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[n
     return _cell(layer, params, **options)
 
 
-def _cell(layer: Layer, params: Params, suffix: str = "", **options: Any) -> tuple[Any, list[np.ndarray]]:
+def _cell(layer: Any, params: Params, suffix: str = "", **options: Any) -> tuple[Any, list[np.ndarray]]:
     import keras
 
     if type(layer) not in _TO:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer, Params
 from recurrax.cells.convolutional import ConvLSTMCell
-from recurrax.cells.elman import ElmanCell, ElmanParams
-from recurrax.cells.gru import GRUCell, GRUParams
+from recurrax.cells.elman import ElmanCell
+from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell, LSTMParams
-from recurrax.cells.minimal import MGUCell, MGUParams, UGRNNCell, UGRNNParams
+from recurrax.cells.minimal import MGUCell, UGRNNCell
 from recurrax.interop._flax import (
+    KINDS,
     activations,
     check_cells,
     check_directions,
@@ -30,10 +31,14 @@ from recurrax.interop._gates import bias_and_candidates, last_of, one_bias, with
 from recurrax.interop._support import require, require_plain_conv_lstm, unsupported
 
 _WAYS = ("forward_rnn", "backward_rnn")
-_FOREIGN = (
-    *("SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "ConvLSTMCell"),
-    *("RNN", "Bidirectional", "Sequential of RNNs"),
-)
+_OURS: dict[str, Any] = {
+    "SimpleCell": ElmanCell,
+    "LSTMCell": LSTMCell,
+    "OptimizedLSTMCell": LSTMCell,
+    "GRUCell": GRUCell,
+    "MGUCell": MGUCell,
+    "ConvLSTMCell": ConvLSTMCell,
+}
 
 
 def from_linen(
@@ -80,43 +85,32 @@ def from_linen(
     if type(module) is nn.Bidirectional:
         check_directions(module)
         layers, own = zip(*(inner(getattr(module, way).cell, way, "cell") for way in _WAYS), strict=True)
-        return Bidirectional(*layers, merge_of(module)), Directions(*own)
+        return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
     if type(module) is nn.Sequential:
         layers, own = zip(*(inner(part, f"layers_{n}") for n, part in enumerate(module.layers)), strict=True)
         return Stack(layers), own
+    cells = {getattr(nn, name): cell for name, cell in _OURS.items()}
+    if type(module) not in cells:
+        names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
+        raise unsupported("module", module, (f"flax.linen.{name}" for name in names))
     if type(module) is nn.ConvLSTMCell:
         return _from_conv(module, params, input_shape)
-    if type(module) not in (nn.SimpleCell, nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.MGUCell):
-        raise unsupported("module", module, (f"flax.linen.{name}" for name in _FOREIGN))
-    return _from_dense(module, params)
+    if type(module) is nn.SimpleCell:
+        check_plain(module)
+    return _from_dense(cells[type(module)] if getattr(module, "reset_gate", True) else UGRNNCell, module, params)
 
 
-def _from_dense(cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
-    import flax.linen as nn
+def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
+    kind = KINDS[ours]
 
-    def joined(side: str, part: str, gates: Sequence[str]) -> jax.Array:
+    def joined(side: str, part: str, gates: Sequence[str] = kind.gates) -> jax.Array:
         return jnp.concatenate([_get(_get(params, side + gate), part) for gate in gates], axis=-1)
 
-    def kernels(gates: Sequence[str]) -> dict[str, jax.Array]:
-        return {"kernel": joined("i", "kernel", gates), "recurrent_kernel": joined("h", "kernel", gates)}
-
-    size, like = cell.features, activations(cell)
-    if isinstance(cell, nn.SimpleCell):
-        check_plain(cell)
-        return ElmanCell(size, **like), ElmanParams(**kernels([""]), bias=joined("i", "bias", [""]))
-    if isinstance(cell, (nn.LSTMCell, nn.OptimizedLSTMCell)):
-        return LSTMCell(size, **like), LSTMParams(**kernels("ifgo"), bias=joined("h", "bias", "ifgo"))
-    if isinstance(cell, nn.GRUCell):
-        recurrent_bias = last_of(3, joined("h", "bias", "n"))
-        return GRUCell(size, **like), GRUParams(
-            **kernels("rzn"), bias=joined("i", "bias", "rzn"), recurrent_bias=recurrent_bias
-        )
-    if not cell.reset_gate:
-        return UGRNNCell(size, **like), UGRNNParams(**kernels("fn"), bias=joined("i", "bias", "fn"))
-    recurrent_bias = last_of(2, joined("h", "bias", "n"))
-    return MGUCell(size, **like), MGUParams(
-        **kernels("fn"), bias=joined("i", "bias", "fn"), recurrent_bias=recurrent_bias
-    )
+    maps = {"kernel": joined("i", "kernel"), "recurrent_kernel": joined("h", "kernel")}
+    maps["bias"] = joined(kind.biased, "bias")
+    if kind.resets:
+        maps["recurrent_bias"] = last_of(len(kind.gates), joined("h", "bias", kind.gates[-1:]))
+    return ours(cell.features, **activations(cell)), ours.params_type(**maps)
 
 
 def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> tuple[Layer, Params]:
@@ -177,10 +171,12 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
     if isinstance(layer, Bidirectional):
         (forward, backward), own = zip(*map(_walking, check_cells(layer), params), strict=True)
         return nn.Bidirectional(forward, backward, **merge_fn(layer)), dict(zip(_WAYS, own, strict=True))
-    if type(layer) not in _TO:
-        names = [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"]
+    if type(layer) is ConvLSTMCell:
+        return _to_conv(layer, params)
+    if type(layer) not in KINDS:
+        names = (*(cell.__name__ for cell in KINDS), "ConvLSTMCell", "a Bidirectional or a Stack of these")
         raise unsupported("layer", layer, names)
-    return _TO[type(layer)](layer, params)
+    return _to_dense(layer, params)
 
 
 def _walking(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
@@ -191,57 +187,24 @@ def _walking(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
     return (module, own) if isinstance(layer, (Stack, Bidirectional)) else (nn.RNN(module), {"cell": own})
 
 
-def _denses(params: Params, gates: Sequence[str], **biases: jax.Array) -> dict[str, Any]:
-    """A Dense for each gate and side; `biases` `[G*H]` by side."""
-    denses: dict[str, Any] = {}
-    for side, kernel in (("i", params.kernel), ("h", params.recurrent_kernel)):
-        for name, array in (("kernel", kernel), ("bias", biases.get(side))):
-            if array is not None:
-                for gate, part in zip(gates, jnp.split(array, len(gates), axis=-1), strict=True):
-                    denses.setdefault(side + gate, {})[name] = part
-    return denses
-
-
-def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[Any, dict[str, Any]]:
+def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
     import flax.linen as nn
 
-    return nn.SimpleCell(layer.hidden_size, **options(layer, params)), _denses(params, [""], i=one_bias(params))
-
-
-def _to_lstm(layer: LSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
-    import flax.linen as nn
-
-    require(layer, "flax.linen.OptimizedLSTMCell", proj_size=0)
-    cell = nn.OptimizedLSTMCell(layer.hidden_size, **options(layer, params))
-    return cell, _denses(params, "ifgo", h=one_bias(params))
-
-
-def _to_gru(layer: GRUCell, params: GRUParams) -> tuple[Any, dict[str, Any]]:
-    import flax.linen as nn
-
-    require(layer, "flax.linen.GRUCell", reset_after=True)
-    return nn.GRUCell(layer.hidden_size, **options(layer, params)), _with_candidate(params, "rzn")
-
-
-def _to_mgu(layer: MGUCell, params: MGUParams) -> tuple[Any, dict[str, Any]]:
-    import flax.linen as nn
-
-    require(layer, "flax.linen.MGUCell", reset_after=True)
-    return nn.MGUCell(layer.hidden_size, **options(layer, params)), _with_candidate(params, "fn")
-
-
-def _with_candidate(params: Any, gates: str) -> dict[str, Any]:
-    bias, candidate = bias_and_candidates(params, len(gates))
-    denses = _denses(params, gates, i=bias)
-    denses["hn"]["bias"] = candidate
-    return denses
-
-
-def _to_ugrnn(layer: UGRNNCell, params: UGRNNParams) -> tuple[Any, dict[str, Any]]:
-    import flax.linen as nn
-
-    cell = nn.MGUCell(layer.hidden_size, **options(layer, params), reset_gate=False)
-    return cell, _denses(params, "fn", i=one_bias(params))
+    kind = KINDS[type(layer)]
+    require(layer, f"flax.linen.{kind.name}", **kind.requires)
+    bias, candidate = bias_and_candidates(params, len(kind.gates)) if kind.resets else (one_bias(params), None)
+    denses: dict[str, Any] = {side + gate: {} for side in "ih" for gate in kind.gates}
+    for side, part, array in (
+        ("i", "kernel", params.kernel),
+        ("h", "kernel", params.recurrent_kernel),
+        (kind.biased, "bias", bias),
+    ):
+        for gate, own in zip(kind.gates, jnp.split(array, len(kind.gates), axis=-1), strict=True):
+            denses[side + gate][part] = own
+    if kind.resets:
+        denses["hn"]["bias"] = candidate
+    more = {"reset_gate": False} if isinstance(layer, UGRNNCell) else {}
+    return getattr(nn, kind.name)(layer.hidden_size, **options(layer, params), **more), denses
 
 
 def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
@@ -249,17 +212,7 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, An
 
     require_plain_conv_lstm(layer, "flax.linen.ConvLSTMCell")
     params = without_forget_one(params)
-    dtypes = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
+    dtypes: dict[str, Any] = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
     inputs = {"kernel": params.kernel, "bias": params.bias}
     state = {"kernel": params.recurrent_kernel, "bias": params.recurrent_bias}
     return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), {"ih": inputs, "hh": state}
-
-
-_TO: dict[type, Callable] = {
-    ElmanCell: _to_elman,
-    LSTMCell: _to_lstm,
-    GRUCell: _to_gru,
-    MGUCell: _to_mgu,
-    UGRNNCell: _to_ugrnn,
-    ConvLSTMCell: _to_conv,
-}

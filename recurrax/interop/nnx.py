@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,10 +9,11 @@ import jax.numpy as jnp
 
 from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer, Params
-from recurrax.cells.elman import ElmanCell, ElmanParams
-from recurrax.cells.gru import GRUCell, GRUParams
-from recurrax.cells.lstm import LSTMCell, LSTMParams
+from recurrax.cells.elman import ElmanCell
+from recurrax.cells.gru import GRUCell
+from recurrax.cells.lstm import LSTMCell
 from recurrax.interop._flax import (
+    KINDS,
     activations,
     check_cells,
     check_directions,
@@ -26,8 +26,12 @@ from recurrax.interop._flax import (
 from recurrax.interop._gates import bias_and_candidates, one_bias
 from recurrax.interop._support import refuse_loss, require, unsupported
 
-_CELLS = ("SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell")
-_COMPOSED = ("RNN", "Bidirectional", "Sequential of RNNs")
+_OURS: dict[str, Any] = {
+    "SimpleCell": ElmanCell,
+    "LSTMCell": LSTMCell,
+    "OptimizedLSTMCell": LSTMCell,
+    "GRUCell": GRUCell,
+}
 
 
 def from_nnx(module: Any) -> tuple[Layer, Params]:
@@ -65,32 +69,28 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
         return from_nnx(module.cell)
     if type(module) is nnx.Bidirectional:
         check_directions(module)
-        layers, params = zip(from_nnx(module.forward_rnn.cell), from_nnx(module.backward_rnn.cell), strict=True)
-        return Bidirectional(*layers, merge_of(module)), Directions(*params)
+        rnns: tuple[Any, ...] = (module.forward_rnn, module.backward_rnn)
+        layers, own = zip(*(from_nnx(rnn.cell) for rnn in rnns), strict=True)
+        return Bidirectional(*layers, merge=merge_of(module)), Directions(*own)
     if type(module) is nnx.Sequential:
-        layers, params = zip(*map(from_nnx, module.layers), strict=True)
-        return Stack(layers), params
-
-    def joined(denses: Sequence[str], part: str) -> jax.Array:
-        return jnp.concatenate([getattr(getattr(module, dense), part)[...] for dense in denses], axis=-1)
-
-    def kernels(inputs: Sequence[str], state: Sequence[str]) -> dict[str, jax.Array]:
-        return {"kernel": joined(inputs, "kernel"), "recurrent_kernel": joined(state, "kernel")}
-
-    fused = (["dense_i"], ["dense_h"])
+        layers, own = zip(*map(from_nnx, module.layers), strict=True)
+        return Stack(layers), own
+    cells = {getattr(nnx, name): cell for name, cell in _OURS.items()}
+    if type(module) not in cells:
+        names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
+        raise unsupported("module", module, (f"flax.nnx.{name}" for name in names))
     if type(module) is nnx.SimpleCell:
         check_plain(module)
-        params = ElmanParams(**kernels(*fused), bias=joined(fused[0], "bias"))
-        return ElmanCell(module.hidden_features, **activations(module)), params
-    if type(module) is nnx.GRUCell:
-        params = GRUParams(**kernels(*fused), bias=joined(fused[0], "bias"))
-        return GRUCell(module.hidden_features, recurrent_bias=False, **activations(module)), params
-    if type(module) in (nnx.LSTMCell, nnx.OptimizedLSTMCell):
-        apart = (["ii", "if_", "ig", "io"], ["hi", "hf", "hg", "ho"])
-        inputs, state = apart if type(module) is nnx.LSTMCell else fused
-        params = LSTMParams(**kernels(inputs, state), bias=joined(state, "bias"))
-        return LSTMCell(module.hidden_features, **activations(module)), params
-    raise unsupported("module", module, (f"flax.nnx.{name}" for name in (*_CELLS, *_COMPOSED)))
+    ours = cells[type(module)]
+    kind = KINDS[ours]
+
+    def joined(side: str, part: str) -> jax.Array:
+        apart = [f"{side}{gate}".replace("if", "if_") for gate in kind.gates]
+        names = apart if type(module) is nnx.LSTMCell else [f"dense_{side}"]
+        return jnp.concatenate([getattr(getattr(module, name), part)[...] for name in names], axis=-1)
+
+    params = ours.params_type(joined("i", "kernel"), joined("h", "kernel"), joined(kind.biased, "bias"))
+    return ours(module.hidden_features, recurrent_bias=False, **activations(module)), params
 
 
 def to_nnx(layer: Layer, params: Params) -> Any:
@@ -129,22 +129,26 @@ def to_nnx(layer: Layer, params: Params) -> Any:
     if isinstance(layer, Bidirectional):
         return nnx.Bidirectional(*map(_walking, check_cells(layer), params), **merge_fn(layer))
 
-    if type(layer) is ElmanCell:
-        cell_type, biases = nnx.SimpleCell, {"dense_i": one_bias(params)}
-    elif type(layer) is LSTMCell:
-        require(layer, "flax.nnx.OptimizedLSTMCell", proj_size=0)
-        cell_type, biases = nnx.OptimizedLSTMCell, {"dense_h": one_bias(params)}
-    elif type(layer) is GRUCell:
-        require(layer, "flax.nnx.GRUCell", reset_after=True)
-        bias, candidate = bias_and_candidates(params, 3)
-        refuse_loss("`recurrent_bias` of the candidate n", candidate, "flax.nnx.GRUCell")
-        cell_type, biases = nnx.GRUCell, {"dense_i": bias}
-    else:
+    if type(layer) not in _OURS.values():
         raise unsupported("layer", layer, ("ElmanCell", "LSTMCell", "GRUCell", "a Bidirectional or a Stack of these"))
-    cell = cell_type(params.kernel.shape[0], layer.hidden_size, **options(layer, params), rngs=nnx.Rngs(0))
+    return _to_dense(layer, params)
+
+
+def _to_dense(layer: Any, params: Params) -> Any:
+    from flax import nnx
+
+    kind = KINDS[type(layer)]
+    target = f"flax.nnx.{kind.name}"
+    require(layer, target, **kind.requires)
+    bias = one_bias(params)
+    if kind.resets:
+        bias, candidate = bias_and_candidates(params, len(kind.gates))
+        refuse_loss("`recurrent_bias` of the candidate n", candidate, target)
+    cell = getattr(nnx, kind.name)(
+        params.kernel.shape[0], layer.hidden_size, **options(layer, params), rngs=nnx.Rngs(0)
+    )
     cell.dense_i.kernel[...], cell.dense_h.kernel[...] = params.kernel, params.recurrent_kernel
-    for dense, bias in biases.items():
-        getattr(cell, dense).bias[...] = bias
+    getattr(cell, f"dense_{kind.biased}").bias[...] = bias
     return cell
 
 

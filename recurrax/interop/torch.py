@@ -28,7 +28,7 @@ _NAMES = {
     "projection_kernel": "weight_hr",
 }
 _WEIGHT = re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)((?:_l\d+(?:_reverse)?)?)")
-_CELLS = {1: ElmanCell, 3: GRUCell, 4: LSTMCell}
+_CELLS: dict[int, Any] = {1: ElmanCell, 3: GRUCell, 4: LSTMCell}
 
 
 def from_torch(
@@ -168,7 +168,8 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
     """
     import torch
 
-    layers, dropout, own = (layer,), 0.0, (params,)
+    layers: tuple[Layer, ...] = (layer,)
+    dropout, own = 0.0, (params,)
     if isinstance(layer, Stack):
         layers, dropout, own = layer.layers, layer.dropout, params
     cells = list(_cells(layers, own))
@@ -187,7 +188,7 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
         name, cells = f"{name}Cell", [("", layer, params)]
         made.pop("proj_size", None)
 
-    weights = {}
+    weights: dict[str, Any] = {}
     for place, _, weight in cells:
         arrays = {key: leaf for key, leaf in weight._asdict().items() if leaf is not None and "bias" not in key}
         if bias:
