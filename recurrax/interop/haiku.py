@@ -171,7 +171,8 @@ def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None
     References:
         Haiku, 2025, https://dm-haiku.readthedocs.io/en/latest/api.html#recurrent
     """
-    layers, own = (layer,), (params,)
+    layers: tuple[Layer, ...] = (layer,)
+    own = (params,)
     if isinstance(layer, Stack):
         require(layer, "Haiku", dropout=0.0)
         layers, own = layer.layers, params
@@ -186,7 +187,7 @@ def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None
 
 
 def _default_paths(layers: Sequence[Any]) -> list[str]:
-    names = {ElmanCell: "vanilla_rnn", LSTMCell: "lstm", GRUCell: "gru"}
+    names: dict[Any, str] = {ElmanCell: "vanilla_rnn", LSTMCell: "lstm", GRUCell: "gru"}
     paths, seen = [], Counter[str]()
     for layer in layers:
         name = names.get(type(layer)) or f"conv{len(layer.input_shape)}_dlstm"

@@ -71,7 +71,7 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
         check_directions(module)
         rnns: tuple[Any, ...] = (module.forward_rnn, module.backward_rnn)
         layers, own = zip(*(from_nnx(rnn.cell) for rnn in rnns), strict=True)
-        return Bidirectional(*layers, merge=merge_of(module)), Directions(*own)
+        return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
     if type(module) is nnx.Sequential:
         layers, own = zip(*map(from_nnx, module.layers), strict=True)
         return Stack(layers), own
