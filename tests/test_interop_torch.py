@@ -82,7 +82,7 @@ def test_layers(kind: str, torch: Any) -> None:
     # Back again, and through the mapping that a file would hold, in bfloat16 too.
     assert same_state(torch, interop.to_torch(layer, params), module)
     model = torch.nn.ModuleDict({"encoder": torch.nn.ModuleDict({"rnn": module}), "head": torch.nn.Linear(1, 1)})
-    assert interop.from_torch(model, prefix="encoder.rnn")[0] == layer
+    assert interop.from_torch(model)[0] == layer
     model = model.to(torch.bfloat16)
     options = {"nonlinearity": "relu", "dropout": layer.dropout}
     again, halves = interop.from_torch(model.state_dict(), prefix="encoder.", **options)
@@ -177,6 +177,11 @@ TWO = {f"{path}{name}": weight for path in ("a.", "b.rnn.") for name, weight in 
 def test_weights_that_are_of_no_layer(source: dict, prefix: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         interop.from_torch(source, prefix=prefix)
+
+
+def test_what_is_no_source() -> None:
+    with pytest.raises(TypeError, match=r"`source` must be one of a torch.nn.Module, a mapping .*; got builtins.list"):
+        interop.from_torch([weights()])
 
 
 def test_float64_is_not_rounded() -> None:

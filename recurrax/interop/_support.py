@@ -53,11 +53,13 @@ def refuse_loss(name: str, weight: Any, target: str) -> None:
 
 
 def to_jax(array: Any) -> jax.Array:
-    """A NumPy array as JAX's, of the same dtype.
+    """A NumPy array as JAX's, of the same dtype; one of JAX, traced or not, stands for itself.
 
     Raises:
         TypeError: if JAX would round it.
     """
+    if isinstance(array, jax.Array):
+        return array
     array = np.asarray(array)
     if (converted := jnp.asarray(array)).dtype != array.dtype:
         raise TypeError(

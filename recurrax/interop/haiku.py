@@ -67,14 +67,10 @@ def from_haiku(
         must = "be the path of a core" if prefix else "pick one core of several"
         raise ValueError(f"`prefix` must {must}; got {prefix!r}. There are: {', '.join(map(repr, cores)) or 'none'}.")
     modules = cores[next(iter(cores)) if prefix is None else prefix]
-    modules = {name: {key: _array(leaf) for key, leaf in module.items()} for name, module in modules.items()}
+    modules = {name: {key: to_jax(leaf) for key, leaf in module.items()} for name, module in modules.items()}
     if "hidden_to_hidden" in modules:
         return _from_conv(modules, input_shape)
     return _FROM[frozenset(modules)](modules)
-
-
-def _array(leaf: Any) -> jax.Array:
-    return leaf if isinstance(leaf, jax.Array) else to_jax(leaf)
 
 
 def _cores(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Modules]:

@@ -44,7 +44,7 @@ def from_torch(
     Args:
         source: a `torch.nn.RNN`, `LSTM`, `GRU`, `RNNCell`, `LSTMCell` or `GRUCell`, a model that has one, or a mapping
             from the names in a state dict to tensors or arrays. Sizes, layers, directions and biases are inferred.
-        prefix: which layer of a whole model, such as `"encoder.lstm."`.
+        prefix: which layer of a model that has several, such as `"encoder.lstm."`.
         nonlinearity: that of an `RNN` in a mapping, `"tanh"` or `"relu"`, which its weights do not tell.
         dropout: the rate between the layers, which the weights do not tell either. A module knows both itself.
 
@@ -53,6 +53,7 @@ def from_torch(
         it, or for a `*Cell` the cell.
 
     Raises:
+        TypeError: if `source` is neither a module nor a mapping, or of a dtype that JAX would round.
         ValueError: if no recurrent layer, or more than one, is found under `prefix`, or weights are missing.
 
     Example:
@@ -67,11 +68,14 @@ def from_torch(
     References:
         PyTorch, 2025, https://docs.pytorch.org/docs/stable/nn.html#recurrent-layers
     """
-    if not isinstance(source, Mapping):
-        module, prefix = source.get_submodule(prefix.rstrip(".")), ""
+    if isinstance(source, Mapping):
+        _, found = _find(source, prefix)
+    elif hasattr(source, "state_dict"):
+        path, found = _find(source.state_dict(), prefix)
+        module = source.get_submodule(path.rstrip("."))
         nonlinearity, dropout = getattr(module, "nonlinearity", nonlinearity), getattr(module, "dropout", dropout)
-        source = module.state_dict()
-    found = _find(source, prefix)
+    else:
+        raise unsupported("source", source, ("a torch.nn.Module", "a mapping from the names of weights to arrays"))
     first = found[min(found)]
     if any(weights.keys() != first.keys() for weights in found.values()) or not {"weight_ih", "weight_hh"} <= set(
         first
@@ -109,8 +113,8 @@ def from_torch(
     return torch_layout.stack(cell_type, size, depth, bias, dropout, both, **options), params
 
 
-def _find(source: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
-    """The weights of the one recurrent layer under `prefix`, by what stands behind their names."""
+def _find(source: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The path of the one recurrent layer under `prefix`, and its weights by what stands behind their names."""
     layers: dict[str, dict[str, dict[str, Any]]] = {}
     for name, weight in source.items():
         if match := _WEIGHT.fullmatch(name):
@@ -122,7 +126,7 @@ def _find(source: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
         raise ValueError(
             f"`prefix` must pick one recurrent layer; {prefix!r} picks {len(matching)}. There are: {choice}."
         )
-    return layers[matching[0]]
+    return matching[0], layers[matching[0]]
 
 
 def _listed(found: dict[str, dict[str, Any]]) -> str:
