@@ -1,16 +1,20 @@
 """Haiku and Equinox in and out: their runs and ours as functions of their parameters, and the way back bit by bit."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from peers import IMAGES, SPACE, XS, H, I, Theirs, check, perturbed
 
 import recurrax as rx
 from recurrax import interop
 from recurrax.testing import assert_close
+
+GOLDEN = Path(__file__).parent / "golden" / "haiku.npz"
 
 
 def in_haiku(hk: Any, make: Callable, reverse: bool, **options: Any) -> Theirs:
@@ -55,6 +59,20 @@ def test_haiku() -> None:
     layer = check(theirs, IMAGES, exact=False)
     assert layer == rx.ConvLSTMCell(H, SPACE, (3, 3), recurrent_bias=True)
     assert_close("rounded", theirs.restore(*theirs.convert(theirs.params)), theirs.params, 1e-7)
+
+
+def test_weights_without_haiku() -> None:
+    """What golden/make_interop.py wrote: the weights of three cores, inputs, and what Haiku made of them."""
+    stored, params = dict(np.load(GOLDEN)), {}
+    for name, leaf in stored.items():
+        path, _, part = name.rpartition(":")
+        params.setdefault(path, {})[part] = leaf
+    for path, kind in {"lstm": rx.LSTMCell, "gru": rx.GRUCell, "vanilla_rnn": rx.ElmanCell}.items():
+        layer, own = interop.from_haiku(params, prefix=path)
+        assert type(layer) is kind
+        state, ys = rx.scan(layer, own, stored["x"], time_major=True)
+        expected = layer.state_type(*(stored[f"{path}.{name}"] for name in state._fields))
+        assert_close(path, (state, ys), (expected, stored[f"{path}.y"]), 1e-5)
 
 
 def in_equinox(eqx: Any, cell: Any, reverse: bool) -> Theirs:

@@ -137,7 +137,7 @@ def test_safetensors(torch: Any, tmp_path: Path) -> None:
 
 
 def test_weights_without_torch() -> None:
-    """What golden/make_torch.py wrote: a model's weights, inputs, and what PyTorch made of them."""
+    """What golden/make_interop.py wrote: a model's weights, inputs, and what PyTorch made of them."""
     stored = dict(np.load(GOLDEN))
     for path, kind in {"encoder.rnn.": rx.ElmanCell, "encoder.lstm.": rx.LSTMCell, "decoder.gru.": rx.GRUCell}.items():
         layer, params = interop.from_torch(stored, prefix=path)
@@ -216,6 +216,6 @@ LSTM = rx.LSTMCell(H)
         (ValueError, rx.LSTMCell(H, P), r"`proj_size` of `layer` must be 0 for torch.nn.LSTMCell; got 2"),
     ],
 )
-def test_layers_that_torch_has_not(error: type, layer: rx.Layer, message: str, torch: Any) -> None:
+def test_layers_that_torch_has_not(error: type, layer: rx.Layer, message: str) -> None:
     with pytest.raises(error, match=message):
         interop.to_torch(layer, perturbed_params(layer, I))

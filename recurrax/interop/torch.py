@@ -170,8 +170,6 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
     References:
         PyTorch, 2025, https://docs.pytorch.org/docs/stable/nn.html#recurrent-layers
     """
-    import torch
-
     layers: tuple[Layer, ...] = (layer,)
     dropout, own = 0.0, (params,)
     if isinstance(layer, Stack):
@@ -182,13 +180,17 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
     if len(kinds) > 1 or len(both) > 1:
         raise ValueError(f"`layer` must have equal cells in all layers and directions for PyTorch; got {layer}.")
 
+    if type(layer) is LSTMCell:
+        require(layer, "torch.nn.LSTMCell", proj_size=0)
+
+    import torch
+
     (name, size, *options), bias = kinds.pop(), any(has_bias(weights) for *_, weights in cells)
     dtype = cells[0][2].kernel.dtype
     made: dict[str, Any] = {"bias": bias, "dtype": getattr(torch, str(dtype)), **dict(options)}
     if isinstance(layer, (Stack, Bidirectional)):
         made |= {"num_layers": len(layers), "dropout": dropout, "bidirectional": both.pop(), "batch_first": batch_first}
     else:
-        require(layer, f"torch.nn.{name}Cell", **({"proj_size": 0} if name == "LSTM" else {}))
         name, cells = f"{name}Cell", [("", layer, params)]
         made.pop("proj_size", None)
 
