@@ -23,6 +23,7 @@ class AnyCell(Layer):
     """One step of a recurrence, or several upon one another."""
 
     core: CoreLayer
+    rank: int = 0  # the number of spatial axes
 
     def params(self) -> Params:
         """The weights as parameters of the core."""
@@ -36,9 +37,21 @@ class AnyCell(Layer):
         """Zeros, each part of the state `[B, H]`."""
         return self.unpack(self.core.initial_state((batch_size,), self._compute_dtype))
 
+    def inward(self, x: jax.Array) -> jax.Array:
+        """An array of Keras', laid out as the core has it."""
+        return x
+
+    def outward(self, x: jax.Array) -> jax.Array:
+        """An array of the core's, laid out as Keras has it."""
+        return x
+
+    def output_of(self, state: Any) -> jax.Array:
+        """The part of a state of the core that is the last output."""
+        return state.h
+
     def pack(self, states: Any) -> Any:
         """A state of Keras as one of the core."""
-        leaves = [jnp.asarray(leaf).astype(self._compute_dtype) for leaf in jax.tree.leaves(states)]
+        leaves = [self.inward(jnp.asarray(leaf).astype(self._compute_dtype)) for leaf in jax.tree.leaves(states)]
         structure = jax.tree.structure(jax.eval_shape(self.core.initial_state))
         if len(leaves) != structure.num_leaves:
             shapes = ", ".join(map(describe, leaves))
@@ -47,7 +60,7 @@ class AnyCell(Layer):
 
     def unpack(self, state: Any) -> list:
         """A state of the core as one of Keras."""
-        return list(state)
+        return [self.outward(leaf) for leaf in state]
 
     def __call__(self, inputs: jax.Array, states: Any, training: bool = False) -> tuple[jax.Array, list]:
         """Takes one step.
@@ -63,8 +76,8 @@ class AnyCell(Layer):
         inputs = jnp.asarray(inputs).astype(self._compute_dtype)
         build_for(self, inputs.shape)
         key = self.next_key() if training else None
-        state, output = step(self.core, self.params(), self.pack(states), inputs, key=key)
-        return output, self.unpack(state)
+        state, output = step(self.core, self.params(), self.pack(states), self.inward(inputs), key=key)
+        return self.outward(output), self.unpack(state)
 
 
 # The weights, in Keras' order, and what the arguments call them.
@@ -85,6 +98,11 @@ class Cell(AnyCell):
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
         self.rngs = source_of(rngs, self.seed)
+
+    @property
+    def built(self) -> bool:
+        """Whether the weights are there."""
+        return hasattr(self, "kernel")
 
     @property
     def size(self) -> int:
@@ -134,7 +152,6 @@ class Cell(AnyCell):
             self.bias = variable(self._draw_bias(self._meaning("bias_initializer"), dtype))
         if not self.core.stochastic:
             self.rngs = nnx.data(None)
-        self.built = True
 
     def _draw_bias(self, initializer: Callable, dtype: Any) -> jax.Array:
         return initializer(self.rngs.params(), (self.gates * self.size,), dtype)

@@ -280,6 +280,10 @@ class StackedRNNCells(AnyCell):
         """Randomness for one call, or None where there is no dropout."""
         return next((cell.next_key() for cell in self.cells if cell.core.stochastic), None)
 
+    def output_of(self, state: Any) -> jax.Array:
+        """The last output of the last cell."""
+        return self.cells[-1].output_of(state[-1])
+
     def unpack(self, state: Any) -> list:
         """A state of the core as one of Keras."""
         return [cell.unpack(part) for cell, part in zip(self.cells, state, strict=True)]
@@ -290,4 +294,3 @@ class StackedRNNCells(AnyCell):
             if not cell.built:
                 cell.build(input_shape)
             input_shape = (input_shape[0], cell.output_size)
-        self.built = True

@@ -43,7 +43,6 @@ class Layer(nnx.Module):
     rngs: dataclasses.InitVar[nnx.Rngs | None] = None
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
-        self.built = False
         for argument in self.get_config():
             if kind_of(argument):
                 meaning(argument, getattr(self, argument))
@@ -56,6 +55,11 @@ class Layer(nnx.Module):
     def sublayers(self) -> tuple:
         """The modules and functions within, in the order of their weights."""
         return ()
+
+    @property
+    def built(self) -> bool:
+        """Whether the weights are there."""
+        return all(part.built for part in self.sublayers if isinstance(part, Layer))
 
     @property
     def weights(self) -> list[nnx.Variable]:
@@ -165,16 +169,21 @@ def source_of(rngs: nnx.Rngs | None, seed: int | None) -> nnx.Rngs:
     return nnx.Rngs(random.getrandbits(31) if seed is None else seed)
 
 
-def renewed(layer: Any, **changes: Any) -> Any:
+def source_within(layer: nnx.Module) -> nnx.Rngs | None:
+    """The randomness that a layer holds, if any."""
+    return next((node for _, node in nnx.iter_graph(layer) if isinstance(node, nnx.Rngs)), None)
+
+
+def renewed(layer: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
     """A layer of the same arguments but for `changes`, with weights of its own."""
-    config = {name: _renewed(value) for name, value in layer.get_config().items()} | changes
-    return type(layer).from_config(config)
 
+    def again(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [again(part) for part in value]
+        return renewed(value, rngs) if isinstance(value, Layer) else value
 
-def _renewed(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(_renewed(part) for part in value)
-    return renewed(value) if isinstance(value, Layer) else value
+    config = {name: again(value) for name, value in layer.get_config().items()}
+    return type(layer).from_config(config | changes | {"rngs": rngs})
 
 
 def build_for(layer: Any, shape: Shape) -> None:

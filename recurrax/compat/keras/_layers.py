@@ -24,7 +24,7 @@ class WithCell(Recurrent):
         if self.use_cudnn not in ("auto", True, False):
             raise ValueError(f'`use_cudnn` must be "auto", True or False; got {self.use_cudnn!r}.')
         shared = {field.name for field in dataclasses.fields(self.cell_type)}
-        arguments = {name: value for name, value in self.get_config().items() if name in shared}
+        arguments = {name: getattr(self, name) for name in shared if hasattr(self, name)}
         self.cell: Cell = self.cell_type(**arguments, rngs=rngs)
 
 

@@ -44,6 +44,11 @@ class Recurrent(Layer):
         """The cell."""
         return (self.cell,)
 
+    @property
+    def built(self) -> bool:
+        """Whether the weights, and the state of a stateful layer, are there."""
+        return self.cell.built and (self.states is not None or not self.stateful)
+
     def build(self, input_shape: Shape) -> None:
         """Draws the weights, and makes the state of a stateful layer.
 
@@ -60,7 +65,6 @@ class Recurrent(Layer):
                     f"`input_shape` must begin with the batch size where `stateful` is True; got {tuple(input_shape)}."
                 )
             self.states = nnx.data([RNNState(leaf) for leaf in jax.tree.leaves(self.get_initial_state(batch))])
-        self.built = True
 
     def get_initial_state(self, batch_size: int) -> list:
         """Zeros, each part of the state `[B, H]`."""
@@ -93,7 +97,7 @@ class Recurrent(Layer):
         sequences = jnp.asarray(sequences)
         self._check_rank(sequences)
         build_for(self, sequences.shape)
-        xs, time = self._inward(sequences.astype(self._compute_dtype)), 0 if self.time_major else 1
+        xs, time = self.cell.inward(sequences.astype(self._compute_dtype)), 0 if self.time_major else 1
         mask = None if mask is None else jnp.asarray(mask).astype(bool)
         state = self.cell.pack(self._initial_state(initial_state, xs.shape[1 - time]))
         final, ys = scan(
@@ -111,11 +115,12 @@ class Recurrent(Layer):
         if self.go_backwards:  # Keras puts out what it met first, first.
             ys, mask = jnp.flip(ys, time), None if mask is None else jnp.flip(mask, time)
         if mask is not None and not self.zero_output_for_mask:
-            ys = _repeated(ys, mask, self._before(state), time)
+            before = self.cell.output_of(state)
+            ys = _repeated(ys, mask, jnp.zeros_like(before) if self.unroll else before, time)
         for kept, new in zip(self.states or (), jax.tree.leaves(final), strict=self.stateful):
             kept[...] = new
         output = ys if self.return_sequences else lax.index_in_dim(ys, -1, time, keepdims=False)
-        outputs = [self._outward(output), *jax.tree.map(self._outward, self.cell.unpack(final))]
+        outputs = [self.cell.outward(output), *self.cell.unpack(final)]
         outputs = outputs if self.return_state else outputs[:1]
         if self.activity_regularizer is not None:
             penalty, batch = self._meaning("activity_regularizer"), xs.shape[1 - time]
@@ -127,8 +132,8 @@ class Recurrent(Layer):
         return mask if self.return_sequences else None
 
     def _check_rank(self, sequences: jax.Array) -> None:
-        if sequences.ndim != 3:
-            layout = "[T, B, I]" if self.time_major else "[B, T, I]"
+        if sequences.ndim != 3 + self.cell.rank:
+            layout = f"[{'T, B' if self.time_major else 'B, T'}, {'space, ' * self.cell.rank}I]"
             raise ValueError(f"`sequences` must be {layout}; got {describe(sequences)}.")
 
     def _initial_state(self, initial_state: Any, batch_size: int) -> Any:
@@ -141,18 +146,6 @@ class Recurrent(Layer):
         if initial_state is not None:
             return initial_state
         return kept or self.get_initial_state(batch_size)
-
-    def _before(self, state: Any) -> jax.Array:
-        """What Keras puts out before the first real step: the output before, but zero where it unrolls the loop."""
-        last = self.cell.unpack(state)
-        h = last[-1][0] if isinstance(last[-1], list) else last[0]
-        return jnp.zeros_like(h) if self.unroll else h
-
-    def _inward(self, x: jax.Array) -> jax.Array:
-        return x
-
-    def _outward(self, x: jax.Array) -> jax.Array:
-        return x
 
     def _activity_losses(self) -> Iterator[jax.Array]:
         if self.activity_regularizer is not None:
