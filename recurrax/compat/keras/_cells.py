@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recurrax import _check as check
+from recurrax._check import check_number
 from recurrax._compose import Stack
 from recurrax.cells import elman, gru, lstm
 from recurrax.compat.keras._cell import AnyCell, Cell, Named, unit_forget
@@ -24,7 +24,7 @@ class _UnitsCell(Cell):
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
-        check.check_number("units", self.units)
+        check_number("units", self.units)
         _ = self.core  # Its checks are made now, not at the first call.
 
     @property

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from recurrax._check import check_number
 from recurrax.cells import convolutional, lstm
 from recurrax.compat.keras._cell import Cell, Named, unit_forget
 from recurrax.compat.keras._layer import Shape
@@ -51,6 +53,12 @@ class ConvLSTMCell(Cell):
 
     # Of one input, in space: known once the layer is built.
     space: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self, rngs: nnx.Rngs | None) -> None:
+        super().__post_init__(rngs)
+        check_number("filters", self.filters)
+        if self.data_format not in ("channels_last", "channels_first", None):
+            raise ValueError(f'`data_format` must be "channels_last" or "channels_first"; got {self.data_format!r}.')
 
     @property
     def size(self) -> int:

@@ -48,8 +48,7 @@ class Layer(nnx.Module):
                 meaning(argument, getattr(self, argument))
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights for inputs of a shape, whose batch and time may be None."""
-        raise NotImplementedError
+        """Draws the weights, if there are any, for inputs of a shape, whose batch and time may be None."""
 
     @property
     def sublayers(self) -> tuple:
