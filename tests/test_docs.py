@@ -8,6 +8,7 @@ import pytest
 import recurrax
 from recurrax import initializers, linen, testing
 from recurrax import nnx as rnn
+from recurrax.compat import keras
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md"]
@@ -31,7 +32,11 @@ def public(module) -> dict:
     }
 
 
-@pytest.mark.parametrize("module", [recurrax, rnn, linen, testing, initializers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [recurrax, rnn, linen, testing, initializers, keras, keras.regularizers, keras.constraints],
+    ids=lambda m: m.__name__,
+)
 def test_every_public_name_is_documented(module) -> None:
     names = {
         name: v for name, v in public(module).items() if module is recurrax or v.__module__.startswith(module.__name__)

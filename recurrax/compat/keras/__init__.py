@@ -1,8 +1,8 @@
 """Keras 3's recurrent layers as Flax NNX modules, so that Keras code moves by changing its import.
 
-Arguments, defaults, equations, outputs, weights and their order are Keras'; `recurrax.scan` does the work. What JAX does
-not have is said out loud: `build(input_shape)` before the first call under jit, `compute_mask` or a `Sequential` for the
-mask that Keras ties to a tensor, `losses` to be added to the loss, `apply_constraints()` after an update.
+Arguments, defaults, equations, outputs, weights and their order are Keras'; `recurrax.scan` does the work. What JAX
+does not have is said out loud: `build(input_shape)` before the first call under jit, `compute_mask` or a `Sequential`
+for the mask that Keras ties to a tensor, `losses` to be added to the loss, `apply_constraints()` after an update.
 """
 
 from recurrax.compat.keras import constraints as constraints

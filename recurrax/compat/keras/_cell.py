@@ -52,11 +52,11 @@ class AnyCell(Layer):
     def pack(self, states: Any) -> Any:
         """A state of Keras as one of the core."""
         leaves = [self.inward(jnp.asarray(leaf).astype(self._compute_dtype)) for leaf in jax.tree.leaves(states)]
-        structure = jax.tree.structure(jax.eval_shape(self.core.initial_state))
-        if len(leaves) != structure.num_leaves:
+        like = jax.eval_shape(self.core.initial_state)
+        if len(leaves) != (number := len(jax.tree.leaves(like))):
             shapes = ", ".join(map(describe, leaves))
-            raise ValueError(f"`initial_state` must hold {structure.num_leaves} arrays; got {len(leaves)}: {shapes}.")
-        return jax.tree.unflatten(structure, leaves)
+            raise ValueError(f"`initial_state` must hold {number} arrays; got {len(leaves)}: {shapes}.")
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def unpack(self, state: Any) -> list:
         """A state of the core as one of Keras."""
@@ -97,7 +97,7 @@ class Cell(AnyCell):
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
-        self.rngs = source_of(rngs, self.seed)
+        self.source: Any = source_of(rngs, self.seed)
 
     @property
     def built(self) -> bool:
@@ -135,7 +135,7 @@ class Cell(AnyCell):
 
     def next_key(self) -> jax.Array | None:
         """Randomness for one call, or None where there is no dropout."""
-        return None if self.rngs is None else self.rngs.dropout()
+        return None if self.source is None else self.source.dropout()
 
     def build(self, input_shape: Shape) -> None:
         """Draws the weights for inputs of one step, `[B, I]`."""
@@ -147,16 +147,16 @@ class Cell(AnyCell):
         for name, width in widths.items():
             initializer = self._meaning(f"{_ARGUMENTS[name]}_initializer")
             shape = (*window, width, self.gates * self.size)
-            setattr(self, name, variable(initializer(self.rngs.params(), shape, dtype)))
+            setattr(self, name, variable(initializer(self.source.params(), shape, dtype)))
         if self.use_bias:
             self.bias = variable(self._draw_bias(self._meaning("bias_initializer"), dtype))
         if not self.core.stochastic:
-            self.rngs = nnx.data(None)
+            self.source = nnx.data(None)
 
     def _draw_bias(self, initializer: Callable, dtype: Any) -> jax.Array:
-        return initializer(self.rngs.params(), (self.gates * self.size,), dtype)
+        return initializer(self.source.params(), (self.gates * self.size,), dtype)
 
-    def _arrays(self) -> tuple[jax.Array | None, ...]:
+    def _arrays(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name)[...] if hasattr(self, name) else None for name in _ARGUMENTS)
 
     def _named_weights(self) -> dict[str, nnx.Variable]:

@@ -203,18 +203,18 @@ class GRUCell(_UnitsCell):
 
     def params(self) -> gru.GRUParams:
         """The weights as parameters of the core, whose gates come in the order r, z, n and not z, r, n."""
-        arrays = [None if array is None else self._reordered(array) for array in self._arrays()]
-        kernel, recurrent_kernel, bias = arrays
+
+        def reordered(array: jax.Array) -> jax.Array:
+            z, r, n = jnp.split(array, 3, axis=-1)
+            return jnp.concatenate([r, z, n], axis=-1)
+
+        kernel, recurrent_kernel, bias = jax.tree.map(reordered, self._arrays())
         biases = (bias,) if bias is None or not self.reset_after else tuple(bias)
         return gru.GRUParams(kernel, recurrent_kernel, *biases)
 
-    def _reordered(self, array: jax.Array) -> jax.Array:
-        z, r, n = jnp.split(array, 3, axis=-1)
-        return jnp.concatenate([r, z, n], axis=-1)
-
     def _draw_bias(self, initializer: Callable, dtype: Any) -> jax.Array:
         shape = (2, 3 * self.units) if self.reset_after else (3 * self.units,)
-        return initializer(self.rngs.params(), shape, dtype)
+        return initializer(self.source.params(), shape, dtype)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -242,7 +242,7 @@ class StackedRNNCells(AnyCell):
         Keras 3, `keras.layers.StackedRNNCells`, 2024, https://keras.io/api/layers/recurrent_layers/stacked_rnn_cell/
     """
 
-    cells: Any = nnx.data()
+    cells: Any = nnx.data()  # noqa: RUF009
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)

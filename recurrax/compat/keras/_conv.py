@@ -51,11 +51,9 @@ class ConvLSTMCell(Cell):
     gates: ClassVar[int] = 4
     parts: ClassVar[int] = 2
 
-    # Of one input, in space: known once the layer is built.
-    space: ClassVar[tuple[int, ...]] = ()
-
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
+        self.space: tuple[Any, ...] = ()  # of one input, known once the layer is built
         check_number("filters", self.filters)
         if self.data_format not in ("channels_last", "channels_first", None):
             raise ValueError(f'`data_format` must be "channels_last" or "channels_first"; got {self.data_format!r}.')

@@ -122,6 +122,10 @@ class Layer(nnx.Module):
         """As `reset_state`."""
         self.reset_state()
 
+    def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
+        """The mask of the outputs, from that of the inputs: by default the same."""
+        return mask
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

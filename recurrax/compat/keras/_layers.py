@@ -129,10 +129,10 @@ class LSTM(WithCell):
         ValueError: if a name is unknown, or an argument is out of range.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax.numpy as jnp, recurrax
         >>> from recurrax.compat.keras import LSTM
         >>> layer = LSTM(4, return_sequences=True, return_state=True)
-        >>> output, h, c = layer(jnp.ones((2, 7, 3)), mask=jnp.arange(7) < jnp.array([[7], [5]]))
+        >>> output, h, c = layer(jnp.ones((2, 7, 3)), mask=recurrax.lengths_to_mask(jnp.array([7, 5]), 7))
         >>> output.shape, c.shape, bool((output[1, 6] == output[1, 4]).all())
         ((2, 7, 4), (2, 4), True)
 

@@ -31,9 +31,9 @@ def _tanh_shrink(x: jax.Array) -> jax.Array:
     return x - jnp.tanh(x)
 
 
-_SAME_NAME = ("celu", "elu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "log_sigmoid", "log_softmax", "mish",
-              "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "sparse_plus", "sparse_sigmoid",
-              "squareplus", "swish", "tanh")  # fmt: skip
+_SAME_NAME = ("celu", "elu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "log_sigmoid", "log_softmax",
+              "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "sparse_plus",
+              "sparse_sigmoid", "squareplus", "swish", "tanh")  # fmt: skip
 
 _ACTIVATIONS: dict[str, Callable] = {name: getattr(jax.nn, name) for name in _SAME_NAME} | {
     "exponential": jnp.exp,
@@ -48,7 +48,7 @@ _ACTIVATIONS: dict[str, Callable] = {name: getattr(jax.nn, name) for name in _SA
 
 
 def _identity(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.eye(*shape, dtype=dtype)
+    return jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 _normal = jax.nn.initializers.normal(0.05)

@@ -31,6 +31,7 @@ class Recurrent(Layer):
     zero_output_for_mask: bool
     time_major: bool
     use_cudnn: bool | str = "auto"
+    states: Any
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
@@ -128,7 +129,7 @@ class Recurrent(Layer):
         return tuple(outputs) if self.return_state else outputs[0]
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask of the outputs: as in Keras that of the inputs, also where `go_backwards` turns the outputs round."""
+        """The mask of all outputs: that of the inputs, as in Keras even where `go_backwards` turns them round."""
         return mask if self.return_sequences else None
 
     def _check_rank(self, sequences: jax.Array) -> None:
@@ -137,7 +138,7 @@ class Recurrent(Layer):
             raise ValueError(f"`sequences` must be {layout}; got {describe(sequences)}.")
 
     def _initial_state(self, initial_state: Any, batch_size: int) -> Any:
-        kept = self.states and jax.tree.leaves([state[...] for state in self.states])
+        kept = [state[...] for state in self.states or ()]
         if kept and kept[0].shape[0] != batch_size:
             raise ValueError(
                 f"`sequences` must hold {kept[0].shape[0]} sequences, as those that the state was kept of; "
@@ -184,7 +185,7 @@ class RNN(Recurrent):
         Keras 3, `keras.layers.RNN`, 2024, https://keras.io/api/layers/recurrent_layers/rnn/
     """
 
-    cell: Any = nnx.data()
+    cell: Any = nnx.data()  # noqa: RUF009
     return_sequences: bool = False
     return_state: bool = False
     go_backwards: bool = False

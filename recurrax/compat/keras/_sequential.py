@@ -84,7 +84,7 @@ class Sequential(Layer):
         Keras 3, `keras.Sequential`, 2024, https://keras.io/api/models/sequential/
     """
 
-    layers: Any = nnx.data(default_factory=list)
+    layers: Any = nnx.data(default=())  # noqa: RUF009
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)

@@ -107,15 +107,15 @@ class Bidirectional(Layer):
             training: as in the layer.
 
         Returns:
-            The merged outputs, or two if `merge_mode` is None; with `return_state` a tuple of these and each part of the
-            forward layer's final state and then of the backward one's.
+            The merged outputs, or two if `merge_mode` is None; with `return_state` a tuple of these and each part of
+            the forward layer's final state and then of the backward one's.
 
         Raises:
             ValueError: as the layer.
         """
         ahead, back = self.sublayers
         build_for(self, jnp.shape(sequences))
-        states = (None, None)
+        states: tuple[Any, Any] = (None, None)
         if initial_state is not None:
             leaves = jax.tree.leaves(initial_state)
             states = leaves[: len(leaves) // 2], leaves[len(leaves) // 2 :]
@@ -165,7 +165,7 @@ class TimeDistributed(Layer):
         https://keras.io/api/layers/recurrent_layers/time_distributed/
     """
 
-    layer: Any = nnx.data()
+    layer: Any = nnx.data()  # noqa: RUF009
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
@@ -213,7 +213,3 @@ class TimeDistributed(Layer):
 
         within = None if mask is None or jnp.ndim(mask) == 2 else fold(jnp.asarray(mask))
         return jax.tree.map(lambda y: y.reshape(*steps, *y.shape[1:]), call(self.layer, fold(inputs), within, training))
-
-    def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask, as it is."""
-        return mask
