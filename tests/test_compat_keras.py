@@ -13,6 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
+import recurrax as rx
 from recurrax.compat import keras as ours
 from recurrax.testing import assert_close, noise, pull
 
@@ -389,6 +390,48 @@ def test_a_model_learns_under_jit_and_survives_its_parts() -> None:
     again = nnx.merge(*nnx.split(model))
     np.testing.assert_array_equal(again(xs), model(xs))
     np.testing.assert_array_equal(again.get_weights()[3], model.get_weights()[3])
+
+
+class LeakyCell(nnx.Module):
+    """An integrator whose output is not its state."""
+
+    def __init__(self, input_size: int) -> None:
+        self.state_size = (3, 2)
+        self.output_size = 4
+        self.kernel = nnx.Param(draw(input_size, 3, seed=7))
+        self.readout = nnx.Param(draw(3, 4, seed=8))
+
+    def __call__(self, inputs: jax.Array, states: list) -> tuple[jax.Array, list]:
+        h, count = states
+        h = 0.9 * h + inputs @ self.kernel[...]
+        return jnp.tanh(h) @ self.readout[...], [h, count + 1]
+
+
+def test_cells_of_ones_own() -> None:
+    layer = ours.RNN([LeakyCell(2), ours.LSTMCell(3, seed=0)], return_state=True, zero_output_for_mask=True)
+    xs, mask = draw(5, 5, 2), jnp.asarray(MASK)
+    layer.build(xs.shape)
+    below, cell = layer.cell.cells[0].module, layer.cell.cells[1]
+
+    def by_hand(weights: list, xs: jax.Array) -> Any:
+        h, (hs, cs) = jnp.zeros((5, 3)), (jnp.zeros((5, 3)), jnp.zeros((5, 3)))
+        for t in range(5):
+            after = 0.9 * h + xs[:, t] @ weights[0]
+            params = rx.LSTMParams(*weights[2:])
+            state, _ = rx.step(cell.core, params, rx.LSTMState(hs, cs), jnp.tanh(after) @ weights[1])
+            real = mask[:, t, None]
+            h, hs, cs = (jnp.where(real, new, old) for new, old in ((after, h), (state.h, hs), (state.c, cs)))
+        return h, hs, cs
+
+    def run(weights: list, xs: jax.Array) -> Any:
+        own = nnx.clone(layer)
+        own.set_weights(weights)
+        _, [h, _], [hs, cs] = own(xs, mask=mask)
+        return h, hs, cs
+
+    weights = [below.kernel[...], below.readout[...], *(weight[...] for weight in cell.weights)]
+    assert_close("by hand", pull(run, weights, xs), pull(by_hand, weights, xs), 1e-5)
+    np.testing.assert_array_equal(layer(xs, mask=mask)[1][1], np.repeat(MASK.sum(1, keepdims=True), 2, axis=1))
 
 
 def test_time_major_half_precision_and_frozen_weights() -> None:

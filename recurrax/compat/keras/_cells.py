@@ -14,6 +14,7 @@ from recurrax._check import check_number
 from recurrax._compose import Stack
 from recurrax.cells import elman, gru, lstm
 from recurrax.compat.keras._cell import AnyCell, Cell, Named, unit_forget
+from recurrax.compat.keras._custom import cell_of
 from recurrax.compat.keras._layer import Shape
 
 
@@ -224,7 +225,7 @@ class StackedRNNCells(AnyCell):
     The state is a list with the state of each cell, which is itself a list.
 
     Args:
-        cells: the cells, the one that reads the inputs first.
+        cells: cells as `RNN` takes them, the one that reads the inputs first.
 
     Raises:
         TypeError: if `cells` holds anything but cells.
@@ -246,6 +247,7 @@ class StackedRNNCells(AnyCell):
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
+        self.cells = [cell_of(cell) for cell in self.cells]
         if not self.cells:
             raise ValueError("`cells` must hold at least 1 cell; got none.")
         for cell in self.cells:

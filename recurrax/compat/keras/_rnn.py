@@ -15,6 +15,7 @@ from recurrax._check import describe
 from recurrax._scan import scan
 from recurrax.compat.keras._cell import AnyCell, Named
 from recurrax.compat.keras._cells import StackedRNNCells
+from recurrax.compat.keras._custom import cell_of
 from recurrax.compat.keras._layer import ActivityLoss, Layer, RNNState, Shape, build_for
 
 
@@ -167,7 +168,10 @@ class RNN(Recurrent):
     """Any cell along a sequence: `keras.layers.RNN`.
 
     Args:
-        cell: a `SimpleRNNCell`, an `LSTMCell`, a `GRUCell` or a `StackedRNNCells`, or a list of cells to be stacked.
+        cell: a `SimpleRNNCell`, an `LSTMCell`, a `GRUCell` or a `StackedRNNCells`; a list of cells to be stacked; or a
+            cell of your own, an `nnx.Module` with a `state_size`, an int or a tuple, that is called with an input
+            `[B, I]` and a list of states `[B, H]`, and returns an output and a list of new states. It must draw no
+            random numbers.
         return_sequences: as in `LSTM`, and so are all other arguments.
 
     Raises:
@@ -180,6 +184,20 @@ class RNN(Recurrent):
         >>> layer = RNN([LSTMCell(8), GRUCell(4)], return_sequences=True)
         >>> layer(jnp.ones((2, 7, 3))).shape, layer.count_params()
         ((2, 7, 4), 552)
+
+        A leaky integrator, written as Keras has it but for the base class:
+
+        >>> import jax
+        >>> from flax import nnx
+        >>> class LeakyCell(nnx.Module):
+        ...     def __init__(self, units, input_size, rngs):
+        ...         self.state_size = units
+        ...         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (input_size, units)))
+        ...     def __call__(self, inputs, states):
+        ...         h = 0.9 * states[0] + 0.1 * inputs @ self.kernel[...]
+        ...         return h, [h]
+        >>> RNN(LeakyCell(4, 3, nnx.Rngs(0)))(jnp.ones((2, 7, 3))).shape
+        (2, 4)
 
     References:
         Keras 3, `keras.layers.RNN`, 2024, https://keras.io/api/layers/recurrent_layers/rnn/
@@ -199,6 +217,7 @@ class RNN(Recurrent):
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         if isinstance(self.cell, (list, tuple)):
             self.cell = StackedRNNCells(self.cell, dtype=self.dtype)
+        self.cell = cell_of(self.cell)
         if not isinstance(self.cell, AnyCell):
             raise TypeError(f"`cell` must be a cell, such as LSTMCell(128), or a list of cells; got {self.cell!r}.")
         super().__post_init__(rngs)
