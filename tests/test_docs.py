@@ -10,6 +10,7 @@ import pytest
 import recurrax
 from recurrax import initializers, interop, linen, testing
 from recurrax import nnx as rnn
+from recurrax.compat import keras
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md"]
@@ -42,7 +43,11 @@ def public(module) -> dict:
     }
 
 
-@pytest.mark.parametrize("module", [recurrax, rnn, linen, interop, testing, initializers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [recurrax, rnn, linen, interop, testing, initializers, keras, keras.regularizers, keras.constraints],
+    ids=lambda m: m.__name__,
+)
 def test_every_public_name_is_documented(module) -> None:
     names = {
         name: v for name, v in public(module).items() if module is recurrax or v.__module__.startswith(module.__name__)
