@@ -18,32 +18,8 @@ from recurrax.cells.elman import ElmanCell, ElmanParams
 from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.interop._gates import has_bias, one_bias, reordered, two_biases
+from recurrax.interop._keras_activations import ACTIVATIONS
 from recurrax.interop._support import require, to_jax, unsupported
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "relu": jax.nn.relu,
-    "linear": jax.nn.identity,
-    "celu": jax.nn.celu,
-    "elu": jax.nn.elu,
-    "exponential": jnp.exp,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_silu": jax.nn.hard_silu,
-    "hard_tanh": jax.nn.hard_tanh,
-    "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.2),
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "mish": jax.nn.mish,
-    "relu6": jax.nn.relu6,
-    "selu": jax.nn.selu,
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
-    "softsign": jax.nn.soft_sign,
-    "sparse_plus": jax.nn.sparse_plus,
-    "sparse_sigmoid": jax.nn.sparse_sigmoid,
-    "squareplus": jax.nn.squareplus,
-}
 
 _FOREIGN = (
     *("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "an RNN of such cells", "a cell"),
@@ -248,7 +224,7 @@ def _cell(layer: Any, params: Params, suffix: str = "", **options: Any) -> tuple
 
 
 def _named(activation: Any) -> str:
-    names = {function: name for name, function in ACTIVATIONS.items()}
+    names = {function: name for name, function in reversed(ACTIVATIONS.items())}
     if activation not in names:
         shown = ", ".join(getattr(function, "__name__", name) for name, function in ACTIVATIONS.items())
         raise ValueError(f"`activation` of `layer` must be one of {shown} for Keras; got {activation!r}.")

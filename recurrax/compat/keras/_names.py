@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,39 +11,7 @@ import jax.numpy as jnp
 
 from recurrax import initializers
 from recurrax.compat.keras import constraints, regularizers
-
-
-def linear(x: jax.Array) -> jax.Array:
-    """The identity: what Keras means by no activation."""
-    return x
-
-
-def _hard_shrink(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
-
-
-def _soft_shrink(x: jax.Array) -> jax.Array:
-    return x - jnp.clip(x, -0.5, 0.5)
-
-
-def _tanh_shrink(x: jax.Array) -> jax.Array:
-    return x - jnp.tanh(x)
-
-
-_SAME_NAME = ("celu", "elu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "log_sigmoid", "log_softmax",
-              "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "sparse_plus",
-              "sparse_sigmoid", "squareplus", "swish", "tanh")  # fmt: skip
-
-_ACTIVATIONS: dict[str, Callable] = {name: getattr(jax.nn, name) for name in _SAME_NAME} | {
-    "exponential": jnp.exp,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "hard_shrink": _hard_shrink,
-    "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.2),
-    "linear": linear,
-    "soft_shrink": _soft_shrink,
-    "softsign": jax.nn.soft_sign,
-    "tanh_shrink": _tanh_shrink,
-}
+from recurrax.interop._keras_activations import ACTIVATIONS
 
 
 def _identity(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -92,7 +59,7 @@ _CONSTRAINTS: dict[str, Callable] = {
     "unit_norm": constraints.unit_norm(),
 }
 _KINDS = {
-    "activation": _ACTIVATIONS,
+    "activation": ACTIVATIONS,
     "initializer": _INITIALIZERS,
     "regularizer": _REGULARIZERS,
     "constraint": _CONSTRAINTS,
@@ -106,7 +73,7 @@ def kind_of(argument: str) -> str | None:
 
 
 def meaning(argument: str, value: Any) -> Any:
-    """The function that a name stands for; a function is itself, and None is None, or `linear` for an activation.
+    """The function that a name stands for; a function is itself, and None is None, or the identity for an activation.
 
     Raises:
         TypeError: if it is neither a name nor a function.
@@ -114,7 +81,7 @@ def meaning(argument: str, value: Any) -> Any:
     """
     table = _KINDS[kind := kind_of(argument) or ""]
     if value is None:
-        return linear if kind == "activation" else None
+        return jax.nn.identity if kind == "activation" else None
     if isinstance(value, str):
         name = value if value in table else _snake_case(value)
         if name not in table:
