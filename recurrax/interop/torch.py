@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -76,11 +77,13 @@ def from_torch(
         nonlinearity, dropout = getattr(module, "nonlinearity", nonlinearity), getattr(module, "dropout", dropout)
     else:
         raise unsupported("source", source, ("a torch.nn.Module", "a mapping from the names of weights to arrays"))
-    first = found[min(found)]
-    if any(weights.keys() != first.keys() for weights in found.values()) or not {"weight_ih", "weight_hh"} <= set(
-        first
-    ):
-        raise ValueError(f"`source` must hold the same weights for every layer and direction; got {_listed(found)}.")
+    ends = ("", "_reverse") if "_l0_reverse" in found else ("",)
+    places = [[f"_l{depth}{end}" for end in ends] for depth in range(len(found) // len(ends))]
+    first, is_cell = found[min(found)], set(found) == {""}
+    whole = is_cell or set(found) == {*itertools.chain(*places)}
+    if not whole or {"weight_ih", "weight_hh"} - {*first} or any({*found[place]} != {*first} for place in found):
+        got = ", ".join(f"{part}{place}" for place, weights in found.items() for part in weights)
+        raise ValueError(f"`source` must hold the same weights for every layer and direction; got {got}.")
 
     recurrent, projection = first["weight_hh"], first.get("weight_hr")
     size = (recurrent if projection is None else projection).shape[1]
@@ -98,19 +101,11 @@ def from_torch(
         return cell_type.params_type(**arrays)
 
     bias = "bias_ih" in first
-    if "" in found:
+    if is_cell:
         return cell_type(size, bias=bias, recurrent_bias=bias, **options), params_of(first)
-    both, depth = "_l0_reverse" in found, len(found)
-    depth = depth // 2 if both else depth
-    if set(found) != {f"_l{n}{end}" for n in range(depth) for end in (["", "_reverse"] if both else [""])}:
-        raise ValueError(f"`source` must hold every layer and direction; got {_listed(found)}.")
-    params = tuple(
-        Directions(params_of(found[f"_l{n}"]), params_of(found[f"_l{n}_reverse"]))
-        if both
-        else params_of(found[f"_l{n}"])
-        for n in range(depth)
-    )
-    return torch_layout.stack(cell_type, size, depth, bias, dropout, both, **options), params
+    ways = [[params_of(found[place]) for place in layer] for layer in places]
+    params = tuple(Directions(*way) if len(ends) > 1 else way[0] for way in ways)
+    return torch_layout.stack(cell_type, size, len(places), bias, dropout, len(ends) > 1, **options), params
 
 
 def _find(source: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -127,10 +122,6 @@ def _find(source: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, dict[s
             f"`prefix` must pick one recurrent layer; {prefix!r} picks {len(matching)}. There are: {choice}."
         )
     return matching[0], layers[matching[0]]
-
-
-def _listed(found: dict[str, dict[str, Any]]) -> str:
-    return ", ".join(f"{part}{place}" for place, weights in found.items() for part in weights)
 
 
 def _array(weight: Any) -> jax.Array:
@@ -182,7 +173,6 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
 
     if type(layer) is LSTMCell:
         require(layer, "torch.nn.LSTMCell", proj_size=0)
-
     import torch
 
     (name, size, *options), bias = kinds.pop(), any(has_bias(weights) for *_, weights in cells)

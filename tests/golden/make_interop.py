@@ -5,17 +5,17 @@ pip install torch==2.13.0 dm-haiku==0.0.17, beside jax; then run this.
 
 from pathlib import Path
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 T, I, H = 5, 3, 4  # noqa: E741
-LENGTHS = torch.tensor([4, 5, 1])
 
 
 def in_torch() -> dict:
+    import torch
+
+    lengths = torch.tensor([4, 5, 1])
     torch.manual_seed(0)
     model = torch.nn.ModuleDict(
         {
@@ -24,10 +24,10 @@ def in_torch() -> dict:
         }
     )
     model["encoder"]["lstm"] = torch.nn.LSTM(I, H, 2, bidirectional=True, proj_size=2)
-    stored = {"x": torch.randn(T, len(LENGTHS), I), "lengths": LENGTHS}
+    stored = {"x": torch.randn(T, len(lengths), I), "lengths": lengths}
     stored |= {name: weight + 0.3 * torch.randn(weight.shape) for name, weight in model.state_dict().items()}
     model.load_state_dict({name: stored[name] for name in model.state_dict()})
-    packed = torch.nn.utils.rnn.pack_padded_sequence(stored["x"], LENGTHS, enforce_sorted=False)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(stored["x"], lengths, enforce_sorted=False)
     for path in ("encoder.rnn", "encoder.lstm", "decoder.gru"):
         ys, state = model.get_submodule(path)(packed)
         stored[f"{path}.y"] = torch.nn.utils.rnn.pad_packed_sequence(ys)[0]
@@ -36,6 +36,8 @@ def in_torch() -> dict:
 
 
 def in_haiku() -> dict:
+    import haiku as hk
+
     def unroll(xs: jax.Array) -> dict:
         cores = {"lstm": hk.LSTM(H), "gru": hk.GRU(H), "vanilla_rnn": hk.VanillaRNN(H)}
         made = {}
