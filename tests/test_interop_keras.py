@@ -151,8 +151,8 @@ def outwards(layer: rx.Layer) -> Callable:
         ),
         (
             ValueError,
-            built(lambda keras: keras.layers.LSTM(H, activation="softmax"), I),
-            r"`activation` must be one of tanh, sigmoid, .*; got softmax",
+            built(lambda keras: keras.layers.LSTM(H, activation="sparsemax"), I),
+            r"`activation` must be one of tanh, celu, .*; got sparsemax",
         ),
         (
             ValueError,
