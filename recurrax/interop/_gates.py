@@ -1,17 +1,70 @@
-"""The order of gates along the last axis of a kernel or a bias."""
+"""What cells of different libraries differ in: the order of their gates, and how many biases they have."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
-def reorder(array: Any, order: str, to: str) -> np.ndarray:
+def reorder(array: Any, order: str, to: str) -> Any:
     """The gates of `[..., G*H]`, one letter each in `order`, in the order `to`.
 
     >>> reorder(np.arange(8), "iofg", "ifgo")
     array([0, 1, 4, 5, 6, 7, 2, 3])
     """
-    gates = np.split(np.asarray(array), len(order), axis=-1)
-    return np.concatenate([gates[order.index(gate)] for gate in to], axis=-1)
+    gates = array.reshape(*array.shape[:-1], len(order), -1)
+    return gates[..., np.array([order.index(gate) for gate in to]), :].reshape(array.shape)
+
+
+def reordered(params: Any, order: str, to: str) -> Any:
+    """The parameters of both affine maps with their gates in another order."""
+    maps = params._asdict()
+    names = [name for name in ("kernel", "recurrent_kernel", "bias", "recurrent_bias") if maps[name] is not None]
+    return params._replace(**{name: reorder(maps[name], order, to) for name in names})
+
+
+def has_bias(params: Any) -> bool:
+    """Whether there is a bias at all."""
+    return params.bias is not None or params.recurrent_bias is not None
+
+
+def two_biases(params: Any) -> tuple[Any, Any]:
+    """Both biases `[G*H]`; one that is not there is of zeros."""
+    zeros = jnp.zeros(params.kernel.shape[-1], params.kernel.dtype)
+    return tuple(zeros if bias is None else bias for bias in (params.bias, params.recurrent_bias))
+
+
+def one_bias(params: Any) -> Any:
+    """The sum of both biases, for cells that only ever add them."""
+    bias, recurrent_bias = two_biases(params)
+    return bias + recurrent_bias
+
+
+def bias_and_candidates(params: Any, gates: int) -> tuple[Any, Any]:
+    """One bias for all gates, and the recurrent bias `[H]` of the candidate, which a reset gate keeps apart."""
+    bias, recurrent_bias = two_biases(params)
+    size = bias.shape[-1] // gates
+    return bias + recurrent_bias.at[-size:].set(0), recurrent_bias[-size:]
+
+
+def last_of(gates: int, bias: Any) -> Any:
+    """A bias `[G*H]` that is zero but for the last gate's part, `bias`."""
+    return jnp.concatenate([jnp.zeros((gates - 1) * bias.shape[-1], bias.dtype), bias])
+
+
+def with_forget_one(params: Any) -> Any:
+    """LSTM parameters of a library with gates i, g, f, o that adds 1 to f at every step: here recurrent_bias has it."""
+    _, recurrent_bias = two_biases(params)
+    return reordered(params._replace(recurrent_bias=recurrent_bias + _forget_one(recurrent_bias)), "igfo", "ifgo")
+
+
+def without_forget_one(params: Any) -> Any:
+    """The inverse of `with_forget_one`, with two biases."""
+    bias, recurrent_bias = two_biases(params := reordered(params, "ifgo", "igfo"))
+    return params._replace(bias=bias, recurrent_bias=recurrent_bias - _forget_one(recurrent_bias))
+
+
+def _forget_one(bias: Any) -> Any:
+    return jnp.repeat(jnp.array([0, 0, 1, 0], bias.dtype), bias.shape[-1] // 4)

@@ -1,0 +1,64 @@
+"""What a library cannot express, said so that the reader knows what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def unsupported(name: str, got: Any, supported: Iterable[str], hint: str = "") -> TypeError:
+    """The error for a layer that has no counterpart."""
+    shown = repr(got) if hasattr(got, "feature_ndim") else f"{type(got).__module__}.{type(got).__name__}"
+    return TypeError(f"`{name}` must be one of {', '.join(supported)}; got {shown}.{' ' if hint else ''}{hint}")
+
+
+def require(layer: Any, target: str, **fields: Any) -> None:
+    """Checks the hyper-parameters of which `target` knows one value alone.
+
+    Raises:
+        ValueError: that names the first one with another value.
+    """
+    for name, value in fields.items():
+        if (got := getattr(layer, name)) != value:
+            raise ValueError(f"`{name}` of `layer` must be {_shown(value)} for {target}; got {_shown(got)} in {layer}.")
+
+
+def require_plain_conv_lstm(layer: Any, target: str) -> None:
+    """Checks that a `ConvLSTMCell` is the one that every library has.
+
+    Raises:
+        ValueError: if it has strides, dilation, a padding, a projection or activations of its own.
+    """
+    require(layer, target, proj_size=0, padding="SAME", activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    if not {layer.strides, layer.dilation} <= {1, (1,) * len(layer.input_shape)}:
+        raise ValueError(f"`strides` and `dilation` of `layer` must be 1 for {target}; got {layer}.")
+
+
+def _shown(value: Any) -> str:
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def refuse_loss(name: str, weight: Any, target: str) -> None:
+    """Checks a weight that `target` has no place for: only zeros may be left out.
+
+    Raises:
+        ValueError: that names the weight and the largest value that would be lost.
+    """
+    if (lost := float(jnp.abs(weight).max())) != 0:
+        raise ValueError(f"{name} must be zero for {target}, which has no place for it; the largest value is {lost}.")
+
+
+def to_jax(array: Any) -> jax.Array:
+    """A NumPy array as JAX's, of the same dtype.
+
+    Raises:
+        TypeError: if JAX would round it.
+    """
+    array = np.asarray(array)
+    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
+        raise TypeError("weights must be float32 or narrower; got float64. Set `jax_enable_x64` to keep them exact.")
+    return jnp.asarray(array)
