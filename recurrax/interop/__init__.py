@@ -5,14 +5,14 @@ gates and in which order it keeps them, which biases it has and which way round 
 package alone, one library a file.
 """
 
-from recurrax.interop.exported import export as export
-from recurrax.interop.safetensors import load as load
-from recurrax.interop.safetensors import save as save
 from recurrax.interop._onnx_activations import Clipped as Clipped
 from recurrax.interop._onnx_activations import OnnxActivation as OnnxActivation
 from recurrax.interop._onnx_cells import OnnxLSTMCell as OnnxLSTMCell
 from recurrax.interop._onnx_cells import OnnxLSTMParams as OnnxLSTMParams
 from recurrax.interop._onnx_cells import Reverse as Reverse
-from recurrax.interop.onnx import OnnxRecurrence as OnnxRecurrence
+from recurrax.interop._onnx_recurrence import OnnxRecurrence as OnnxRecurrence
+from recurrax.interop.exported import export as export
 from recurrax.interop.onnx import from_onnx as from_onnx
 from recurrax.interop.onnx import to_onnx as to_onnx
+from recurrax.interop.safetensors import load as load
+from recurrax.interop.safetensors import save as save

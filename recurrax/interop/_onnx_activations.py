@@ -37,8 +37,9 @@ _BY_LOWER = {name.lower(): name for name in (*_PLAIN, *_TUNED)}
 class OnnxActivation:
     """An activation of ONNX's that takes numbers.
 
-    LeakyRelu: x if x ≥ 0 else alpha * x,  ThresholdedRelu: x if x ≥ alpha else 0,  Elu: x if x ≥ 0 else alpha * (eˣ - 1)
-    HardSigmoid: alpha * x + beta within [0, 1],  Affine: alpha * x + beta,  ScaledTanh: alpha * tanh(beta * x)
+    LeakyRelu: x if x ≥ 0 else alpha * x,  Elu: x if x ≥ 0 else alpha * (eˣ - 1)
+    ThresholdedRelu: x if x ≥ alpha else 0,  HardSigmoid: alpha * x + beta within [0, 1]
+    Affine: alpha * x + beta,  ScaledTanh: alpha * tanh(beta * x)
 
     Args:
         name: one of these six.
@@ -165,13 +166,12 @@ def write(functions: Sequence[Function]) -> dict[str, list]:
     Raises:
         ValueError: if ONNX knows no such function.
     """
-    names, alpha, beta = [], [], []
-    for function in functions:
-        name, numbers = named(function)
-        names.append(name)
-        alpha += numbers[:1]
-        beta += numbers[1:]
-    attributes = {"activations": names, "activation_alpha": alpha, "activation_beta": beta}
+    names, numbers = zip(*map(named, functions), strict=True)
+    attributes = {
+        "activations": list(names),
+        "activation_alpha": [own[0] for own in numbers if own],
+        "activation_beta": [own[1] for own in numbers if len(own) > 1],
+    }
     return {key: value for key, value in attributes.items() if value}
 
 

@@ -53,10 +53,14 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
             continue
         axes, merge = _followed(graph, node, _way(graph, above.proto)[1])
         wanted = "BT" if above.layout else "TB"
-        if "".join(axes[:2]) != wanted or axes[2:] not in (["H"], ["DH"]) or (axes[2:] == ["H"]) != (
-            node.directions == 1 or merge != "concat"
+        if (
+            "".join(axes[:2]) != wanted
+            or axes[2:] not in (["H"], ["DH"])
+            or (axes[2:] == ["H"]) != (node.directions == 1 or merge != "concat")
         ):
-            raise ValueError(f"`model` must lead the outputs of {named(node.proto)} to {named(above.proto)} as they are.")
+            raise ValueError(
+                f"`model` must lead the outputs of {named(node.proto)} to {named(above.proto)} as they are."
+            )
         found.append(merge)
     return found
 
@@ -106,7 +110,7 @@ def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]
             keeps = kind in _MERGES and ("keepdims" not in attributes or attributes["keepdims"].i)
             which = [axes[k] for k in gone if -len(axes) <= k < len(axes)]
             if which != ["D"] or keeps or (kind == "Squeeze") != (node.directions == 1):
-                raise ValueError(f"{named(proto)} must take the axis of directions away; got axes {gone}.")
+                raise ValueError(f"`axes` of {named(proto)} must be that of directions, to take it away; got {gone}.")
             axes.remove("D")
             merge = _MERGES.get(kind, "concat")
     return axes, merge

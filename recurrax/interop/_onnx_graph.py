@@ -33,15 +33,18 @@ class Graph:
 
         model, self._folder = _opened(model)
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        if self.opset < _OLDEST:
-            raise ValueError(f"`model` must be of opset {_OLDEST} or later; got {self.opset or 'none'}.")
+        latest = onnx.defs.onnx_opset_version()
+        if not _OLDEST <= self.opset <= latest:
+            raise ValueError(f"`model` must be of an opset from {_OLDEST} to {latest}; got {self.opset or 'none'}.")
         self._context = onnx.checker.C.CheckerContext()
         self._context.ir_version = model.ir_version
         self._context.opset_imports = {"": self.opset}
         self.nodes = [node for node in model.graph.node if node.domain in ("", "ai.onnx")]
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        made = collections.Counter([*self._tensors, *(name for node in model.graph.node for name in node.output if name)])
+        made = collections.Counter(
+            [*self._tensors, *(name for node in model.graph.node for name in node.output if name)]
+        )
         if twice := [name for name, count in made.items() if count > 1]:
             raise ValueError(f"`model` must name each value once; got {twice[0]!r} twice.")
         names = {value.name for value in model.graph.input} | self._tensors.keys()
@@ -62,8 +65,8 @@ class Graph:
 
         try:
             onnx.checker.check_node(node, self._context)
-        except (onnx.checker.ValidationError, RuntimeError) as error:
-            raise ValueError(f"`model` must hold valid nodes; {named(node)} is none: {error}.") from error
+        except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+            raise ValueError(f"`model` must hold valid nodes; {named(node)} is none: {error}") from error
 
     def consumers(self, name: str) -> Iterator[Any]:
         """The nodes that read a value."""
@@ -92,12 +95,12 @@ class Graph:
             raise ValueError(f"`model` must hold tensors of real sizes; got {list(tensor.dims)} for {name!r}.")
         try:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                return self._external(name, tensor)
+                return self._external(tensor)
             return onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise ValueError(f"`model` must hold {name!r} whole; it is damaged: {error}.") from error
 
-    def _external(self, name: str, tensor: Any) -> np.ndarray:
+    def _external(self, tensor: Any) -> np.ndarray:
         """What lies in a file beside the model."""
         import onnx
 
@@ -108,14 +111,14 @@ class Graph:
         path = (folder / entries.get("location", "")).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
             raise ValueError(f"it should lie in {entries.get('location')!r}, which is no file beside the model")
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        offset, count = int(entries.get("offset", 0)), math.prod(tensor.dims)
-        if offset < 0 or offset + count * dtype.itemsize > path.stat().st_size:
-            raise ValueError(f"it should be {count} numbers from byte {offset} on, which {path.name} has not")
+        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        offset = int(entries.get("offset", 0))
+        if offset < 0 or offset + size > path.stat().st_size:
+            raise ValueError(f"it should be {size} bytes from byte {offset} on, which {path.name} has not")
         with path.open("rb") as file:
             file.seek(offset)
-            content = file.read(count * dtype.itemsize)
-        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(tensor.dims).astype(dtype)
+            inside = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=file.read(size))
+        return onnx.numpy_helper.to_array(inside)
 
 
 def named(node: Any) -> str:

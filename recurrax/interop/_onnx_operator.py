@@ -22,7 +22,7 @@ from recurrax.cells.peephole import CIFGCell, CIFGParams, PeepholeLSTMCell, Peep
 from recurrax.interop._gates import has_bias, reorder, two_biases
 from recurrax.interop._onnx_activations import Clipped, Function
 from recurrax.interop._onnx_cells import OnnxLSTMCell, OnnxLSTMParams
-from recurrax.interop._support import require, to_jax, unsupported
+from recurrax.interop._support import require, to_jax
 
 # ONNX's order of the gates and ours.
 _ORDERS = {"RNN": ("h", "h"), "GRU": ("zrh", "rzh"), "LSTM": ("iofc", "ifco")}
@@ -71,17 +71,19 @@ def cell_of(operator: Operator) -> tuple[Layer, Params]:
     """The cell that an operator is; one of the core wherever one is exactly that."""
     order, ours = _ORDERS[operator.kind]
     W, R, B, P, size = operator.W, operator.R, operator.B, operator.P, operator.hidden_size
-    biases = [None, None] if B is None else [reorder(half, order, ours) for half in np.split(B, 2)]
-    if B is not None and not operator.reset_after and not biases[1].any():
-        biases[1] = None  # It is only ever added to the other one.
-    maps = [reorder(W.T, order, ours), reorder(R.T, order, ours), *biases]
+    bias, recurrent_bias = (None, None) if B is None else np.split(B, 2)
+    if recurrent_bias is not None and not operator.reset_after and not recurrent_bias.any():
+        recurrent_bias = None  # It is only ever added to the other one.
+    maps = [None if part is None else reorder(part, order, ours) for part in (W.T, R.T, bias, recurrent_bias)]
     bounded = [f if operator.clip is None else Clipped(f, operator.clip) for f in operator.functions]
-    options: dict[str, Any] = {"bias": B is not None, "recurrent_bias": biases[1] is not None}
+    options: dict[str, Any] = {"bias": B is not None, "recurrent_bias": recurrent_bias is not None}
 
     if operator.kind == "RNN":
         return ElmanCell(size, *bounded, **options), _params(ElmanParams, maps)
     if operator.kind == "GRU":
         options |= {"gate_activation": bounded[0], "activation": bounded[1]}
+        if options["recurrent_bias"] == (options["bias"] and operator.reset_after):
+            options["recurrent_bias"] = None  # as is the default
         return GRUCell(size, operator.reset_after, **options), _params(GRUParams, maps)
 
     # onnxruntime does not bound what h sees, c, though it is the input of an activation.
@@ -129,19 +131,13 @@ def _negated(gates: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([-gates[..., :size], gates[..., size:]], axis=-1)
 
 
-_SUPPORTED = ("ElmanCell", "LSTMCell", "GRUCell", "PeepholeLSTMCell", "CIFGCell", "OnnxLSTMCell")
-
-
-def is_operator(layer: Layer) -> bool:
-    """Whether a layer is a cell of a type that some operator is."""
-    return type(layer).__name__ in _SUPPORTED
+CELLS = (ElmanCell, LSTMCell, GRUCell, PeepholeLSTMCell, CIFGCell, OnnxLSTMCell)
 
 
 def operator_of(cell: Any, params: Any) -> Operator:
-    """The operator that a cell is: the inverse of `cell_of`.
+    """The operator that a cell, of one of the types in `CELLS`, is: the inverse of `cell_of`.
 
     Raises:
-        TypeError: if it is none.
         ValueError: if the cell has an option that ONNX has not.
     """
     maps = [params.kernel, params.recurrent_kernel, *(two_biases(params) if has_bias(params) else ())]
@@ -153,12 +149,10 @@ def operator_of(cell: Any, params: Any) -> Operator:
         kind, functions = "RNN", [cell.activation]
     elif type(cell) is GRUCell:
         kind, functions = "GRU", [cell.gate_activation, cell.activation]
-    elif is_operator(cell):
+    else:
         _require_plain(cell)
         kind, functions = "LSTM", [cell.gate_activation, cell.activation]
         functions.append(getattr(cell, "output_activation", cell.activation))
-    else:
-        raise unsupported("layer", cell, _SUPPORTED, "ONNX has no other recurrent operators.")
     if isinstance(cell, CIFGCell):
         maps = [_negated(part, cell.hidden_size) for part in maps]
         peephole = None if peephole is None else np.stack([-peephole[0], peephole[1]])

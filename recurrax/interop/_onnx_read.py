@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -70,12 +71,10 @@ class Node:
         if array is None:
             given = f"the value {self.inputs[name]!r}" if name in self.inputs else "none"
             hint = " If that is a graph input, give its array in `weights`." if name in self.inputs else ""
-            raise ValueError(
-                f"`{name}` of {named(self.proto)} must be known before the model runs; got {given}.{hint}"
-            )
+            raise ValueError(f"`{name}` of {named(self.proto)} must be known before the model runs; got {given}.{hint}")
         return array
 
-    @property
+    @functools.cached_property
     def hidden_size(self) -> int:
         """The number of features H that `R` is for."""
         return self.weight("R", self.directions, None, None).shape[-1]
@@ -122,7 +121,8 @@ class Node:
         """The layer that the node is, and its parameters."""
         cells, params = zip(*map(cell_of, self.operators()), strict=True)
         if self.direction == "bidirectional":
-            return Bidirectional(*cells, merge=merge), Directions(*params)  # type: ignore[arg-type]
+            forward, backward = cells
+            return Bidirectional(forward, backward, merge), Directions(*params)  # type: ignore[arg-type]
         return Reverse(*cells) if self.direction == "reverse" else cells[0], params[0]
 
     def lengths(self) -> np.ndarray | None:

@@ -17,14 +17,14 @@ from recurrax._layer import Layer
 from recurrax._recurrent_dropout import RecurrentDropout, UpdateDropout
 from recurrax.interop import _onnx_activations as activations
 from recurrax.interop._onnx_cells import Reverse
-from recurrax.interop._onnx_operator import DEFAULTS, Operator, is_operator, operator_of
+from recurrax.interop._onnx_operator import CELLS, DEFAULTS, Operator, operator_of
 from recurrax.interop._support import unsupported
 
+_OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have all else.
+Described = tuple[Any, tuple[int | str, ...]]
+
 _TRAINING_ONLY = (WeightDrop, RecurrentDropout, UpdateDropout, GradientClip)
-_SUPPORTED = (
-    *("ElmanCell", "LSTMCell", "GRUCell", "PeepholeLSTMCell", "CIFGCell", "OnnxLSTMCell", "Stack", "Bidirectional"),
-    *("Reverse", "Residual", "Gated", "Dense", "Activation", "LayerNorm", "Dropout"),
-)
+_AROUND = (Stack, Bidirectional, Reverse, Residual, Gated, Dense, Activation, LayerNorm, Dropout)
 # Functions that ONNX has as operators of their own, beside those that its recurrent operators know.
 _FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
     jax.nn.gelu: ("Gelu", {"approximate": "tanh"}),
@@ -61,6 +61,23 @@ class Writer:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
+    def model(self, name: str, inputs: dict[str, Described], outputs: dict[str, Described]) -> Any:
+        """The `ModelProto` of all nodes, checked; `inputs` and `outputs` have a dtype and a shape for each name."""
+        from onnx import checker, helper
+
+        sides = [
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+                for name, (dtype, shape) in values.items()
+            ]
+            for values in (inputs, outputs)
+        ]
+        graph = helper.make_graph(self.nodes, name, sides[0], sides[1], self.constants)
+        opset = helper.make_opsetid("", _OPSET)
+        model = helper.make_model(graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION)
+        checker.check_model(model, full_check=True)
+        return model
+
     def _node(self, kind: str, inputs: Any, outputs: list[str], attributes: dict[str, Any]) -> list[str]:
         from onnx import helper
 
@@ -87,7 +104,7 @@ class Writer:
         """
         while isinstance(layer, _TRAINING_ONLY):
             layer = layer.layer
-        if is_operator(layer):
+        if type(layer) in CELLS:
             final, ys = self._recurrence([operator_of(layer, params)], "reverse" if reverse else "forward", [state], xs)
             return final[0], self.add("Squeeze", ys, self.constant([1]))
         if type(layer) is Bidirectional:
@@ -122,7 +139,8 @@ class Writer:
         if type(layer) is LayerNorm:
             scale, bias = (self.constant(p, p.dtype) for p in (params.scale, params.bias))
             return self.add("LayerNormalization", xs, scale, bias, axis=-1, epsilon=layer.epsilon)
-        raise unsupported("layer", layer, _SUPPORTED, "ONNX has no operator for it.")
+        supported = [kind.__name__ for kind in (*CELLS, *_AROUND)]
+        raise unsupported("layer", layer, supported, "ONNX has no operator for it.")
 
     def _function(self, function: Any, xs: str) -> str:
         if function is jax.nn.identity:
@@ -130,17 +148,18 @@ class Writer:
         if function is jax.nn.silu:
             return self.add("Mul", xs, self.add("Sigmoid", xs))
         if function in _FUNCTIONS:
-            kind, attributes = _FUNCTIONS[function]
-            return self.add(kind, xs, **attributes)
+            kind, options = _FUNCTIONS[function]
+            return self.add(kind, xs, **options)
         kind, numbers = activations.named(function)
         if kind in ("Affine", "ScaledTanh"):
             raise ValueError(f"{kind} must stand within a recurrent layer for ONNX; it is no operator of its own.")
-        return self.add(kind, xs, **dict(zip(("alpha", "beta"), numbers, strict=False)))
+        attributes: dict[str, Any] = dict(zip(("alpha", "beta"), numbers, strict=False))
+        return self.add(kind, xs, **attributes)
 
     def _bidirectional(
         self, layer: Bidirectional, params: Any, state: Any, xs: str, reverse: bool
     ) -> tuple[Directions, str]:
-        if not reverse and is_operator(layer.forward) and is_operator(layer.backward):
+        if not reverse and {type(part) for part in layer.parts} <= set(CELLS):
             both = [operator_of(*pair) for pair in zip(layer.parts, params, strict=True)]
             if _shared(both[0]) == _shared(both[1]):
                 after, ys = self._recurrence(both, "bidirectional", list(state), xs)
@@ -151,8 +170,10 @@ class Writer:
                 return Directions(*after), self.add(kind, ys, self.constant([1]), keepdims=0)
         ahead, ys = self.layer(layer.forward, params.forward, state.forward, xs, reverse)
         back, zs = self.layer(layer.backward, params.backward, state.backward, xs, not reverse)
-        kind = {"concat": "Concat", "sum": "Add", "mul": "Mul", "ave": "Mean"}[layer.merge]
-        return Directions(ahead, back), self.add(kind, ys, zs, **({"axis": -1} if kind == "Concat" else {}))
+        if layer.merge == "concat":
+            return Directions(ahead, back), self.add("Concat", ys, zs, axis=-1)
+        kind = {"sum": "Add", "mul": "Mul", "ave": "Mean"}[layer.merge]
+        return Directions(ahead, back), self.add(kind, ys, zs)
 
     def _recurrence(self, both: list[Operator], direction: str, states: list[Any], xs: str) -> tuple[list[Any], str]:
         """Adds the operator itself, in one direction or two; its outputs are `[T, D, B, H]`."""

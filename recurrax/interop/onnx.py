@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recurrax._check import describe
-from recurrax._compose import Bidirectional, Directions, Stack
+from recurrax._compose import Stack
 from recurrax._layer import Layer, Params
 from recurrax._params import input_size
-from recurrax._scan import scan
 from recurrax.interop import _onnx_chain as chain
 from recurrax.interop._onnx_graph import Graph, named
-from recurrax.interop._onnx_write import Writer
+from recurrax.interop._onnx_write import Described, Writer
 
-_OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have all else.
 _DTYPES = ("float32", "float16", "float64")
 
 
-def from_onnx(
-    model: Any, *, node: str | None = None, weights: Mapping[str, Any] | None = None
-) -> tuple[Layer, Params]:
+def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any] | None = None) -> tuple[Layer, Params]:
     """The recurrent layers of an ONNX model: one `RNN`, `LSTM` or `GRU`, or a stack of them.
 
-    Every attribute counts, and each node becomes the core's own cell where one is exactly that: `ElmanCell`, `LSTMCell`,
-    `PeepholeLSTMCell`, `CIFGCell` (`input_forget`), `GRUCell` (`linear_before_reset` is `reset_after`); else an
-    `OnnxLSTMCell`. `activations` are functions of JAX or `OnnxActivation`s, `Clipped` by `clip`, as in onnxruntime not
-    where h sees the cell state. `direction` makes a `Bidirectional` or a `Reverse`. What stands before and after the
-    recurrent layers stays behind.
+    Every attribute counts, and each node becomes the core's own cell where one is exactly that: `ElmanCell`,
+    `LSTMCell`, `PeepholeLSTMCell`, `CIFGCell` (`input_forget`), `GRUCell` (`linear_before_reset` is `reset_after`);
+    else an `OnnxLSTMCell`. `activations` are functions of JAX or `OnnxActivation`s, `Clipped` by `clip`, as in
+    onnxruntime not where h sees the cell state. `direction` makes a `Bidirectional` or a `Reverse`. What stands before
+    and after the recurrent layers stays behind.
 
     Lengths and initial states that are computed, or are inputs, are arguments of `scan`. A layer has no place for ones
     that the model fixes: see `OnnxRecurrence`.
@@ -68,7 +62,10 @@ def from_onnx(
     nodes = chain.find(graph, node)
     layers, params = [], []
     for found, merge in zip(nodes, chain.merges(graph, nodes), strict=True):
-        fixed = {"sequence_lens": found.lengths(), **dict(zip(("initial_h", "initial_c"), found.states(), strict=False))}
+        fixed = {
+            "sequence_lens": found.lengths(),
+            **dict(zip(("initial_h", "initial_c"), found.states(), strict=False)),
+        }
         for name, array in fixed.items():
             if array is not None and (name == "sequence_lens" or array.any()):
                 raise ValueError(
@@ -79,103 +76,6 @@ def from_onnx(
         layers.append(one)
         params.append(own)
     return (Stack(tuple(layers)), tuple(params)) if len(layers) > 1 else (layers[0], params[0])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class OnnxRecurrence:
-    """One recurrent node of ONNX's as a function in ONNX's own layout, with all that the node fixes.
-
-    Args:
-        layer: the layer that the node is.
-        params: its parameters.
-        layout: 0 for time before batch, 1 for batch before time and directions.
-        sequence_lens: the lengths where a call gives none, `int[B]`; None for whole sequences.
-        initial_h: the initial h where a call gives none, `[D, B, H]`, or `[B, D, H]` with layout 1; None for zeros.
-        initial_c: the same of c, for an LSTM.
-
-    Example:
-        >>> import jax, numpy as np, recurrax
-        >>> from recurrax import interop
-        >>> layer = recurrax.Bidirectional(recurrax.LSTMCell(4))
-        >>> model = interop.to_onnx(layer, layer.init(jax.random.key(0), input_size=3))
-        >>> lstm = interop.OnnxRecurrence.read(model)
-        >>> Y, Y_h, Y_c = lstm(np.ones((7, 2, 3), np.float32), sequence_lens=np.array([7, 5]))
-        >>> Y.shape, Y_h.shape
-        ((7, 2, 2, 4), (2, 2, 4))
-
-    References:
-        ONNX, `LSTM`, 2025, https://onnx.ai/onnx/operators/onnx__LSTM.html
-    """
-
-    layer: Layer
-    params: Params
-    layout: int = 0
-    sequence_lens: Any = None
-    initial_h: Any = None
-    initial_c: Any = None
-
-    @classmethod
-    def read(cls, model: Any, *, node: str | None = None, weights: Mapping[str, Any] | None = None) -> OnnxRecurrence:
-        """The one recurrent node of a model, or that of a name.
-
-        Args:
-            model: as in `from_onnx`.
-            node: the name of the node, where there are several.
-            weights: as in `from_onnx`; `sequence_lens`, `initial_h` and `initial_c` may be among them.
-
-        Returns:
-            The node.
-
-        Raises:
-            TypeError: as `from_onnx`.
-            ValueError: as `from_onnx`, and if there are several nodes and no `node`.
-            OSError: as `from_onnx`.
-        """
-        graph = Graph(model, weights)
-        found, *others = chain.find(graph, node)
-        if others:
-            raise ValueError(f"`node` must name one node; there are {1 + len(others)}. `from_onnx` reads a whole stack.")
-        return cls(*found.layer(), found.layout, found.lengths(), *found.states())
-
-    def __call__(
-        self, X: Any, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None
-    ) -> tuple[jax.Array, ...]:
-        """What the node computes.
-
-        Args:
-            X: `[T, B, I]`, or `[B, T, I]` with layout 1.
-            sequence_lens: `int[B]`; by default what the node fixes, or whole sequences.
-            initial_h: `[D, B, H]`, or `[B, D, H]` with layout 1; by default what the node fixes, or zeros.
-            initial_c: the same of c, for an LSTM.
-
-        Returns:
-            Y `[T, D, B, H]`, or `[B, T, D, H]` with layout 1, zero where steps are not real; Y_h, and for an LSTM Y_c,
-            in the layout of `initial_h`: the states after the last real step, the initial ones if there is none.
-
-        Raises:
-            TypeError: as `recurrax.scan`.
-            ValueError: as `recurrax.scan`.
-        """
-        X = jnp.asarray(X)
-        both = isinstance(self.layer, Bidirectional)
-        lengths = self.sequence_lens if sequence_lens is None else sequence_lens
-        given = [
-            self.initial_h if initial_h is None else initial_h,
-            self.initial_c if initial_c is None else initial_c,
-        ]
-        zeros = self.layer.initial_state((X.shape[0 if self.layout else 1],), X.dtype)
-        rows = list(zeros) if both else [zeros]
-        for k, array in enumerate(given):
-            if array is not None:
-                array = jnp.moveaxis(jnp.asarray(array), 1 if self.layout else 0, 0)
-                rows = [row._replace(**{row._fields[k]: own}) for row, own in zip(rows, array, strict=True)]
-        state = Directions(*rows) if both else rows[0]
-        lengths = None if lengths is None else jnp.asarray(lengths)
-        final, ys = scan(self.layer, self.params, X, state, lengths=lengths, time_major=not self.layout)
-        Y = ys.reshape(*ys.shape[:2], len(rows), -1)
-        finals = zip(*(final if both else [final]), strict=True)
-        where = 1 if self.layout else 0
-        return (Y if self.layout else jnp.moveaxis(Y, 2, 1), *(jnp.stack(parts, axis=where) for parts in finals))
 
 
 def to_onnx(
@@ -232,33 +132,28 @@ def to_onnx(
     References:
         ONNX, operators, 2025, https://onnx.ai/onnx/operators/
     """
-    import onnx
-
     if step and lengths:
         raise ValueError("`lengths` must be False with `step`: one step has no length.")
     if step and not layer.causal:
         raise ValueError(f"`layer` must not read the future to be stepped; {layer} does.")
     size, dtype = input_size(layer, params), _dtype(params)
-    writer = Writer("lengths" if lengths else "")
-
+    axes = ("batch",) if step else ("time", "batch") if time_major else ("batch", "time")
     names = _state_names(layer)
+    leaves = zip(jax.tree.leaves(names), jax.tree.leaves(jax.eval_shape(layer.initial_state)), strict=True)
+    states: dict[str, Described] = {name: (dtype, ("batch", *leaf.shape)) for name, leaf in leaves}
     given = names if step or state else jax.tree.map(lambda _: "", names)
-    steps = ("batch",) if step else ("time", "batch") if time_major else ("batch", "time")
-    inputs = {"xs": (dtype, (*steps, size))}
-    xs = "xs"
+
+    writer, xs = Writer("lengths" if lengths else ""), "xs"
+    inputs: dict[str, Described] = {"xs": (dtype, (*axes, size))}
     if embedding is not None:
         table = np.asarray(embedding)
         if table.ndim != 2 or table.shape[1] != size or table.dtype != dtype:
             raise ValueError(f"`embedding` must be {dtype}[V, {size}] for {layer}; got {describe(table)}.")
-        inputs = {"ids": (np.dtype(np.int32), steps)}
-        xs = writer.add("Gather", writer.constant(table, dtype), "ids", axis=0)
-    inputs |= {"lengths": (np.dtype(np.int32), ("batch",))} if lengths else {}
-    shapes = jax.eval_shape(layer.initial_state)
-    states = {
-        name: (dtype, ("batch", *leaf.shape))
-        for name, leaf in zip(jax.tree.leaves(names), jax.tree.leaves(shapes), strict=True)
-    }
+        inputs, xs = {"ids": (np.int32, axes)}, writer.add("Gather", writer.constant(table, dtype), "ids", axis=0)
+    inputs |= {"lengths": (np.int32, ("batch",))} if lengths else {}
     inputs |= states if step or state else {}
+    outputs: dict[str, Described] = {"ys": (dtype, (*axes, layer.output_size(size)))}
+    outputs |= {f"{name}_next": described for name, described in states.items()}
 
     if step:
         xs = writer.add("Unsqueeze", xs, writer.constant([0]))
@@ -275,20 +170,7 @@ def to_onnx(
         writer.add("Transpose", ys, perm=[1, 0, 2], output="ys")
     for name, after in zip(states, jax.tree.leaves(final), strict=True):
         writer.add("Identity", after, output=f"{name}_next")
-
-    outputs = {"ys": (dtype, (*steps, layer.output_size(size)))} | {f"{name}_next": kind for name, kind in states.items()}
-    infos = [
-        [
-            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(kind), shape)
-            for name, (kind, shape) in values.items()
-        ]
-        for values in (inputs, outputs)
-    ]
-    graph = onnx.helper.make_graph(writer.nodes, type(layer).__name__, *infos, initializer=writer.constants)
-    opset = onnx.helper.make_opsetid("", _OPSET)
-    model = onnx.helper.make_model(graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return writer.model(type(layer).__name__, inputs, outputs)
 
 
 def _dtype(params: Params) -> np.dtype:
