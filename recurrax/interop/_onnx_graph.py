@@ -64,6 +64,8 @@ class Graph:
         import onnx
 
         try:
+            if any(attribute.ref_attr_name for attribute in node.attribute):
+                raise onnx.checker.ValidationError("it refers to attributes of a function, and is in none.")
             onnx.checker.check_node(node, self._context)
         except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
             raise ValueError(f"`model` must hold valid nodes; {named(node)} is none: {error}") from error
