@@ -308,6 +308,31 @@ def test_weights_in_files_beside_the_model(tmp_path: Path) -> None:
         from_onnx(tmp_path / "nothing")
 
 
+def test_what_stands_around_stays_behind() -> None:
+    weights = {"W": np.ones((2, H, I), np.float32), "R": np.ones((2, H, H), np.float32), "axis": np.array([0])}
+    weights |= {"W2": np.ones((1, H, 2 * H + 1), np.float32), "R2": np.ones((1, H, H), np.float32)}
+    rnn = helper.make_node("RNN", ["X", "W", "R"], ["Y"], "rnn", direction="bidirectional")
+    pooled = helper.make_node("ReduceMean", ["Y", "axis"], ["out"], keepdims=0)
+    X = {"X": np.zeros((T, B, I), np.float32)}
+    assert from_onnx(model_of([rnn, pooled], X, ["out"], weights))[0] == rx.Bidirectional(rx.ElmanCell(H, bias=False))
+
+    def stacked(*way: onnx.NodeProto) -> onnx.ModelProto:
+        above = helper.make_node("RNN", [way[-1].output[0], "W2", "R2"], ["out"], "above")
+        shape = {"shape": np.array([0, 0, -1])}
+        return model_of([rnn, *way, above], X, ["out"], weights | shape)
+
+    swap = helper.make_node("Transpose", ["Y"], ["swapped"], perm=[0, 2, 1, 3])
+    join = helper.make_node("Reshape", ["swapped", "shape"], ["joined"])
+    with pytest.raises(
+        ValueError, match="`W` of RNN 'above' must be for the 8 features that the node before puts out; got 9"
+    ):
+        from_onnx(stacked(swap, join))
+    with pytest.raises(ValueError, match="`model` must lead the outputs of RNN 'rnn' to RNN 'above' as they are"):
+        from_onnx(stacked(swap))
+    with pytest.raises(ValueError, match="`axes` of Squeeze '' must be that of directions"):
+        from_onnx(stacked(helper.make_node("Squeeze", ["Y", "axis"], ["swapped"])))
+
+
 def edited(model: onnx.ModelProto, rng: random.Random) -> onnx.ModelProto:
     """The same model with one field set to what should not be there."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())

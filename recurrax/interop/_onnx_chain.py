@@ -48,8 +48,10 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
         output = node.proto.output[0] if node.proto.output else ""
         if above is None:
             readers = list(graph.consumers(output)) if output else []
-            way = readers[:1] if len(readers) == 1 and readers[0].op_type in _MERGES else []
-            found.append(_followed(graph, node, way)[1])
+            merging = (
+                len(readers) == 1 and readers[0].op_type in _MERGES and _lost(graph, readers[0], _axes(node)) == ["D"]
+            )
+            found.append(_MERGES[readers[0].op_type] if merging and node.directions == 2 else "concat")
             continue
         axes, merge = _followed(graph, node, _way(graph, above.proto)[1])
         wanted = "BT" if above.layout else "TB"
@@ -89,36 +91,47 @@ def _way(graph: Graph, proto: Any) -> tuple[Any, list[Any]]:
 
 def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]:
     """The axes of a node's outputs at the end of a way, of T, B, D, H and DH, and how directions were merged."""
-    axes, merge = list("BTDH" if node.layout else "TDBH"), "concat"
+    axes, merge = _axes(node), "concat"
     for proto in way:
         graph.check(proto)
         kind = proto.op_type
-        attributes = {a.name: a for a in proto.attribute}
         if kind == "Transpose":
-            perm = list(attributes["perm"].ints) if "perm" in attributes else list(range(len(axes)))[::-1]
+            perm = _numbers(graph, proto, "perm") or list(range(len(axes)))[::-1]
             if sorted(perm) != list(range(len(axes))):
                 raise ValueError(f"`perm` of {named(proto)} must have each of {len(axes)} axes once; got {perm}.")
             axes = [axes[k] for k in perm]
         elif kind == "Reshape":
-            sizes = _numbers(graph, proto, attributes, "shape", 1)
+            sizes = _numbers(graph, proto, "shape")
             size = node.directions * node.hidden_size
             if axes[2:] != ["D", "H"] or sizes[:2] != [0, 0] or sizes[2:] not in ([-1], [size]):
                 raise ValueError(f"`shape` of {named(proto)} must join directions and features; got {sizes}.")
             axes[2:] = ["DH"] if node.directions == 2 else ["H"]
         elif kind == "Squeeze" or kind in _MERGES:
-            gone = _numbers(graph, proto, attributes, "axes", 1)
-            keeps = kind in _MERGES and ("keepdims" not in attributes or attributes["keepdims"].i)
-            which = [axes[k] for k in gone if -len(axes) <= k < len(axes)]
-            if which != ["D"] or keeps or (kind == "Squeeze") != (node.directions == 1):
-                raise ValueError(f"`axes` of {named(proto)} must be that of directions, to take it away; got {gone}.")
+            lost = _lost(graph, proto, axes)
+            if lost != ["D"] or (kind == "Squeeze") != (node.directions == 1):
+                raise ValueError(f"`axes` of {named(proto)} must be that of directions, to take it away; got {lost}.")
             axes.remove("D")
             merge = _MERGES.get(kind, "concat")
     return axes, merge
 
 
-def _numbers(graph: Graph, proto: Any, attributes: dict[str, Any], name: str, place: int) -> list[int]:
-    """What is an attribute in older opsets and an input in newer ones."""
-    if name in attributes:
-        return list(attributes[name].ints)
-    array = graph.array(proto.input[place]) if len(proto.input) > place else None
+def _axes(node: Node) -> list[str]:
+    """The axes of a node's outputs."""
+    return list("BTDH" if node.layout else "TDBH")
+
+
+def _lost(graph: Graph, proto: Any, axes: list[str]) -> list[str]:
+    """Which axes a `Squeeze` or a reduction takes away; none if it keeps them at size 1."""
+    keeps = [attribute.i for attribute in proto.attribute if attribute.name == "keepdims"]
+    if proto.op_type in _MERGES and keeps != [0]:
+        return []
+    return [axes[k] for k in _numbers(graph, proto, "axes") if -len(axes) <= k < len(axes)]
+
+
+def _numbers(graph: Graph, proto: Any, name: str) -> list[int]:
+    """What is an attribute in older opsets, and in newer ones the second input."""
+    for attribute in proto.attribute:
+        if attribute.name == name:
+            return list(attribute.ints)
+    array = graph.array(proto.input[1]) if len(proto.input) > 1 else None
     return [] if array is None else [int(number) for number in array.ravel()]

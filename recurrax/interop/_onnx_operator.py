@@ -31,7 +31,6 @@ DEFAULTS: dict[str, list[Function]] = {
     "GRU": [jax.nn.sigmoid, jnp.tanh],
     "LSTM": [jax.nn.sigmoid, jnp.tanh, jnp.tanh],
 }
-# By how many numbers of an operator's weights a unit of one direction is described.
 GATES = {kind: len(order) for kind, (order, _) in _ORDERS.items()}
 
 

@@ -79,6 +79,11 @@ class Node:
         """The number of features H that `R` is for."""
         return self.weight("R", self.directions, None, None).shape[-1]
 
+    @functools.cached_property
+    def input_size(self) -> int:
+        """The number of features I that `W` is for."""
+        return self.weight("W", self.directions, None, None).shape[-1]
+
     def functions(self) -> list[list]:
         """The functions f, g and h of each direction."""
         defaults = DEFAULTS[self.kind]
@@ -125,15 +130,19 @@ class Node:
             return Bidirectional(forward, backward, merge), Directions(*params)  # type: ignore[arg-type]
         return Reverse(*cells) if self.direction == "reverse" else cells[0], params[0]
 
-    def lengths(self) -> np.ndarray | None:
-        """The lengths that the model fixes."""
-        lengths = self.array("sequence_lens", None)
+    def fixed(self) -> dict[str, Any]:
+        """The lengths and the initial states that the model fixes, by their names, in the node's layout.
+
+        Raises:
+            ValueError: if one is of another shape or dtype than there must be.
+        """
+        batch = (None, self.directions) if self.layout else (self.directions, None)
+        arrays = {
+            "sequence_lens": self.array("sequence_lens", None),
+            "initial_h": self.array("initial_h", *batch, self.hidden_size),
+            "initial_c": self.array("initial_c", *batch, self.hidden_size),
+        }
+        lengths = arrays["sequence_lens"]
         if lengths is not None and not np.issubdtype(lengths.dtype, np.integer):
             raise self.wrong("sequence_lens", "of an integer dtype", describe(lengths))
-        return lengths
-
-    def states(self) -> list[np.ndarray | None]:
-        """The initial h and c that the model fixes, in the node's layout."""
-        batch = (None, self.directions) if self.layout else (self.directions, None)
-        names = ("initial_h", "initial_c") if self.kind == "LSTM" else ("initial_h",)
-        return [self.array(name, *batch, self.hidden_size) for name in names]
+        return {name: array for name, array in arrays.items() if array is not None}

@@ -73,7 +73,7 @@ class OnnxRecurrence:
             raise ValueError(
                 f"`node` must name one node; there are {1 + len(others)}. `from_onnx` reads a whole stack."
             )
-        return cls(*found.layer(), found.layout, found.lengths(), *found.states())
+        return cls(*found.layer(), found.layout, **found.fixed())
 
     def __call__(
         self, X: Any, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None

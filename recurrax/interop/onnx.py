@@ -60,18 +60,18 @@ def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any]
     """
     graph = Graph(model, weights)
     nodes = chain.find(graph, node)
-    layers, params = [], []
+    layers: list[Layer] = []
+    params, inputs = [], 0
     for found, merge in zip(nodes, chain.merges(graph, nodes), strict=True):
-        fixed = {
-            "sequence_lens": found.lengths(),
-            **dict(zip(("initial_h", "initial_c"), found.states(), strict=False)),
-        }
-        for name, array in fixed.items():
-            if array is not None and (name == "sequence_lens" or array.any()):
+        for name, array in found.fixed().items():
+            if name == "sequence_lens" or array.any():
                 raise ValueError(
                     f"`{name}` of {named(found.proto)} must be left to `scan`; the model fixes {describe(array)}. "
                     "Read the node by `OnnxRecurrence.read`."
                 )
+        if layers and (below := layers[-1].output_size(inputs)) != found.input_size:
+            raise found.wrong("W", f"for the {below} features that the node before puts out", found.input_size)
+        inputs = found.input_size
         one, own = found.layer(merge)
         layers.append(one)
         params.append(own)
