@@ -18,7 +18,7 @@ from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, Laye
 from recurrax.cells.minimal import MGUCell, UGRNNCell
 from recurrax.cells.multiplicative import MultiplicativeLSTMCell
 from recurrax.cells.peephole import CIFGCell, PeepholeLSTMCell
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+from recurrax.testing import assert_close, check_contract, noise, pull
 
 T, B, I, H = 6, 3, 4, 5  # noqa: E741
 
@@ -206,34 +206,6 @@ def test_single_gates_equal_flax(reset_gate: bool) -> None:
 
     flax = pull(lambda tree, xs: theirs.apply({"params": {"cell": tree}}, xs), tree, xs)
     assert_close("Flax", pull(run, tree, xs), flax, 1e-5)
-
-
-def test_peepholes_equal_onnx() -> None:
-    onnx = pytest.importorskip("onnx")
-    reference = pytest.importorskip("onnx.reference")
-    cell = PeepholeLSTMCell(H, recurrent_bias=True)
-    params, xs = perturbed_params(cell, I, scale=0.5), normal(T, B, I)
-    state = rx.LSTMState(normal(B, H, seed=2), normal(B, H, seed=3))
-    # ONNX has the gates in the order i, o, f, g and the peepholes in the order i, o, f.
-    gates = lambda p: np.concatenate([np.split(p, 4, axis=-1)[g] for g in (0, 3, 1, 2)], axis=-1).T[None]  # noqa: E731
-    feeds = {
-        "X": xs,
-        "W": gates(params.kernel),
-        "R": gates(params.recurrent_kernel),
-        "B": np.concatenate([gates(params.bias), gates(params.recurrent_bias)], axis=-1),
-        "H": state.h[None],
-        "C": state.c[None],
-        "P": params.peephole[jnp.array([0, 2, 1])].reshape(1, 3 * H),
-    }
-    feeds = {name: np.asarray(value) for name, value in feeds.items()}
-    make, kind = onnx.helper, onnx.TensorProto.FLOAT
-    node = make.make_node("LSTM", ["X", "W", "R", "B", "", "H", "C", "P"], ["Y", "YH", "YC"], hidden_size=H)
-    inputs = [make.make_tensor_value_info(name, kind, value.shape) for name, value in feeds.items()]
-    outputs = [make.make_tensor_value_info(name, kind, None) for name in ("Y", "YH", "YC")]
-    model = make.make_model(make.make_graph([node], "lstm", inputs, outputs))
-    ys, h, c = reference.ReferenceEvaluator(model).run(None, feeds)
-    got = rx.scan(cell, params, xs, state, time_major=True)
-    assert_close("ONNX", got, (rx.LSTMState(h[0], c[0]), ys[:, 0]), 1e-5)
 
 
 @pytest.mark.parametrize(

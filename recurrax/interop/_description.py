@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import recurrax
-from recurrax import initializers
+from recurrax import initializers, interop
 from recurrax._layer import Layer
 from recurrax.cells import min_gated
 from recurrax.interop._keras_activations import ACTIVATIONS
@@ -34,7 +34,7 @@ def _functions() -> dict[str, Any]:
 
 
 def _classes() -> dict[str, type]:
-    public = (value for value in vars(recurrax).values() if isinstance(value, type))
+    public = (value for value in {**vars(interop), **vars(recurrax)}.values() if isinstance(value, type))
     return {value.__name__: value for value in public if dataclasses.is_dataclass(value)}
 
 

@@ -1,0 +1,156 @@
+"""What ONNX's recurrent operators are that no layer of the core is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from recurrax import initializers
+from recurrax._activation import frugal
+from recurrax._affine import AffineCell, Gates, along
+from recurrax._check import check_layer
+from recurrax._layer import Initializer, Params, State, Walk
+from recurrax._wrapper import Wrapper
+from recurrax.cells.lstm import LSTMState
+
+
+class OnnxLSTMParams(NamedTuple):
+    """Parameters of an `OnnxLSTMCell`; G is 4, or 3 with `input_forget`.
+
+    Attributes:
+        kernel: `[I, G*H]`, gates in the order i, f, g, o, or i, g, o.
+        recurrent_kernel: `[H, G*H]`.
+        bias: `[G*H]`, or None.
+        recurrent_bias: `[G*H]`, or None.
+        peephole: `[G-1, H]`, for the gates i, f and o, or i and o; or None.
+    """
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array | None = None
+    recurrent_bias: jax.Array | None = None
+    peephole: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class OnnxLSTMCell(AffineCell):
+    """ONNX's LSTM in full: three nonlinearities, peepholes or none, a forget gate or none.
+
+    i = γ(z_i + u_i + p_i * c),  f = γ(z_f + u_f + p_f * c), or 1 - i with `input_forget`
+    g = φ(z_g + u_g),  c' = f * c + i * g
+    o = γ(z_o + u_o + p_o * c'),  h' = o * ψ(c'),
+
+    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, which ONNX calls f, g and h.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        input_forget: whether the forget gate is what the input gate leaves.
+        peepholes: whether the gates see the cell state.
+        gate_activation: the nonlinearity of the gates i, f and o.
+        activation: the nonlinearity of g.
+        output_activation: the nonlinearity of c'.
+        bias: whether the input projection has a bias.
+        recurrent_bias: whether the recurrent projection has a bias of its own.
+        kernel_init: draws each gate of `kernel`; Glorot uniform by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
+        bias_init: draws each gate of each bias; zeros by default.
+        peephole_init: draws `peephole`; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive.
+
+    Example:
+        >>> import jax, recurrax
+        >>> from recurrax.interop import OnnxLSTMCell
+        >>> cell = OnnxLSTMCell(4, peepholes=True, output_activation=jax.nn.softplus)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
+        >>> ys.shape, params.peephole.shape
+        ((2, 7, 4), (3, 4))
+
+    References:
+        ONNX, `LSTM`, 2025, https://onnx.ai/onnx/operators/onnx__LSTM.html
+    """
+
+    input_forget: bool = False
+    peepholes: bool = False
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
+    output_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
+    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+
+    params_type: ClassVar[type] = OnnxLSTMParams
+    state_type: ClassVar[type] = LSTMState
+
+    @property
+    def gates(self) -> int:  # type: ignore[override]
+        """One fewer where the input gate is the forget gate's too."""
+        return 3 if self.input_forget else 4
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> OnnxLSTMParams:
+        """Draws the parameters."""
+        key, peephole_key = jax.random.split(key)
+        params = super().init(key, input_size, dtype)
+        if self.peepholes:
+            peephole = self.peephole_init(peephole_key, (self.gates - 1, self.hidden_size), jnp.float32)
+            params = params._replace(peephole=peephole.astype(dtype))
+        return params
+
+    def pointwise(self, params: OnnxLSTMParams, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
+        """The gates, the cell state and the output."""
+        gate = frugal(self.gate_activation)
+        *inflow, g, o = a
+        if params.peephole is not None:
+            *peeps, p_o = (along(p, o) for p in params.peephole)
+            inflow = [x + p * state.c for x, p in zip(inflow, peeps, strict=True)]
+        i, *f = map(gate, inflow)
+        c = (f[0] if f else 1 - i) * state.c + i * self.update(frugal(self.activation)(g))
+        if params.peephole is not None:
+            o = o + p_o * c
+        h = gate(o) * frugal(self.output_activation)(c)
+        return LSTMState(h, c), h
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Reverse(Wrapper):
+    """Takes a layer from the last step to the first; outputs stay aligned with inputs.
+
+    It reads the future, so it cannot be stepped. Parameters and state are those of the layer.
+
+    Args:
+        layer: any layer.
+
+    Raises:
+        TypeError: if `layer` is not a layer.
+
+    Example:
+        >>> import jax, recurrax
+        >>> from recurrax.interop import Reverse
+        >>> cell, xs = recurrax.GRUCell(4), jax.random.normal(jax.random.key(1), (2, 7, 3))
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> _, ys = recurrax.scan(Reverse(cell), params, xs)
+        >>> bool((ys == recurrax.scan(cell, params, xs, reverse=True)[1]).all())
+        True
+
+    References:
+        ONNX, `LSTM` (direction), 2025, https://onnx.ai/onnx/operators/onnx__LSTM.html
+    """
+
+    def __post_init__(self) -> None:
+        check_layer("layer", self.layer)
+
+    @property
+    def causal(self) -> bool:
+        """Never: the first output depends on the last input."""
+        return False
+
+    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+        """Runs the layer the other way."""
+        return walk.reversed()(self.layer, params, state, xs)

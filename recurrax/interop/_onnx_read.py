@@ -1,0 +1,148 @@
+"""One recurrent node of ONNX's, with all that it says."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from recurrax._check import describe
+from recurrax._compose import Bidirectional, Directions
+from recurrax._layer import Layer, Params
+from recurrax.interop._onnx_activations import decimal, read
+from recurrax.interop._onnx_cells import Reverse
+from recurrax.interop._onnx_graph import Graph, named
+from recurrax.interop._onnx_operator import DEFAULTS, GATES, Operator, cell_of
+
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+
+
+class Node:
+    """A recurrent node: its attributes and its inputs by their names in ONNX's specification.
+
+    Args:
+        graph: the graph that it is in.
+        proto: the node itself.
+
+    Raises:
+        ValueError: if an attribute has a value that it must not have.
+    """
+
+    def __init__(self, graph: Graph, proto: Any) -> None:
+        from onnx import helper
+
+        graph.check(proto)
+        self.graph, self.proto, self.kind = graph, proto, proto.op_type
+        self.attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+        self.inputs = {name: given for name, given in zip(_INPUTS, proto.input, strict=False) if given}
+        self.direction = self.attributes.get("direction", b"forward").decode(errors="replace")
+        if self.direction not in _DIRECTIONS:
+            raise self.wrong("direction", f"one of {', '.join(_DIRECTIONS)}", repr(self.direction))
+        self.directions = _DIRECTIONS[self.direction]
+        for name in ("layout", "input_forget", "linear_before_reset"):
+            if self.attributes.get(name, 0) not in (0, 1):
+                raise self.wrong(name, "0 or 1", self.attributes[name])
+        self.layout = self.attributes.get("layout", 0)
+        clip = self.attributes.get("clip")
+        if clip is not None and not clip > 0:
+            raise self.wrong("clip", "above 0", clip)
+        self.clip = None if clip is None else decimal(clip)
+
+    def wrong(self, name: str, expected: str, got: Any) -> ValueError:
+        """The error for a part of the node."""
+        return ValueError(f"`{name}` of {named(self.proto)} must be {expected}; got {got}.")
+
+    def array(self, name: str, *shape: int | None) -> np.ndarray | None:
+        """An input that is known before the model runs, of a shape in which None stands for any size."""
+        array = self.graph.array(self.inputs[name]) if name in self.inputs else None
+        if array is None:
+            return None
+        fits = array.ndim == len(shape) and all(a == s or (s is None and a) for a, s in zip(array.shape, shape))  # noqa: B905
+        if not fits:
+            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            raise self.wrong(name, f"[{sizes}]", describe(array))
+        return array
+
+    def weight(self, name: str, *shape: int | None) -> np.ndarray:
+        """A weight that there must be."""
+        array = self.array(name, *shape)
+        if array is None:
+            given = f"the value {self.inputs[name]!r}" if name in self.inputs else "none"
+            hint = " If that is a graph input, give its array in `weights`." if name in self.inputs else ""
+            raise ValueError(f"`{name}` of {named(self.proto)} must be known before the model runs; got {given}.{hint}")
+        return array
+
+    @functools.cached_property
+    def hidden_size(self) -> int:
+        """The number of features H that `R` is for."""
+        return self.weight("R", self.directions, None, None).shape[-1]
+
+    @functools.cached_property
+    def input_size(self) -> int:
+        """The number of features I that `W` is for."""
+        return self.weight("W", self.directions, None, None).shape[-1]
+
+    def functions(self) -> list[list]:
+        """The functions f, g and h of each direction."""
+        defaults = DEFAULTS[self.kind]
+        names = [name.decode(errors="replace") for name in self.attributes.get("activations", ())]
+        count = len(defaults) * self.directions
+        if self.kind == "RNN" and len(names) == 2:
+            names = names[:count]  # The default in the operator's schema is two, whatever the direction.
+        if len(names) not in (0, count):
+            raise self.wrong("activations", f"{count} names", len(names))
+        numbers = (self.attributes.get(f"activation_{which}", ()) for which in ("alpha", "beta"))
+        functions = read(names, *numbers) if names else defaults * self.directions
+        return [functions[: len(defaults)], functions[len(defaults) :]][: self.directions]
+
+    def operators(self) -> list[Operator]:
+        """What each direction computes.
+
+        Raises:
+            ValueError: if a weight is missing, or of another shape or dtype than the rest ask for.
+        """
+        D, G, H = self.directions, GATES[self.kind], self.hidden_size
+        if (said := self.attributes.get("hidden_size", H)) != H:
+            raise self.wrong("hidden_size", f"{H}, the size that `R` is for", said)
+        W, R = self.weight("W", D, G * H, None), self.weight("R", D, G * H, H)
+        B = self.weight("B", D, 2 * G * H) if "B" in self.inputs else None
+        P = self.weight("P", D, 3 * H) if "P" in self.inputs else None
+        dtypes = {str(array.dtype) for array in (W, R, B, P) if array is not None}
+        if len(dtypes) > 1 or not dtypes <= {"float32", "float16", "float64", "bfloat16"}:
+            raise self.wrong("W", "of one floating dtype with the other weights", ", ".join(sorted(dtypes)))
+        coupled, reset_after = (bool(self.attributes.get(n, 0)) for n in ("input_forget", "linear_before_reset"))
+        return [
+            Operator(
+                *(self.kind, functions, self.clip, coupled, reset_after, W[d], R[d]),
+                B=None if B is None else B[d],
+                P=None if P is None else P[d],
+            )
+            for d, functions in enumerate(self.functions())
+        ]
+
+    def layer(self, merge: str = "concat") -> tuple[Layer, Params]:
+        """The layer that the node is, and its parameters."""
+        cells, params = zip(*map(cell_of, self.operators()), strict=True)
+        if self.direction == "bidirectional":
+            forward, backward = cells
+            return Bidirectional(forward, backward, merge), Directions(*params)  # type: ignore[arg-type]
+        return Reverse(*cells) if self.direction == "reverse" else cells[0], params[0]
+
+    def fixed(self) -> dict[str, Any]:
+        """The lengths and the initial states that the model fixes, by their names, in the node's layout.
+
+        Raises:
+            ValueError: if one is of another shape or dtype than there must be.
+        """
+        batch = (None, self.directions) if self.layout else (self.directions, None)
+        arrays = {
+            "sequence_lens": self.array("sequence_lens", None),
+            "initial_h": self.array("initial_h", *batch, self.hidden_size),
+            "initial_c": self.array("initial_c", *batch, self.hidden_size),
+        }
+        lengths = arrays["sequence_lens"]
+        if lengths is not None and not np.issubdtype(lengths.dtype, np.integer):
+            raise self.wrong("sequence_lens", "of an integer dtype", describe(lengths))
+        return {name: array for name, array in arrays.items() if array is not None}

@@ -1,0 +1,242 @@
+"""Layers as nodes of ONNX's: every layer maps the name of its inputs and of its state to those of what comes out."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax._blocks import Activation, Branches, Dense, Gated, LayerNorm
+from recurrax._compose import Bidirectional, Directions, Residual, Stack
+from recurrax._dropout import Dropout, WeightDrop
+from recurrax._gradient_clip import GradientClip
+from recurrax._layer import Layer
+from recurrax._recurrent_dropout import RecurrentDropout, UpdateDropout
+from recurrax.interop import _onnx_activations as activations
+from recurrax.interop._onnx_cells import Reverse
+from recurrax.interop._onnx_operator import CELLS, DEFAULTS, Operator, operator_of
+from recurrax.interop._support import unsupported
+
+_OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have all else.
+Described = tuple[Any, tuple[int | str, ...]]
+
+_TRAINING_ONLY = (WeightDrop, RecurrentDropout, UpdateDropout, GradientClip)
+_AROUND = (Stack, Bidirectional, Reverse, Residual, Gated, Dense, Activation, LayerNorm, Dropout)
+# Functions that ONNX has as operators of their own, beside those that its recurrent operators know.
+_FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
+    jax.nn.gelu: ("Gelu", {"approximate": "tanh"}),
+    jax.nn.hard_silu: ("HardSwish", {}),
+    jax.nn.log_softmax: ("LogSoftmax", {"axis": -1}),
+    jax.nn.mish: ("Mish", {}),
+    jax.nn.selu: ("Selu", {}),
+    jax.nn.softmax: ("Softmax", {"axis": -1}),
+    jnp.exp: ("Exp", {}),
+}
+
+
+class Writer:
+    """The nodes and the constants of a graph, as they come.
+
+    Args:
+        lengths: the name of the lengths, or "" for none.
+    """
+
+    def __init__(self, lengths: str = "") -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.lengths = lengths
+
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Adds a node with one output; returns the name of that."""
+        return self._node(kind, inputs, [output or f"{kind}_{len(self.nodes)}"], attributes)[0]
+
+    def constant(self, value: Any, dtype: Any = np.int64) -> str:
+        """Adds a constant; returns its name."""
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def model(self, name: str, inputs: dict[str, Described], outputs: dict[str, Described]) -> Any:
+        """The `ModelProto` of all nodes, checked; `inputs` and `outputs` have a dtype and a shape for each name."""
+        from onnx import checker, helper
+
+        sides = [
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+                for name, (dtype, shape) in values.items()
+            ]
+            for values in (inputs, outputs)
+        ]
+        graph = helper.make_graph(self.nodes, name, sides[0], sides[1], self.constants)
+        opset = helper.make_opsetid("", _OPSET)
+        model = helper.make_model(graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION)
+        checker.check_model(model, full_check=True)
+        return model
+
+    def _node(self, kind: str, inputs: Any, outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+        from onnx import helper
+
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, **attributes))
+        return outputs
+
+    def layer(self, layer: Any, params: Any, state: Any, xs: str, reverse: bool = False) -> tuple[Any, str]:
+        """Adds a layer over `xs` `[T, B, I]`.
+
+        Args:
+            layer: the layer.
+            params: its parameters.
+            state: the names of its initial state, in the structure of that; "" for zeros.
+            xs: the name of its inputs.
+            reverse: whether it walks from the last step to the first.
+
+        Returns:
+            The names of its final state and of its outputs `[T, B, O]`.
+
+        Raises:
+            TypeError: if ONNX cannot hold it.
+            ValueError: if ONNX cannot hold an option of it.
+        """
+        while isinstance(layer, _TRAINING_ONLY):
+            layer = layer.layer
+        if type(layer) in CELLS:
+            final, ys = self._recurrence([operator_of(layer, params)], "reverse" if reverse else "forward", [state], xs)
+            return final[0], self.add("Squeeze", ys, self.constant([1]))
+        if type(layer) is Bidirectional:
+            return self._bidirectional(layer, params, state, xs, reverse)
+        if type(layer) is Stack:
+            states = []
+            for part, own, before in zip(layer.layers, params, state, strict=True):
+                after, xs = self.layer(part, own, before, xs, reverse)
+                states.append(after)
+            return tuple(states), xs
+        if type(layer) is Reverse:
+            return self.layer(layer.layer, params, state, xs, not reverse)
+        if type(layer) is Residual:
+            after, ys = self.layer(layer.layer, params, state, xs, reverse)
+            return after, self.add("Add", xs, ys)
+        if type(layer) is Gated:
+            after, ys = self.layer(layer.layer, params.layer, state.layer, xs, reverse)
+            gate, zs = self.layer(layer.gate, params.gate, state.gate, xs, reverse)
+            return Branches(after, gate), self.add("Mul", ys, zs)
+        return state, self._stateless(layer, params, xs)
+
+    def _stateless(self, layer: Layer, params: Any, xs: str) -> str:
+        if type(layer) is Dropout:
+            return xs
+        if type(layer) is Activation:
+            return self._function(layer.function, xs)
+        if type(layer) is Dense:
+            ys = self.add("MatMul", xs, self.constant(params.kernel, params.kernel.dtype))
+            if params.bias is not None:
+                ys = self.add("Add", ys, self.constant(params.bias, params.bias.dtype))
+            return ys if layer.activation is None else self._function(layer.activation, ys)
+        if type(layer) is LayerNorm:
+            scale, bias = (self.constant(p, p.dtype) for p in (params.scale, params.bias))
+            return self.add("LayerNormalization", xs, scale, bias, axis=-1, epsilon=layer.epsilon)
+        supported = [kind.__name__ for kind in (*CELLS, *_AROUND)]
+        raise unsupported("layer", layer, supported, "ONNX has no operator for it.")
+
+    def _function(self, function: Any, xs: str) -> str:
+        if function is jax.nn.identity:
+            return xs
+        if function is jax.nn.silu:
+            return self.add("Mul", xs, self.add("Sigmoid", xs))
+        if function in _FUNCTIONS:
+            kind, options = _FUNCTIONS[function]
+            return self.add(kind, xs, **options)
+        kind, numbers = activations.named(function)
+        if kind in ("Affine", "ScaledTanh"):
+            raise ValueError(f"{kind} must stand within a recurrent layer for ONNX; it is no operator of its own.")
+        attributes: dict[str, Any] = dict(zip(("alpha", "beta"), numbers, strict=False))
+        return self.add(kind, xs, **attributes)
+
+    def _bidirectional(
+        self, layer: Bidirectional, params: Any, state: Any, xs: str, reverse: bool
+    ) -> tuple[Directions, str]:
+        if not reverse and {type(part) for part in layer.parts} <= set(CELLS):
+            both = [operator_of(*pair) for pair in zip(layer.parts, params, strict=True)]
+            if _shared(both[0]) == _shared(both[1]):
+                after, ys = self._recurrence(both, "bidirectional", list(state), xs)
+                if layer.merge == "concat":
+                    ys = self.add("Transpose", ys, perm=[0, 2, 1, 3])
+                    return Directions(*after), self.add("Reshape", ys, self.constant([0, 0, 2 * both[0].hidden_size]))
+                kind = {"sum": "ReduceSum", "mul": "ReduceProd", "ave": "ReduceMean"}[layer.merge]
+                return Directions(*after), self.add(kind, ys, self.constant([1]), keepdims=0)
+        ahead, ys = self.layer(layer.forward, params.forward, state.forward, xs, reverse)
+        back, zs = self.layer(layer.backward, params.backward, state.backward, xs, not reverse)
+        if layer.merge == "concat":
+            return Directions(ahead, back), self.add("Concat", ys, zs, axis=-1)
+        kind = {"sum": "Add", "mul": "Mul", "ave": "Mean"}[layer.merge]
+        return Directions(ahead, back), self.add(kind, ys, zs)
+
+    def _recurrence(self, both: list[Operator], direction: str, states: list[Any], xs: str) -> tuple[list[Any], str]:
+        """Adds the operator itself, in one direction or two; its outputs are `[T, D, B, H]`."""
+        first, dtype = both[0], both[0].W.dtype
+        stacked = {
+            "W": np.stack([one.W for one in both]),
+            "R": np.stack([one.R for one in both]),
+            "B": _stacked([one.B for one in both]),
+            "P": _stacked([one.P for one in both]),
+        }
+        W, R, B, P = ("" if array is None else self.constant(array, dtype) for array in stacked.values())
+        initial = [self._joined(names) for names in zip(*states, strict=True)]
+        inputs = [xs, W, R, B, self.lengths, *initial, *([P] if first.kind == "LSTM" else [])]
+        while not inputs[-1]:
+            inputs.pop()
+
+        functions = [f for one in both for f in one.functions]
+        attributes: dict[str, Any] = {"hidden_size": first.hidden_size, "direction": direction}
+        attributes |= {} if functions == DEFAULTS[first.kind] * len(both) else activations.write(functions)
+        attributes |= {} if first.clip is None else {"clip": first.clip}
+        attributes |= {"input_forget": 1} if first.coupled else {}
+        attributes |= {"linear_before_reset": int(first.reset_after)} if first.kind == "GRU" else {}
+        finals = [f"{first.kind}_{len(self.nodes)}_{field}" for field in states[0]._fields]
+        ys, *finals = self._node(first.kind, inputs, [f"{first.kind}_{len(self.nodes)}", *finals], attributes)
+        after = [
+            type(state)(*(self._final(final, d, given) for final, given in zip(finals, state, strict=True)))
+            for d, state in enumerate(states)
+        ]
+        return after, ys
+
+    def _joined(self, names: tuple[str, ...]) -> str:
+        """The states `[B, H]` of each direction as one, `[D, B, H]`."""
+        if not names[0]:
+            return ""
+        rows = [self.add("Unsqueeze", name, self.constant([0])) for name in names]
+        return rows[0] if len(rows) == 1 else self.add("Concat", *rows, axis=0)
+
+    def _final(self, final: str, direction: int, given: str) -> str:
+        """The state `[B, H]` of one direction; where no step is real, which ONNX says nothing of, the one given."""
+        state = self.add("Gather", final, self.constant(direction), axis=0)
+        return self.add("Where", self._any_step, state, given) if self.lengths and given else state
+
+    @functools.cached_property
+    def _any_step(self) -> str:
+        """`bool[B, 1]`, whether there is a real step."""
+        return self.add("Unsqueeze", self.add("Greater", self.lengths, self.constant(0, np.int32)), self.constant([1]))
+
+    def masked(self, ys: str, dtype: Any) -> str:
+        """`ys` `[T, B, O]` with zeros where steps are not real."""
+        from onnx import TensorProto
+
+        time = self.add("Squeeze", self.add("Shape", ys, start=0, end=1), self.constant([0]))
+        steps = self.add("Unsqueeze", self.add("Range", self.constant(0), time, self.constant(1)), self.constant([1]))
+        real = self.add("Less", steps, self.add("Cast", self.lengths, to=TensorProto.INT64))
+        return self.add("Where", self.add("Unsqueeze", real, self.constant([2])), ys, self.constant(0, dtype))
+
+
+def _shared(operator: Operator) -> tuple:
+    """What both directions of one node must agree in."""
+    return operator.kind, operator.clip, operator.coupled, operator.reset_after, operator.W.shape, operator.R.shape
+
+
+def _stacked(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    """The arrays of each direction as one, with zeros for what one of them lacks; None if all do."""
+    some = next((array for array in arrays if array is not None), None)
+    return None if some is None else np.stack([np.zeros_like(some) if array is None else array for array in arrays])
