@@ -124,6 +124,10 @@ class Clipped:
         """The function of `x` within the bound."""
         return self.function(jnp.clip(x, -self.bound, self.bound))
 
+    def __repr__(self) -> str:
+        """By the function's name, as `Layer` shows functions."""
+        return f"Clipped({getattr(self.function, '__name__', self.function)}, {self.bound})"
+
 
 def read(names: Sequence[str], alpha: Sequence[float], beta: Sequence[float]) -> list[Function]:
     """The functions that a node names; each takes the next of the numbers if it takes any, as onnxruntime has it.
