@@ -183,12 +183,12 @@ def batch_by_length(sequences: Iterable[Any], lengths: Sequence[int], batch_size
     waiting: dict[int, list[tuple[int, Any]]] = {bound: [] for bound in bounds}
     for index, sequence in enumerate(sequences):
         steps = _length(sequence, index)
-        bound = next((bound for bound in bounds if steps <= bound), None)
-        if bound is None:
+        if steps > bounds[-1]:
             raise ValueError(
                 f"`lengths` must reach the number of steps of every sequence; the greatest is {bounds[-1]}, and "
                 f"sequence {index} has {steps}."
             )
+        bound = next(bound for bound in bounds if steps <= bound)
         waiting[bound].append((index, sequence))
         if len(waiting[bound]) == batch_size:
             yield _padded(waiting[bound], bound, batch_size)

@@ -105,7 +105,7 @@ class Stack(Layer):
         return tuple(states), xs
 
 
-_MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "concat": lambda ys, zs: jnp.concatenate([ys, zs], axis=-1),
     "sum": jnp.add,
     "mul": jnp.multiply,
@@ -150,8 +150,8 @@ class Bidirectional(Layer):
             object.__setattr__(self, "backward", self.forward)
         check_layer("forward", self.forward)
         check_layer("backward", self.backward)
-        if self.merge not in _MERGES:
-            raise ValueError(f"`merge` must be one of {', '.join(_MERGES)}; got {self.merge!r}.")
+        if self.merge not in MERGES:
+            raise ValueError(f"`merge` must be one of {', '.join(MERGES)}; got {self.merge!r}.")
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -197,7 +197,7 @@ class Bidirectional(Layer):
         ahead, back = walk.split(2)
         forward, ys = ahead(self.forward, params.forward, state.forward, xs)
         backward, zs = back.reversed()(self.backward, params.backward, state.backward, xs)
-        return Directions(forward, backward), _MERGES[self.merge](ys, zs)
+        return Directions(forward, backward), MERGES[self.merge](ys, zs)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -31,6 +32,18 @@ def standard_promotion():
     """For programs with an optimiser in them: optax's Adam does not run under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def keras(monkeypatch: pytest.MonkeyPatch):
+    """Keras on JAX, with the promotion and the warnings that it needs."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        warnings.simplefilter("ignore")
+        keras = pytest.importorskip("keras")
+        if keras.backend.backend() != "jax":
+            pytest.skip("Keras was imported with another backend")
+        yield keras
 
 
 @pytest.fixture

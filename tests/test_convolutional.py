@@ -1,9 +1,7 @@
-"""Convolutional cells against Keras, Flax and loops in NumPy; every promise of `scan` where features lie in space."""
+"""Convolutional cells against Keras and loops in NumPy; every promise of `scan` where features lie in space."""
 
-import warnings
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from flax import nnx
 
 import recurrax as rx
-from recurrax import _platform, linen
+from recurrax import _platform, interop, linen
 from recurrax import nnx as rnn
 from recurrax.cells.convolutional import ConvElmanCell, ConvGRUCell, ConvLSTMCell
 from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
@@ -69,56 +67,18 @@ def test_the_rule_equals_plain_autodiff(cell: Any, monkeypatch: pytest.MonkeyPat
         ((4, 3, 5), 3, {"padding": "valid", "strides": (1, 1, 2)}),
     ],
 )
-def test_lstm_is_that_of_keras(shape: Any, size: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        warnings.simplefilter("ignore")
-        keras = pytest.importorskip("keras")
-        if keras.backend.backend() != "jax":
-            pytest.skip("Keras was imported with another backend")
-        cell = ConvLSTMCell(2, shape, size, **options)
-        params, xs = perturbed_params(cell, 3), inputs(cell)
-        renamed = {"dilation_rate" if name == "dilation" else name: value for name, value in options.items()}
-        make = getattr(keras.layers, f"ConvLSTM{len(shape)}D")
-        layer = make(2, size, **renamed, recurrent_activation="sigmoid", return_sequences=True, return_state=True)
-        layer.build((2, 4, *shape, 3))
-        assert [weight.shape for weight in layer.weights] == [leaf.shape for leaf in jax.tree.leaves(params)]
-
-        def theirs(params: Any, xs: jax.Array) -> Any:
-            others = [variable.value for variable in layer.non_trainable_variables]
-            (ys, h, c), _ = layer.stateless_call(jax.tree.leaves(params), others, xs)
-            return rx.LSTMState(h, c), ys
-
-        expected = pull(theirs, params, xs)
-    assert_close("keras", pull(lambda *args: rx.scan(cell, *args), params, xs), expected, 1e-5)
-
-
-def test_lstm_is_that_of_flax() -> None:
-    cell = ConvLSTMCell(2, (5, 4), (3, 2), recurrent_bias=True)
+def test_lstm_is_that_of_keras(shape: Any, size: Any, options: Any, keras: Any) -> None:
+    cell = ConvLSTMCell(2, shape, size, **options)
     params, xs = perturbed_params(cell, 3), inputs(cell)
+    layer = interop.to_keras(cell, params)
 
     def theirs(params: Any, xs: jax.Array) -> Any:
-        i, f, g, o = cell.gate_params(params)
-        f = f._replace(bias=f.bias - 1)  # Flax adds one at every step.
-        kernels = {
-            name: {"kernel": jnp.concatenate(kernel, -1), "bias": jnp.concatenate(bias, -1)}
-            for name, kernel, bias in zip(("ih", "hh"), *_by_map(i, g, f, o), strict=True)
-        }
-        layer, ys = nn.ConvLSTMCell(2, (3, 2)), []
-        carry = cell.initial_state((2,))[::-1]
-        for t in range(xs.shape[1]):
-            carry, y = layer.apply({"params": kernels}, carry, xs[:, t])
-            ys.append(y)
-        return rx.LSTMState(*carry[::-1]), jnp.stack(ys, axis=1)
+        others = [variable.value for variable in layer.non_trainable_variables]
+        (ys, h, c), _ = layer.stateless_call(jax.tree.leaves(params), others, xs)
+        return rx.LSTMState(h, c), ys
 
-    with jax.numpy_rank_promotion("allow"):
-        expected = pull(theirs, params, xs)
-    assert_close("flax", pull(lambda *args: rx.scan(cell, *args), params, xs), expected, 1e-5)
-
-
-def _by_map(*gates: rx.LSTMParams) -> Any:
-    kernels = [gate.kernel for gate in gates], [gate.recurrent_kernel for gate in gates]
-    return kernels, ([gate.bias for gate in gates], [gate.recurrent_bias for gate in gates])
+    expected = pull(theirs, params, xs)
+    assert_close("keras", pull(lambda *args: rx.scan(cell, *args), params, xs), expected, 1e-5)
 
 
 def convolve(x: Any, kernel: Any, bias: Any, strides: int = 1, dilation: int = 1, same: bool = True) -> Any:

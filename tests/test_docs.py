@@ -1,16 +1,28 @@
 """README and docs are true: their Python blocks run, and every public name is documented."""
 
 import inspect
+import os
 from pathlib import Path
 
+import jax
 import pytest
 
 import recurrax
-from recurrax import initializers, linen, testing
+from recurrax import initializers, interop, linen, testing
 from recurrax import nnx as rnn
+from recurrax.compat import keras
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
+def test_what_a_page_says_of_other_libraries(run_page) -> None:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    for library in ("torch", "keras", "haiku", "equinox"):
+        pytest.importorskip(library)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as the libraries need them
+        run_page("docs/coming_from.md")
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -31,7 +43,11 @@ def public(module) -> dict:
     }
 
 
-@pytest.mark.parametrize("module", [recurrax, rnn, linen, testing, initializers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [recurrax, rnn, linen, interop, testing, initializers, keras, keras.regularizers, keras.constraints],
+    ids=lambda m: m.__name__,
+)
 def test_every_public_name_is_documented(module) -> None:
     names = {
         name: v for name, v in public(module).items() if module is recurrax or v.__module__.startswith(module.__name__)

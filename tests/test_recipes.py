@@ -1,7 +1,5 @@
 """The recipes of docs/regularization.md against Keras, and the penalties on outputs by hand."""
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +14,6 @@ from recurrax.testing import assert_close, noise, perturbed_params
 
 XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
 KEY = jax.random.key(3)
-
-
-@pytest.fixture
-def keras(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        warnings.simplefilter("ignore")
-        keras = pytest.importorskip("keras")
-        if keras.backend.backend() != "jax":
-            pytest.skip("Keras was imported with another backend")
-        yield keras
 
 
 def test_penalties_and_projections_are_those_of_keras(keras, run_page) -> None:

@@ -1,7 +1,6 @@
 """PyTorch as the oracle: its layers and cells, with its weights, against ours in NNX and in Linen."""
 
 import itertools
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import recurrax as rx
 import recurrax.linen
 import recurrax.nnx
+from recurrax import interop
 from recurrax.initializers import torch_uniform
 
 torch = pytest.importorskip("torch")
@@ -66,25 +66,15 @@ CASES = [
 ]
 
 Named = dict[tuple[str, ...], Any]
-PARTS = {
-    "weight_ih": "kernel",
-    "weight_hh": "recurrent_kernel",
-    "bias_ih": "bias",
-    "bias_hh": "recurrent_bias",
-    "weight_hr": "projection_kernel",
-}
 
 
 def ours(named: dict[str, Any]) -> Named:
     """PyTorch's parameters, or gradients of them, by our names: `("layers_0", "backward", "kernel")`."""
-    found = {}
-    for name, value in named.items():
-        part, layer, reverse = re.fullmatch(r"(\w+?_\w\w)(?:_l(\d+))?(_reverse)?", name).groups()
-        directions = any(other.endswith("_reverse") for other in named)
-        direction = ("backward" if reverse else "forward",) if directions else ()
-        depth = () if layer is None else (f"layers_{layer}",)
-        found[(*depth, *direction, PARTS[part])] = jnp.asarray(value.detach().numpy().T)
-    return found
+    params = interop.from_torch(named)[1]
+    return {
+        tuple(f"layers_{key.idx}" if hasattr(key, "idx") else key.name for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
 
 
 def in_nnx(name: str, args: tuple, named: Named, x: jax.Array) -> Callable:
@@ -234,6 +224,7 @@ def test_defaults_are_those_of_torch(name: str):
     nnx_layer = getattr(recurrax.nnx, name)(I, H, rngs=nnx.Rngs(0))
     assert nnx_layer.layer == linen_layer._stack()
     assert nnx_layer.batch_first == module.batch_first
+    assert nnx_layer.layer == interop.from_torch(module)[0]
 
 
 @pytest.mark.parametrize("case", CASES[:4], ids=str)

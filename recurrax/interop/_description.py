@@ -15,6 +15,7 @@ import recurrax
 from recurrax import initializers
 from recurrax._layer import Layer
 from recurrax.cells import min_gated
+from recurrax.interop._keras_activations import ACTIVATIONS
 
 _ACTIVATIONS = (
     "celu elu gelu glu hard_sigmoid hard_silu hard_tanh identity leaky_relu log_sigmoid mish relu relu6 selu sigmoid "
@@ -28,6 +29,7 @@ def _functions() -> dict[str, Any]:
     named = {f"jax.nn.{name}": getattr(jax.nn, name) for name in _ACTIVATIONS.split()}
     named |= {f"jax.numpy.{name}": getattr(jnp, name) for name in ("tanh", "sin", "cos", "arctan", "exp")}
     named |= {f"recurrax.initializers.{name}": f for name, f in vars(initializers).items() if callable(f)}
+    named |= {f"keras.activations.{name}": function for name, function in ACTIVATIONS.items()}
     return named | {"recurrax.cells.min_gated.positive": min_gated.positive}
 
 

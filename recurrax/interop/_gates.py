@@ -33,7 +33,8 @@ def has_bias(params: Any) -> bool:
 def two_biases(params: Any) -> tuple[Any, Any]:
     """Both biases `[G*H]`; one that is not there is of zeros."""
     zeros = jnp.zeros(params.kernel.shape[-1], params.kernel.dtype)
-    return tuple(zeros if bias is None else bias for bias in (params.bias, params.recurrent_bias))
+    bias, recurrent_bias = params.bias, params.recurrent_bias
+    return zeros if bias is None else bias, zeros if recurrent_bias is None else recurrent_bias
 
 
 def one_bias(params: Any) -> Any:

@@ -53,12 +53,16 @@ def refuse_loss(name: str, weight: Any, target: str) -> None:
 
 
 def to_jax(array: Any) -> jax.Array:
-    """A NumPy array as JAX's, of the same dtype.
+    """A NumPy array as JAX's, of the same dtype; one of JAX, traced or not, stands for itself.
 
     Raises:
         TypeError: if JAX would round it.
     """
+    if isinstance(array, jax.Array):
+        return array
     array = np.asarray(array)
-    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
-        raise TypeError("weights must be float32 or narrower; got float64. Set `jax_enable_x64` to keep them exact.")
-    return jnp.asarray(array)
+    if (converted := jnp.asarray(array)).dtype != array.dtype:
+        raise TypeError(
+            f"weights must be float32 or narrower; got {array.dtype}. Set `jax_enable_x64` to keep them exact."
+        )
+    return converted

@@ -71,6 +71,7 @@ def export(
     """
     if step and lengths:
         raise ValueError("`lengths` must be False with `step`: one step has no length.")
+    batch: Any
     batch, time = jax_export.symbolic_shape("batch, time")
     shape = (*getattr(layer, "input_shape", ()), input_size(layer, params))
     arguments = [jax.ShapeDtypeStruct((batch, *shape) if step else (batch, time, *shape), dtype)]

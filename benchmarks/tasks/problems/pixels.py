@@ -7,7 +7,7 @@ import optax
 from benchmarks.tasks.task import Batch, Claim, Contender, Measure, Task
 from recurrax import ConvGRUCell, ConvLSTMCell, Layer, LSTMCell
 
-SIZE, PATTERN, T, GIVEN, B = 12, 3, 10, 3, 8
+SIZE, PATTERN, T, GIVEN, B = 8, 2, 8, 3, 8
 NATS = "nats a frame"
 
 
@@ -19,7 +19,7 @@ def _bounce(key: jax.Array) -> jax.Array:
 
 
 def draw(key: jax.Array, split: str) -> Batch:
-    """Frames `[B, T, 12, 12, 1]`; the target is the next frame."""
+    """Frames `[B, T, 8, 8, 1]`; the target is the next frame."""
     pattern_key, *keys = jax.random.split(key, 3)
     patterns = jax.random.bernoulli(pattern_key, 0.6, (B, PATTERN, PATTERN)).astype(jnp.float32)
     along = [jax.nn.one_hot(_bounce(k)[..., None] + jnp.arange(PATTERN), SIZE) for k in keys]
@@ -58,12 +58,12 @@ TASK = Task(
     loss=cross_entropy,
     measures={
         NATS: Measure(cross_entropy),
-        "frames exactly right": Measure(exact, higher_is_better=True, solved=0.9),
+        "frames exactly right": Measure(exact, higher_is_better=True),
     },
     contenders={
         "ConvLSTM": Contender(ConvLSTMCell(8, (SIZE, SIZE), 3)),
         "ConvGRU": Contender(ConvGRUCell(9, (SIZE, SIZE), 3)),
-        "flat LSTM": flattened(LSTMCell(4)),
+        "flat LSTM": flattened(LSTMCell(8)),
         "large flat LSTM": flattened(LSTMCell(128)),
     },
     claims=(
@@ -72,7 +72,7 @@ TASK = Task(
             lambda seen: seen.below("ConvLSTM", "flat LSTM", NATS),
         ),
         Claim(
-            "It predicts better than a flat one with sixty times as many.",
+            "It predicts better than a flat one with forty times as many.",
             lambda seen: seen.below("ConvLSTM", "large flat LSTM", NATS),
         ),
         Claim(
@@ -80,6 +80,6 @@ TASK = Task(
             lambda seen: seen.below("ConvGRU", "flat LSTM", NATS),
         ),
     ),
-    steps=800,
-    rates=(1e-2, 2e-2),
+    steps=1500,
+    rates=(1e-2,),
 )

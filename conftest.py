@@ -1,0 +1,10 @@
+"""Examples that need a library that may be missing are run where it is installed."""
+
+import importlib.util
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+collect_ignore = [
+    f"recurrax/interop/{name}.py" for name in ("equinox", "keras", "torch") if importlib.util.find_spec(name) is None
+]

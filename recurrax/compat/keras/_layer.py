@@ -1,0 +1,227 @@
+"""What every layer here is: a module that takes its sizes from its first input, with Keras' view of its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.core.tracers import current_trace
+from jax.typing import DTypeLike
+
+from recurrax._check import describe
+from recurrax.compat.keras._names import kind_of, meaning
+
+Shape = Sequence[int | None]
+
+# Outside of any transformation, as modules are imported.
+_EAGER = current_trace()
+
+
+class RNNState(nnx.Variable):
+    """The state that a stateful layer keeps from call to call."""
+
+
+class ActivityLoss(nnx.Variable):
+    """The penalty on the outputs of the last call."""
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Layer(nnx.Module):
+    """A module with Keras' common arguments and methods; its fields are the arguments of its constructor."""
+
+    _: dataclasses.KW_ONLY
+    name: str | None = None
+    dtype: Any = None
+    trainable: bool = True
+    rngs: dataclasses.InitVar[nnx.Rngs | None] = None
+
+    def __post_init__(self, rngs: nnx.Rngs | None) -> None:
+        for argument in self.get_config():
+            if kind_of(argument):
+                meaning(argument, getattr(self, argument))
+
+    def build(self, input_shape: Shape) -> None:
+        """Draws the weights, if there are any, for inputs of a shape, whose batch and time may be None."""
+
+    @property
+    def sublayers(self) -> tuple:
+        """The modules and functions within, in the order of their weights."""
+        return ()
+
+    @property
+    def built(self) -> bool:
+        """Whether the weights are there."""
+        return all(part.built for part in self.sublayers if isinstance(part, Layer))
+
+    @property
+    def weights(self) -> list[nnx.Variable]:
+        """The variables of the weights, in Keras' order."""
+        return [weight for part in self.sublayers for weight in _weights_of(part)]
+
+    @property
+    def trainable_weights(self) -> list[nnx.Variable]:
+        """Those of `weights` that are trained: each an `nnx.Param`."""
+        return [weight for weight in self.weights if isinstance(weight, nnx.Param)]
+
+    @property
+    def losses(self) -> list[jax.Array]:
+        """The penalties: those on the outputs of the last call, then those on the weights; to be added to the loss."""
+        return [*self._activity_losses(), *self._weight_losses()]
+
+    def count_params(self) -> int:
+        """The number of weights.
+
+        Raises:
+            ValueError: if the layer is not built.
+        """
+        if not self.built:
+            raise ValueError(f"{_name(self)} must be built to count its weights; call `build(input_shape)` first.")
+        return sum(weight[...].size for weight in self.weights)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """The weights as NumPy arrays, in Keras' order and layout."""
+        return [np.asarray(weight[...]) for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets the weights, such as those that `get_weights()` of the same layer of Keras returns.
+
+        Raises:
+            ValueError: if their number or a shape is not that of this layer's.
+        """
+        own = self.weights
+        if len(own) != len(weights):
+            hint = "" if self.built else " It is not built: call `build(input_shape)` first."
+            raise ValueError(f"`weights` must hold {len(own)} arrays for {_name(self)}; got {len(weights)}.{hint}")
+        for number, (variable, weight) in enumerate(zip(own, weights, strict=True)):
+            if variable.shape != np.shape(weight):
+                must = f"{describe(variable[...])} for {_name(self)}"
+                raise ValueError(f"`weights[{number}]` must be {must}; got {describe(np.asarray(weight))}.")
+        for variable, weight in zip(own, weights, strict=True):
+            variable[...] = jnp.asarray(weight, variable.dtype)
+
+    def apply_constraints(self) -> None:
+        """Projects the weights as their constraints say: to be called after each update of the optimiser."""
+        for part in self.sublayers:
+            if isinstance(part, Layer):
+                part.apply_constraints()
+
+    def reset_state(self) -> None:
+        """Sets the state that a stateful layer keeps to zeros."""
+        for part in self.sublayers:
+            if isinstance(part, Layer):
+                part.reset_state()
+
+    def reset_states(self) -> None:
+        """As `reset_state`."""
+        self.reset_state()
+
+    def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
+        """The mask of the outputs, from that of the inputs: by default the same."""
+        return mask
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """A new layer from the arguments of its constructor."""
+        return cls(**config)
+
+    def _activity_losses(self) -> Iterator[jax.Array]:
+        for part in self.sublayers:
+            if isinstance(part, Layer):
+                yield from part._activity_losses()
+
+    def _weight_losses(self) -> Iterator[jax.Array]:
+        for part in self.sublayers:
+            if isinstance(part, Layer):
+                yield from part._weight_losses()
+
+    def _meaning(self, argument: str) -> Any:
+        return meaning(argument, getattr(self, argument))
+
+    @property
+    def _variable_dtype(self) -> Any:
+        return jnp.float32 if _is_mixed(self.dtype) else self.dtype or jnp.float32
+
+    @property
+    def _compute_dtype(self) -> Any:
+        return self.dtype.removeprefix("mixed_") if _is_mixed(self.dtype) else self.dtype or jnp.float32
+
+
+def _is_mixed(dtype: DTypeLike | None) -> bool:
+    return isinstance(dtype, str) and dtype.startswith("mixed_")
+
+
+def _name(layer: Layer) -> str:
+    return f"{type(layer).__name__}{f' {layer.name!r}' if layer.name else ''}"
+
+
+def source_of(rngs: nnx.Rngs | None, seed: int | None) -> nnx.Rngs:
+    """The randomness of one layer: its own part of `rngs`, or that of a seed, which Python's `random` may draw."""
+    if rngs is not None:
+        return rngs.fork()
+    return nnx.Rngs(random.getrandbits(31) if seed is None else seed)
+
+
+def source_within(layer: nnx.Module) -> nnx.Rngs | None:
+    """The randomness that a layer holds, if any."""
+    return next((node for _, node in nnx.iter_graph(layer) if isinstance(node, nnx.Rngs)), None)
+
+
+def renewed(layer: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
+    """A layer of the same arguments but for `changes`, with weights of its own."""
+
+    def again(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [again(part) for part in value]
+        return renewed(value, rngs) if isinstance(value, Layer) else value
+
+    config = {name: again(value) for name, value in layer.get_config().items()}
+    return type(layer).from_config(config | changes | {"rngs": rngs})
+
+
+def build_for(layer: Any, shape: Shape) -> None:
+    """Builds a layer at its first call, which must be outside of jit and grad: else its weights would not be seen.
+
+    Raises:
+        ValueError: if the call is within a transformation.
+    """
+    if not isinstance(layer, Layer) or layer.built:
+        return
+    if current_trace() != _EAGER:
+        raise ValueError(
+            f"{_name(layer)} must be built before it is called under jit, grad or another transformation, so that its "
+            f"weights are seen from outside; call `build({tuple(shape)})` first."
+        )
+    layer.build(shape)
+
+
+def call(layer: Any, x: Any, mask: Any, training: bool | None) -> Any:
+    """Calls a module or a function with as much of the mask and the mode as it takes."""
+    taken = inspect.signature(layer.__call__ if isinstance(layer, nnx.Module) else layer).parameters
+    options: dict[str, Any] = {}
+    if "mask" in taken and mask is not None:
+        options["mask"] = mask
+    if training is not None:
+        options |= {"training": training} if "training" in taken else {}
+        options |= {"deterministic": not training} if "deterministic" in taken else {}
+        options |= {"use_running_average": not training} if "use_running_average" in taken else {}
+    return layer(x, **options)
+
+
+def _weights_of(part: Any) -> list[nnx.Variable]:
+    """Of a module that is not one of these: the parameters of each module by name, biases last, as Keras has them."""
+    if isinstance(part, Layer):
+        return part.weights
+    nodes = nnx.iter_graph(part) if isinstance(part, nnx.Module) else ()
+    params = [([str(name) for name in path], node) for path, node in nodes if isinstance(node, nnx.Param)]
+    return [param for path, param in sorted(params, key=lambda at: (at[0][:-1], at[0][-1] == "bias", at[0][-1]))]

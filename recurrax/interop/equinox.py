@@ -1,0 +1,98 @@
+"""Equinox' cells: gates in this package's order, transposed kernels, one bias for both products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._layer import Cell, Params
+from recurrax.cells.gru import GRUCell, GRUParams
+from recurrax.cells.lstm import LSTMCell, LSTMParams
+from recurrax.interop._gates import bias_and_candidates, has_bias, last_of, one_bias
+from recurrax.interop._support import require, unsupported
+
+
+def from_equinox(cell: Any) -> tuple[Cell, Params]:
+    """A cell of Equinox as one of this package.
+
+    kernel = weight_ihᵀ,  recurrent_kernel = weight_hhᵀ,  bias = bias,  recurrent_bias = (0, 0, bias_n) for a GRU
+
+    Args:
+        cell: an `equinox.nn.LSTMCell` or `GRUCell`.
+
+    Returns:
+        The cell, and its parameters: the arrays of `cell`, transposed.
+
+    Raises:
+        TypeError: if `cell` is anything else.
+
+    Example:
+        >>> import equinox, jax, recurrax
+        >>> cell = equinox.nn.GRUCell(3, 4, key=jax.random.key(0))
+        >>> layer, params = recurrax.interop.from_equinox(cell)
+        >>> layer, params.kernel.shape
+        (GRUCell(hidden_size=4), (3, 12))
+
+    References:
+        Equinox, 2025, https://docs.kidger.site/equinox/api/nn/rnn/
+    """
+    from equinox import nn
+
+    kernels = {"kernel": cell.weight_ih.T, "recurrent_kernel": cell.weight_hh.T} if hasattr(cell, "weight_ih") else {}
+    if type(cell) is nn.LSTMCell:
+        return LSTMCell(cell.hidden_size, bias=cell.use_bias), LSTMParams(**kernels, bias=cell.bias)
+    if type(cell) is nn.GRUCell:
+        recurrent_bias = last_of(3, cell.bias_n) if cell.use_bias else None
+        params = GRUParams(**kernels, bias=cell.bias, recurrent_bias=recurrent_bias)
+        return GRUCell(cell.hidden_size, bias=cell.use_bias), params
+    raise unsupported("cell", cell, ("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
+
+
+def to_equinox(layer: Any, params: Params) -> Any:
+    """A cell of this package as one of Equinox.
+
+    Two biases that are only ever added become their sum.
+
+    Args:
+        layer: an `LSTMCell` or a `GRUCell`, with the usual activations.
+        params: its parameters.
+
+    Returns:
+        An `equinox.nn.LSTMCell` or `GRUCell`.
+
+    Raises:
+        TypeError: if Equinox has no such layer; it has cells alone.
+        ValueError: if the cell has an option that Equinox' has not.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.LSTMCell(4)
+        >>> recurrax.interop.to_equinox(cell, cell.init(jax.random.key(0), 3)).weight_ih.shape
+        (16, 3)
+
+    References:
+        Equinox, 2025, https://docs.kidger.site/equinox/api/nn/rnn/
+    """
+    if type(layer) not in (LSTMCell, GRUCell):
+        hint = "Convert the cells of a composed layer one by one."
+        raise unsupported("layer", layer, ("LSTMCell", "GRUCell"), hint)
+    target = f"equinox.nn.{type(layer).__name__}"
+    require(layer, target, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    if isinstance(layer, LSTMCell):
+        require(layer, target, proj_size=0)
+        biases = {"bias": one_bias(params)}
+    else:
+        require(layer, target, reset_after=True)
+        biases = dict(zip(("bias", "bias_n"), bias_and_candidates(params, 3), strict=True))
+    weights = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
+    weights |= biases if has_bias(params) else {}
+
+    import equinox
+
+    make = getattr(equinox.nn, type(layer).__name__)
+    sizes = params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype
+    return equinox.tree_at(
+        lambda cell: [getattr(cell, name) for name in weights], make(*sizes, key=jax.random.key(0)), [*weights.values()]
+    )

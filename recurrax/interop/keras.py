@@ -1,0 +1,269 @@
+"""Keras 3: gates z, r, n for a GRU, activations by name, and every layer of it around a cell."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recurrax._compose import Bidirectional, Directions, Stack
+from recurrax._layer import Cell, Layer, Params
+from recurrax.cells.convolutional import ConvLSTMCell
+from recurrax.cells.elman import ElmanCell, ElmanParams
+from recurrax.cells.gru import GRUCell, GRUParams
+from recurrax.cells.lstm import LSTMCell, LSTMParams
+from recurrax.interop._gates import has_bias, one_bias, reordered, two_biases
+from recurrax.interop._keras_activations import ACTIVATIONS
+from recurrax.interop._support import require, to_jax, unsupported
+
+_FOREIGN = (
+    *("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "an RNN of such cells", "a cell"),
+    *("StackedRNNCells", "Bidirectional", "a Sequential of these"),
+)
+
+
+def from_keras(layer: Any) -> tuple[Layer, Params]:
+    """A built recurrent layer of Keras 3, on any backend, as a layer of this package.
+
+    The parameters are Keras' weights, the gates of a GRU from z, r, n to r, z, n; the two rows of its bias with
+    `reset_after` are bias and recurrent_bias.
+
+    What is returned is the layer at inference, over whole sequences: `dropout` and `recurrent_dropout` stay behind
+    (`docs/regularization.md` tells how to put them on), and with `return_sequences=False` Keras' output is the last
+    real step of `scan`'s. Masked steps put out zeros here; Keras repeats the output before, unless
+    `zero_output_for_mask`.
+
+    Args:
+        layer: a `SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`, a cell of one, an `RNN` of such
+            a cell or of several, `StackedRNNCells`, a `Bidirectional`, or a `Sequential` of these.
+
+    Returns:
+        The layer and its parameters.
+
+    Raises:
+        TypeError: if `layer` is anything else.
+        ValueError: if it is not built, or has an option that this package has not.
+
+    Example:
+        >>> import keras, recurrax
+        >>> theirs = keras.layers.Bidirectional(keras.layers.GRU(4, recurrent_initializer="glorot_uniform"))
+        >>> theirs.build((None, None, 3))
+        >>> layer, params = recurrax.interop.from_keras(theirs)
+        >>> layer.forward, params.backward.kernel.shape
+        (GRUCell(hidden_size=4), (3, 12))
+
+    References:
+        Keras, 2025, https://keras.io/api/layers/recurrent_layers/
+    """
+    import keras
+
+    if isinstance(layer, keras.Sequential):
+        for part in layer.layers[:-1]:
+            if not getattr(part, "return_sequences", True):
+                raise ValueError(
+                    f"`return_sequences` must be True for all layers but the last; got False in {part.name!r}."
+                )
+        return _stacked(layer.layers)
+    if isinstance(layer, keras.layers.StackedRNNCells):
+        return _stacked(layer.cells)
+    if isinstance(layer, keras.layers.Bidirectional):
+        if layer.merge_mode is None or layer.forward_layer.go_backwards:
+            raise ValueError(
+                "`merge_mode` must be concat, sum, mul or ave, and the forward layer must not go backwards; got "
+                f"{layer.merge_mode!r}, `go_backwards={layer.forward_layer.go_backwards}`. Convert both layers' cells."
+            )
+        layers, params = zip(
+            *(from_keras(part.cell) for part in (layer.forward_layer, layer.backward_layer)), strict=True
+        )
+        return Bidirectional(layers[0], layers[1], layer.merge_mode), Directions(*params)
+    if isinstance(layer, keras.layers.RNN):
+        if layer.go_backwards:
+            raise ValueError(
+                "`go_backwards` must be False; got True. Convert the layer's `cell` and pass `reverse=True` to `scan`: "
+                "its outputs stay with their inputs, Keras' are the same ones in the order in which they came about."
+            )
+        return from_keras(layer.cell)
+    if type(layer).__name__ not in _FROM:
+        raise unsupported("layer", layer, _FOREIGN)
+    if not layer.built:
+        raise ValueError(
+            f"`layer` must be built, so that it has weights; got {layer!r}. Call it, or its `build(shape)`."
+        )
+    return _FROM[type(layer).__name__](layer)
+
+
+def _stacked(parts: list) -> tuple[Stack, tuple[Params, ...]]:
+    layers, params = zip(*map(from_keras, parts), strict=True)
+    return Stack(layers), params
+
+
+def _activation(function: Any) -> Callable[[jax.Array], jax.Array]:
+    name = getattr(function, "__name__", repr(function))
+    if name not in ACTIVATIONS:
+        raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {name}.")
+    return ACTIVATIONS[name]
+
+
+def _weights(cell: Any) -> dict[str, jax.Array]:
+    import keras
+
+    named = {name: getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
+    return {name: to_jax(keras.ops.convert_to_numpy(w.value)) for name, w in named.items() if w is not None}
+
+
+def _from_elman(cell: Any) -> tuple[Cell, Params]:
+    return ElmanCell(cell.units, _activation(cell.activation), bias=cell.use_bias), ElmanParams(**_weights(cell))
+
+
+def _gated(cell: Any) -> dict[str, Any]:
+    gate = _activation(cell.recurrent_activation)
+    return {"activation": _activation(cell.activation), "gate_activation": gate, "bias": cell.use_bias}
+
+
+def _from_lstm(cell: Any) -> tuple[Cell, Params]:
+    return LSTMCell(cell.units, **_gated(cell)), LSTMParams(**_weights(cell))
+
+
+def _from_gru(cell: Any) -> tuple[Cell, Params]:
+    weights = _weights(cell)
+    if cell.reset_after and cell.use_bias:
+        weights["bias"], weights["recurrent_bias"] = weights["bias"]
+    params = reordered(GRUParams(**weights), "zrn", "rzn")
+    return GRUCell(cell.units, cell.reset_after, **_gated(cell)), params
+
+
+def _from_conv(cell: Any) -> tuple[Cell, Params]:
+    if cell.data_format != "channels_last":
+        raise ValueError(
+            f'`data_format` must be "channels_last"; got {cell.data_format!r}. Build the layer with that one and give '
+            "it these weights: they are the same in both."
+        )
+    where = {"strides": cell.strides, "padding": cell.padding, "dilation": cell.dilation_rate}
+    layer = ConvLSTMCell(cell.filters, cell.spatial_dims, cell.kernel_size, **where, **_gated(cell))
+    return layer, LSTMParams(**_weights(cell))
+
+
+_FROM: dict[str, Callable[[Any], tuple[Cell, Params]]] = {
+    "SimpleRNNCell": _from_elman,
+    "LSTMCell": _from_lstm,
+    "GRUCell": _from_gru,
+    "ConvLSTMCell": _from_conv,
+}
+
+
+def to_keras(layer: Layer, params: Params) -> Any:
+    """A layer of this package as a built layer of Keras 3, on whichever backend runs.
+
+    Two biases that are only ever added become their sum; where a GRU with `reset_after` lacks one, Keras gets zeros.
+
+    Args:
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell` or `ConvLSTMCell`, a `Bidirectional` of two, or a `Stack` of these.
+        params: its parameters.
+
+    Returns:
+        A `SimpleRNN`, `LSTM`, `GRU` or `ConvLSTM`, or a `Bidirectional` of two, or for a stack of cells an `RNN`, each
+        with `return_sequences`, `return_state` and `zero_output_for_mask`; for a stack of other layers a `Sequential`,
+        which cannot return states.
+
+    Raises:
+        TypeError: if Keras has no such layer.
+        ValueError: if Keras' layer lacks an option that the layer has.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.LSTMCell(4)
+        >>> theirs = recurrax.interop.to_keras(cell, cell.init(jax.random.key(0), 3))
+        >>> [weight.shape for weight in theirs.weights]
+        [(3, 16), (4, 16), (16,)]
+
+    References:
+        Keras, 2025, https://keras.io/api/layers/recurrent_layers/
+    """
+    made, weights = _made(layer, params, return_state=True)
+    first = layer
+    while first.parts:
+        first = first.parts[0]
+    made.build((None, None, *getattr(first, "input_shape", ()), weights[0].shape[-2]))
+    made.set_weights(weights)
+    return made
+
+
+def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[np.ndarray]]:
+    """A layer of Keras, not yet built, and its weights in the order in which it keeps them."""
+    import keras
+
+    options: dict[str, Any] = {"return_sequences": True, "return_state": return_state, "zero_output_for_mask": True}
+    if isinstance(layer, Stack):
+        require(layer, "Keras", dropout=0.0)
+        cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
+        make = functools.partial(_cell, suffix="Cell") if cells else functools.partial(_made, return_state=False)
+        parts, weights = zip(*map(make, layer.layers, params), strict=True)
+        return keras.layers.RNN(parts, **options) if cells else keras.Sequential(parts), list(itertools.chain(*weights))
+    if isinstance(layer, Bidirectional):
+        forward, ahead = _cell(layer.forward, params.forward, **options)
+        backward, back = _cell(layer.backward, params.backward, go_backwards=True, **options)
+        return keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward), [*ahead, *back]
+    return _cell(layer, params, **options)
+
+
+def _cell(layer: Any, params: Params, suffix: str = "", **options: Any) -> tuple[Any, list[np.ndarray]]:
+    import keras
+
+    if type(layer) not in _TO:
+        raise unsupported("layer", layer, [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"])
+    name, like, params = _TO[type(layer)](layer, params)
+    like |= {"use_bias": has_bias(params), "dtype": params.kernel.dtype.name}
+    like["recurrent_initializer"] = "glorot_uniform"  # Keras cannot draw its default in bfloat16.
+    weights = [params.kernel, params.recurrent_kernel, *([params.bias] if has_bias(params) else [])]
+    return getattr(keras.layers, name + suffix)(layer.hidden_size, **like, **options), list(map(np.asarray, weights))
+
+
+def _named(activation: Any) -> str:
+    names = {function: name for name, function in reversed(ACTIVATIONS.items())}
+    if activation not in names:
+        shown = ", ".join(getattr(function, "__name__", name) for name, function in ACTIVATIONS.items())
+        raise ValueError(f"`activation` of `layer` must be one of {shown} for Keras; got {activation!r}.")
+    return names[activation]
+
+
+def _with_one_bias(params: Any) -> Any:
+    return params._replace(bias=one_bias(params), recurrent_bias=None) if has_bias(params) else params
+
+
+def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[str, dict[str, Any], Params]:
+    return "SimpleRNN", {"activation": _named(layer.activation)}, _with_one_bias(params)
+
+
+def _activations(layer: Any) -> dict[str, Any]:
+    return {"activation": _named(layer.activation), "recurrent_activation": _named(layer.gate_activation)}
+
+
+def _to_lstm(layer: LSTMCell, params: LSTMParams) -> tuple[str, dict[str, Any], Params]:
+    require(layer, "Keras' LSTM", proj_size=0)
+    return "LSTM", _activations(layer), _with_one_bias(params)
+
+
+def _to_gru(layer: GRUCell, params: GRUParams) -> tuple[str, dict[str, Any], Params]:
+    like = _activations(layer) | {"reset_after": layer.reset_after}
+    if not layer.reset_after or not has_bias(params):
+        return "GRU", like, reordered(_with_one_bias(params), "rzn", "zrn")
+    params = params._replace(bias=jnp.stack(two_biases(params)), recurrent_bias=None)
+    return "GRU", like, reordered(params, "rzn", "zrn")
+
+
+def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[str, dict[str, Any], Params]:
+    target = f"ConvLSTM{len(layer.input_shape)}D"
+    require(layer, f"Keras' {target}", proj_size=0)
+    if not isinstance(layer.padding, str):
+        raise ValueError(f'`padding` of `layer` must be "SAME" or "VALID" for Keras; got {layer.padding} in {layer}.')
+    where = {"strides": layer.strides, "padding": layer.padding.lower(), "dilation_rate": layer.dilation}
+    like = where | {"kernel_size": params.kernel.shape[:-2]}
+    return target, _activations(layer) | like, _with_one_bias(params)
+
+
+_TO: dict[type, Callable] = {ElmanCell: _to_elman, LSTMCell: _to_lstm, GRUCell: _to_gru, ConvLSTMCell: _to_conv}

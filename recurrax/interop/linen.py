@@ -1,0 +1,218 @@
+"""Flax Linen's cells: a Dense for each gate and product, and a convolution for each product of a ConvLSTM."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._compose import Bidirectional, Directions, Stack
+from recurrax._layer import Layer, Params
+from recurrax.cells.convolutional import ConvLSTMCell
+from recurrax.cells.elman import ElmanCell
+from recurrax.cells.gru import GRUCell
+from recurrax.cells.lstm import LSTMCell, LSTMParams
+from recurrax.cells.minimal import MGUCell, UGRNNCell
+from recurrax.interop._flax import (
+    KINDS,
+    activations,
+    check_cells,
+    check_directions,
+    check_forwards,
+    check_plain,
+    merge_fn,
+    merge_of,
+    options,
+)
+from recurrax.interop._gates import bias_and_candidates, last_of, one_bias, with_forget_one, without_forget_one
+from recurrax.interop._support import require, require_plain_conv_lstm, unsupported
+
+_WAYS = ("forward_rnn", "backward_rnn")
+_OURS: dict[str, Any] = {
+    "SimpleCell": ElmanCell,
+    "LSTMCell": LSTMCell,
+    "OptimizedLSTMCell": LSTMCell,
+    "GRUCell": GRUCell,
+    "MGUCell": MGUCell,
+    "ConvLSTMCell": ConvLSTMCell,
+}
+
+
+def from_linen(
+    module: Any, params: Mapping[str, Any], *, input_shape: tuple[int, ...] | None = None
+) -> tuple[Layer, Params]:
+    """A recurrent module of Flax Linen as a layer of this package.
+
+    The Dense kernels of the gates are joined, `i*` to kernel and `h*` to recurrent_kernel. Of the initial state only
+    zeros are known here: give another one to `scan`. The 1 that `ConvLSTMCell` adds to its forget gate goes into
+    recurrent_bias, which is exact but for that bias itself: it is rounded as its sum with 1 is.
+
+    Args:
+        module: a `flax.linen.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `ConvLSTMCell`, an
+            `RNN` of one, a `Bidirectional` of two such, or a `Sequential` of these.
+        params: its parameters, `variables["params"]`. They may be traced.
+        input_shape: the spatial shape of the inputs of a `ConvLSTMCell`, which neither of the two tells.
+
+    Returns:
+        The layer and its parameters.
+
+    Raises:
+        TypeError: if `module` is anything else.
+        ValueError: if it has an option that this package has not, or `params` are not its own.
+
+    Example:
+        >>> import flax.linen as nn, jax, recurrax
+        >>> module = nn.RNN(nn.GRUCell(4))
+        >>> variables = module.init(jax.random.key(0), jax.numpy.ones((2, 7, 3)))
+        >>> layer, params = recurrax.interop.from_linen(module, variables["params"])
+        >>> layer, params.kernel.shape
+        (GRUCell(hidden_size=4), (3, 12))
+
+    References:
+        Flax, 2025, https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html
+    """
+    import flax.linen as nn
+
+    def inner(part: Any, *names: str) -> tuple[Layer, Params]:
+        return from_linen(part, functools.reduce(_get, names, params), input_shape=input_shape)
+
+    if type(module) is nn.RNN:
+        check_forwards(module, 'its `cell` with `params["cell"]`')
+        return inner(module.cell, "cell")
+    if type(module) is nn.Bidirectional:
+        check_directions(module)
+        layers, own = zip(*(inner(getattr(module, way).cell, way, "cell") for way in _WAYS), strict=True)
+        return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
+    if type(module) is nn.Sequential:
+        layers, own = zip(*(inner(part, f"layers_{n}") for n, part in enumerate(module.layers)), strict=True)
+        return Stack(layers), own
+    cells = {getattr(nn, name): cell for name, cell in _OURS.items()}
+    if type(module) not in cells:
+        names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
+        raise unsupported("module", module, (f"flax.linen.{name}" for name in names))
+    if type(module) is nn.ConvLSTMCell:
+        return _from_conv(module, params, input_shape)
+    if type(module) is nn.SimpleCell:
+        check_plain(module)
+    return _from_dense(cells[type(module)] if getattr(module, "reset_gate", True) else UGRNNCell, module, params)
+
+
+def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
+    kind = KINDS[ours]
+
+    def joined(side: str, part: str, gates: Sequence[str] = kind.gates) -> jax.Array:
+        return jnp.concatenate([_get(_get(params, side + gate), part) for gate in gates], axis=-1)
+
+    maps = {"kernel": joined("i", "kernel"), "recurrent_kernel": joined("h", "kernel")}
+    maps["bias"] = joined(kind.biased, "bias")
+    if kind.resets:
+        maps["recurrent_bias"] = last_of(len(kind.gates), joined("h", "bias", kind.gates[-1:]))
+    return ours(cell.features, **activations(cell)), ours.params_type(**maps)
+
+
+def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> tuple[Layer, Params]:
+    ones = (1,) * len(cell.kernel_size)
+    if tuple(cell.strides or ones) != ones or cell.padding != "SAME":
+        raise ValueError(
+            '`strides` and `padding` of ConvLSTMCell must be 1 and "SAME", since Flax applies them to the state too; '
+            f"got {cell.strides} and {cell.padding!r}."
+        )
+    if input_shape is None:
+        raise ValueError("`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None.")
+    inputs, state = _get(params, "ih"), _get(params, "hh")
+    own = LSTMParams(inputs["kernel"], state["kernel"], inputs.get("bias"), state.get("bias"))
+    sizes = cell.features, input_shape, tuple(cell.kernel_size)
+    return ConvLSTMCell(*sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True), with_forget_one(own)
+
+
+def _get(params: Mapping[str, Any], name: str) -> Any:
+    if name not in params:
+        hint = ' Pass `variables["params"]`.' if "params" in params else ""
+        raise ValueError(f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}")
+    return params[name]
+
+
+def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
+    """A layer of this package as a recurrent module of Flax Linen.
+
+    Two biases that are only ever added become their sum, and where there is none Flax gets zeros.
+
+    Args:
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`, which becomes a cell; a
+            `Bidirectional` of two, or a `Stack` of these, which become modules of `flax.linen.RNN`s.
+        params: its parameters. They may be traced.
+
+    Returns:
+        The module, and its parameters: `module.apply({"params": params}, ...)`.
+
+    Raises:
+        TypeError: if Linen has no such layer.
+        ValueError: if Linen's module lacks an option that the layer has.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Bidirectional(recurrax.LSTMCell(4))
+        >>> module, params = recurrax.interop.to_linen(layer, layer.init(jax.random.key(0), 3))
+        >>> module.apply({"params": params}, jax.numpy.ones((2, 7, 3))).shape
+        (2, 7, 8)
+
+    References:
+        Flax, 2025, https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html
+    """
+    import flax.linen as nn
+
+    if isinstance(layer, Stack):
+        require(layer, "Flax", dropout=0.0)
+        modules, own = zip(*map(_walking, layer.layers, params), strict=True)
+        return nn.Sequential(modules), {f"layers_{n}": part for n, part in enumerate(own)}
+    if isinstance(layer, Bidirectional):
+        (forward, backward), own = zip(*map(_walking, check_cells(layer), params), strict=True)
+        return nn.Bidirectional(forward, backward, **merge_fn(layer)), dict(zip(_WAYS, own, strict=True))
+    if type(layer) is ConvLSTMCell:
+        return _to_conv(layer, params)
+    if type(layer) not in KINDS:
+        names = (*(cell.__name__ for cell in KINDS), "ConvLSTMCell", "a Bidirectional or a Stack of these")
+        raise unsupported("layer", layer, names)
+    return _to_dense(layer, params)
+
+
+def _walking(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
+    """Flax walks cells by an RNN around them."""
+    import flax.linen as nn
+
+    module, own = to_linen(layer, params)
+    return (module, own) if isinstance(layer, (Stack, Bidirectional)) else (nn.RNN(module), {"cell": own})
+
+
+def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    kind = KINDS[type(layer)]
+    require(layer, f"flax.linen.{kind.name}", **kind.requires)
+    bias, candidate = bias_and_candidates(params, len(kind.gates)) if kind.resets else (one_bias(params), None)
+    denses: dict[str, Any] = {side + gate: {} for side in "ih" for gate in kind.gates}
+    for side, part, array in (
+        ("i", "kernel", params.kernel),
+        ("h", "kernel", params.recurrent_kernel),
+        (kind.biased, "bias", bias),
+    ):
+        for gate, own in zip(kind.gates, jnp.split(array, len(kind.gates), axis=-1), strict=True):
+            denses[side + gate][part] = own
+    if kind.resets:
+        denses["hn"]["bias"] = candidate
+    more = {"reset_gate": False} if isinstance(layer, UGRNNCell) else {}
+    return getattr(nn, kind.name)(layer.hidden_size, **options(layer, params), **more), denses
+
+
+def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
+    import flax.linen as nn
+
+    require_plain_conv_lstm(layer, "flax.linen.ConvLSTMCell")
+    params = without_forget_one(params)
+    dtypes: dict[str, Any] = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
+    inputs = {"kernel": params.kernel, "bias": params.bias}
+    state = {"kernel": params.recurrent_kernel, "bias": params.recurrent_bias}
+    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), {"ih": inputs, "hh": state}

@@ -1,0 +1,160 @@
+"""Flax NNX' cells: one Dense for each product, or one for each gate; and no recurrent bias for a GRU's candidate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._compose import Bidirectional, Directions, Stack
+from recurrax._layer import Layer, Params
+from recurrax.cells.elman import ElmanCell
+from recurrax.cells.gru import GRUCell
+from recurrax.cells.lstm import LSTMCell
+from recurrax.interop._flax import (
+    KINDS,
+    activations,
+    check_cells,
+    check_directions,
+    check_forwards,
+    check_plain,
+    merge_fn,
+    merge_of,
+    options,
+)
+from recurrax.interop._gates import bias_and_candidates, one_bias
+from recurrax.interop._support import refuse_loss, require, unsupported
+
+_OURS: dict[str, Any] = {
+    "SimpleCell": ElmanCell,
+    "LSTMCell": LSTMCell,
+    "OptimizedLSTMCell": LSTMCell,
+    "GRUCell": GRUCell,
+}
+
+
+def from_nnx(module: Any) -> tuple[Layer, Params]:
+    """A recurrent module of Flax NNX as a layer of this package.
+
+    kernel = dense_i.kernel,  recurrent_kernel = dense_h.kernel,  bias = the bias of whichever Dense has one;
+    the Dense kernels of `LSTMCell`, one a gate, are joined.
+
+    Args:
+        module: a `flax.nnx.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` or `GRUCell`, an `RNN` of one, a
+            `Bidirectional` of two such, or a `Sequential` of these.
+
+    Returns:
+        The layer and its parameters. The GRU has no recurrent bias: NNX' candidate lacks it.
+
+    Raises:
+        TypeError: if `module` is anything else.
+        ValueError: if it has an option that this package has not.
+
+    Example:
+        >>> import recurrax
+        >>> from flax import nnx
+        >>> cell = nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0))
+        >>> layer, params = recurrax.interop.from_nnx(nnx.RNN(cell))
+        >>> layer, params.kernel.shape
+        (LSTMCell(hidden_size=4), (3, 16))
+
+    References:
+        Flax, 2025, https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/recurrent.html
+    """
+    from flax import nnx
+
+    if type(module) is nnx.RNN:
+        check_forwards(module, "its `cell`")
+        return from_nnx(module.cell)
+    if type(module) is nnx.Bidirectional:
+        check_directions(module)
+        rnns: tuple[Any, ...] = (module.forward_rnn, module.backward_rnn)
+        layers, own = zip(*(from_nnx(rnn.cell) for rnn in rnns), strict=True)
+        return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
+    if type(module) is nnx.Sequential:
+        layers, own = zip(*map(from_nnx, module.layers), strict=True)
+        return Stack(layers), own
+    cells = {getattr(nnx, name): cell for name, cell in _OURS.items()}
+    if type(module) not in cells:
+        names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
+        raise unsupported("module", module, (f"flax.nnx.{name}" for name in names))
+    if type(module) is nnx.SimpleCell:
+        check_plain(module)
+    ours = cells[type(module)]
+    kind = KINDS[ours]
+
+    def joined(side: str, part: str) -> jax.Array:
+        apart = [f"{side}{gate}".replace("if", "if_") for gate in kind.gates]
+        names = apart if type(module) is nnx.LSTMCell else [f"dense_{side}"]
+        return jnp.concatenate([getattr(getattr(module, name), part)[...] for name in names], axis=-1)
+
+    params = ours.params_type(joined("i", "kernel"), joined("h", "kernel"), joined(kind.biased, "bias"))
+    return ours(module.hidden_features, recurrent_bias=False, **activations(module)), params
+
+
+def to_nnx(layer: Layer, params: Params) -> Any:
+    """A layer of this package as a recurrent module of Flax NNX.
+
+    Two biases that are only ever added become their sum, and where there is none NNX gets zeros.
+
+    Args:
+        layer: an `ElmanCell`, `LSTMCell` or `GRUCell`, which becomes a cell; a `Bidirectional` of two, or a `Stack` of
+            these, which become modules of `flax.nnx.RNN`s.
+        params: its parameters.
+
+    Returns:
+        The module.
+
+    Raises:
+        TypeError: if NNX has no such layer.
+        ValueError: if NNX' module lacks an option that the layer has, or a place for the recurrent bias of a GRU's
+            candidate where that is not zero.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Bidirectional(recurrax.LSTMCell(4))
+        >>> module = recurrax.interop.to_nnx(layer, layer.init(jax.random.key(0), 3))
+        >>> module(jax.numpy.ones((2, 7, 3))).shape
+        (2, 7, 8)
+
+    References:
+        Flax, 2025, https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/recurrent.html
+    """
+    from flax import nnx
+
+    if isinstance(layer, Stack):
+        require(layer, "Flax", dropout=0.0)
+        return nnx.Sequential(*map(_walking, layer.layers, params))
+    if isinstance(layer, Bidirectional):
+        return nnx.Bidirectional(*map(_walking, check_cells(layer), params), **merge_fn(layer))
+
+    if type(layer) not in _OURS.values():
+        raise unsupported("layer", layer, ("ElmanCell", "LSTMCell", "GRUCell", "a Bidirectional or a Stack of these"))
+    return _to_dense(layer, params)
+
+
+def _to_dense(layer: Any, params: Params) -> Any:
+    from flax import nnx
+
+    kind = KINDS[type(layer)]
+    target = f"flax.nnx.{kind.name}"
+    require(layer, target, **kind.requires)
+    bias = one_bias(params)
+    if kind.resets:
+        bias, candidate = bias_and_candidates(params, len(kind.gates))
+        refuse_loss("`recurrent_bias` of the candidate n", candidate, target)
+    cell = getattr(nnx, kind.name)(
+        params.kernel.shape[0], layer.hidden_size, **options(layer, params), rngs=nnx.Rngs(0)
+    )
+    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = params.kernel, params.recurrent_kernel
+    getattr(cell, f"dense_{kind.biased}").bias[...] = bias
+    return cell
+
+
+def _walking(layer: Layer, params: Params) -> Any:
+    """NNX walks cells by an RNN around them."""
+    from flax import nnx
+
+    module = to_nnx(layer, params)
+    return module if isinstance(layer, (Stack, Bidirectional)) else nnx.RNN(module)
