@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 
 from benchmarks.speed.cases import all_cases
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     command = [sys.executable, "-m", "benchmarks.speed", "--contenders", "recurrax", "hand", "--cells", "lstm"]

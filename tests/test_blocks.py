@@ -106,7 +106,7 @@ GRIFFIN = griffin(rx.RGLRUCell(4, num_heads=2))
     ("layer", "implementation"), [(QRNN, "associative"), (GRIFFIN, "chunked")], ids=["qrnn", "griffin"]
 )
 def test_contract(layer: rx.Layer, implementation: str, promises: tuple[str, ...] | None) -> None:
-    check_contract(layer, 4, implementation=implementation, promises=promises if layer is QRNN else None)
+    check_contract(layer, 4, implementation=implementation, promises=promises)
 
 
 def test_a_block_under_every_implementation_and_in_both_directions() -> None:

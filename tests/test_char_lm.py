@@ -136,7 +136,11 @@ def test_sample_writes_what_seed_and_top_k_say(finished: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize(
     "options",
-    ["--layers 2 --dropout 0.2", "--cell gru --windows random --dropout 0.2 --weight-decay 0.1", "--cell rnn --seed 7"],
+    [
+        "--cell gru --windows random --dropout 0.2 --weight-decay 0.1",
+        pytest.param("--layers 2 --dropout 0.2", marks=pytest.mark.thorough),
+        pytest.param("--cell rnn --seed 7", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_stopped_run_resumes_bit_equal(
     options: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,16 +7,19 @@ import pytest
 import recurrax as rx
 from recurrax.testing import check_contract
 
+THOROUGH = pytest.mark.thorough
 LAYERS = [
-    rx.ElmanCell(4, recurrent_bias=True),
+    pytest.param(rx.ElmanCell(4, recurrent_bias=True), marks=THOROUGH),
     rx.ElmanCell(4, jax.nn.relu, bias=False),
-    rx.LSTMCell(4),
+    pytest.param(rx.LSTMCell(4), marks=THOROUGH),
     rx.LSTMCell(5, proj_size=3, recurrent_bias=True, gate_activation=jax.nn.hard_sigmoid, activation=jnp.arctan),
     rx.GRUCell(4),
     rx.GRUCell(4, reset_after=False, recurrent_bias=True),
     rx.Stack((rx.LSTMCell(4), rx.GRUCell(3)), dropout=0.5),
-    rx.Bidirectional(rx.ElmanCell(3), rx.LSTMCell(5, proj_size=3), merge="mul"),
-    rx.Residual(rx.ElmanCell(3)),
+    pytest.param(
+        rx.Bidirectional(rx.ElmanCell(3), rx.LSTMCell(5, proj_size=3), merge="mul"), marks=pytest.mark.thorough
+    ),
+    pytest.param(rx.Residual(rx.ElmanCell(3)), marks=THOROUGH),
     rx.Stack(
         (
             rx.Bidirectional(rx.ElmanCell(3), rx.GRUCell(3), merge="ave"),

@@ -248,10 +248,8 @@ def test_inputs_sharded_over_a_mesh(axis_type: AxisType) -> None:
 
 @pytest.mark.parametrize("length", [None, 4])
 def test_contract(length: int | None, promises: tuple[str, ...] | None) -> None:
-    if length is None:
-        check_contract(MLSTMCell(6, 3), implementation="xla", promises=promises)
-    else:
-        check_contract(MLSTMCell(6, 3), implementation=Chunkwise(length))
+    implementation = "xla" if length is None else Chunkwise(length)
+    check_contract(MLSTMCell(6, 3), implementation=implementation, promises=promises)
 
 
 def test_choice() -> None:

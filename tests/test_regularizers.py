@@ -35,7 +35,7 @@ RICH = rx.Stack(
     ids=str,
 )
 def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
-    check_contract(layer, promises=None if layer is RICH else promises)
+    check_contract(layer, promises=promises)
 
 
 def test_zoneout_keeps_or_takes_and_rests_at_its_expectation() -> None:
