@@ -19,7 +19,7 @@ PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regulariz
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_what_a_page_says_of_other_libraries(run_page) -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    for library in ("torch", "keras", "haiku", "equinox"):
+    for library in ("torch", "keras", "haiku", "equinox", "onnxruntime"):
         pytest.importorskip(library)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as the libraries need them
         run_page("docs/coming_from.md")
