@@ -5,12 +5,6 @@ gates and in which order it keeps them, which biases it has and which way round 
 package alone, one library a file. A library is imported only when its function is called.
 """
 
-from recurrax.interop._onnx_activations import Clipped as Clipped
-from recurrax.interop._onnx_activations import OnnxActivation as OnnxActivation
-from recurrax.interop._onnx_cells import OnnxLSTMCell as OnnxLSTMCell
-from recurrax.interop._onnx_cells import OnnxLSTMParams as OnnxLSTMParams
-from recurrax.interop._onnx_cells import Reverse as Reverse
-from recurrax.interop._onnx_recurrence import OnnxRecurrence as OnnxRecurrence
 from recurrax.interop.equinox import from_equinox as from_equinox
 from recurrax.interop.equinox import to_equinox as to_equinox
 from recurrax.interop.exported import export as export
@@ -22,6 +16,12 @@ from recurrax.interop.linen import from_linen as from_linen
 from recurrax.interop.linen import to_linen as to_linen
 from recurrax.interop.nnx import from_nnx as from_nnx
 from recurrax.interop.nnx import to_nnx as to_nnx
+from recurrax.interop.onnx import Clipped as Clipped
+from recurrax.interop.onnx import OnnxActivation as OnnxActivation
+from recurrax.interop.onnx import OnnxLSTMCell as OnnxLSTMCell
+from recurrax.interop.onnx import OnnxLSTMParams as OnnxLSTMParams
+from recurrax.interop.onnx import OnnxRecurrence as OnnxRecurrence
+from recurrax.interop.onnx import Reverse as Reverse
 from recurrax.interop.onnx import from_onnx as from_onnx
 from recurrax.interop.onnx import to_onnx as to_onnx
 from recurrax.interop.safetensors import load as load

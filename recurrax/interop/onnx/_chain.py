@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from recurrax.interop._onnx_graph import Graph, named
-from recurrax.interop._onnx_read import Node
+from recurrax.interop.onnx._graph import Graph, named
+from recurrax.interop.onnx._read import Node
 
 _MERGES = {"ReduceSum": "sum", "ReduceProd": "mul", "ReduceMean": "ave"}
 _BETWEEN = {"Identity", "Dropout", "Transpose", "Squeeze", "Reshape", *_MERGES}

@@ -20,9 +20,9 @@ from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.cells.peephole import CIFGCell, CIFGParams, PeepholeLSTMCell, PeepholeLSTMParams
 from recurrax.interop._gates import has_bias, reorder, two_biases
-from recurrax.interop._onnx_activations import Clipped, Function
-from recurrax.interop._onnx_cells import OnnxLSTMCell, OnnxLSTMParams
 from recurrax.interop._support import require, to_jax
+from recurrax.interop.onnx._activations import Clipped, Function
+from recurrax.interop.onnx._cells import OnnxLSTMCell, OnnxLSTMParams
 
 # ONNX's order of the gates and ours.
 _ORDERS = {"RNN": ("h", "h"), "GRU": ("zrh", "rzh"), "LSTM": ("iofc", "ifco")}

@@ -15,10 +15,10 @@ from recurrax._dropout import Dropout, WeightDrop
 from recurrax._gradient_clip import GradientClip
 from recurrax._layer import Layer
 from recurrax._recurrent_dropout import RecurrentDropout, UpdateDropout
-from recurrax.interop import _onnx_activations as activations
-from recurrax.interop._onnx_cells import Reverse
-from recurrax.interop._onnx_operator import CELLS, DEFAULTS, Operator, operator_of
 from recurrax.interop._support import unsupported
+from recurrax.interop.onnx import _activations as activations
+from recurrax.interop.onnx._cells import Reverse
+from recurrax.interop.onnx._operator import CELLS, DEFAULTS, Operator, operator_of
 
 _OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have all else.
 Described = tuple[Any, tuple[int | str, ...]]

@@ -13,8 +13,8 @@ from recurrax._check import describe
 from recurrax._compose import Directions
 from recurrax._layer import Layer, Params
 from recurrax._scan import scan
-from recurrax.interop import _onnx_chain as chain
-from recurrax.interop._onnx_graph import Graph
+from recurrax.interop.onnx import _chain as chain
+from recurrax.interop.onnx._graph import Graph
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

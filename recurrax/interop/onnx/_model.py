@@ -1,4 +1,4 @@
-"""ONNX: its operators RNN, LSTM and GRU themselves, read and written; no loops of primitives."""
+"""ONNX models as layers, and layers as ONNX models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from recurrax._check import describe
 from recurrax._compose import Stack
 from recurrax._layer import Layer, Params
 from recurrax._params import input_size
-from recurrax.interop import _onnx_chain as chain
-from recurrax.interop._onnx_graph import Graph, named
-from recurrax.interop._onnx_write import Described, Writer
+from recurrax.interop.onnx import _chain as chain
+from recurrax.interop.onnx._graph import Graph, named
+from recurrax.interop.onnx._write import Described, Writer
 
 _DTYPES = ("float32", "float16", "float64")
 
