@@ -14,7 +14,7 @@ Axes = int | tuple[int, ...]
 def min_max_norm(min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axes = 0) -> Constraint:
     """Rescales vectors of weights whose norm is outside an interval.
 
-    w * ((1 - rate) * |w| + rate * clip(|w|, min_value, max_value)) / |w|
+    w * ((1 - rate) * norm + rate * clip(norm, min_value, max_value)) / norm
 
     Args:
         min_value: the least norm.

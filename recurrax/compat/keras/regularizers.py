@@ -11,7 +11,7 @@ Regularizer = Callable[[jax.Array], jax.Array]
 
 
 def l1_l2(l1: float = 0.0, l2: float = 0.0) -> Regularizer:
-    """A penalty on absolute values and on squares, l1 * sum(|w|) + l2 * sum(w²).
+    """A penalty on absolute values and on squares, l1 * sum(abs(w)) + l2 * sum(w²).
 
     Args:
         l1: the factor of the absolute values.
@@ -34,7 +34,7 @@ def l1_l2(l1: float = 0.0, l2: float = 0.0) -> Regularizer:
 
 
 def l1(l1: float = 0.01) -> Regularizer:
-    """A penalty on absolute values, l1 * sum(|w|).
+    """A penalty on absolute values, l1 * sum(abs(w)).
 
     Args:
         l1: the factor.
