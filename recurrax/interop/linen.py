@@ -142,7 +142,7 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
 
     Args:
         layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`, which becomes a cell; a
-            `Bidirectional` of two, or a `Stack` of these, which become modules of `flax.linen.RNN`s.
+            `Bidirectional` of two, or a `Stack` of these, which become modules with a `flax.linen.RNN` each.
         params: its parameters. They may be traced.
 
     Returns:

@@ -100,7 +100,7 @@ def to_nnx(layer: Layer, params: Params) -> Any:
 
     Args:
         layer: an `ElmanCell`, `LSTMCell` or `GRUCell`, which becomes a cell; a `Bidirectional` of two, or a `Stack` of
-            these, which become modules of `flax.nnx.RNN`s.
+            these, which become modules with a `flax.nnx.RNN` each.
         params: its parameters.
 
     Returns:

@@ -70,7 +70,7 @@ def variables(params: Params) -> dict[str, Any]:
         params: the parameters, in the layer's own structure.
 
     Returns:
-        `{"params": ...}`, nested dictionaries of names.
+        Nested dictionaries of names, under "params".
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax

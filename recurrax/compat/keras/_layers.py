@@ -121,7 +121,7 @@ class LSTM(WithCell):
         implementation: 1 gives each gate its own dropout mask of the inputs, as in Keras; the arithmetic is the same.
         name: the name of the layer, for messages.
         dtype: the dtype of weights and outputs; `"mixed_bfloat16"` keeps the weights in float32.
-        trainable: whether weights are `nnx.Param`s, or plain variables that an optimiser does not see.
+        trainable: whether weights are of `nnx.Param`, or plain variables that an optimiser does not see.
         rngs: the source of weights and dropout, in the place of `seed`.
 
     Raises:

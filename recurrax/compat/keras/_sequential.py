@@ -61,7 +61,7 @@ class Sequential(Layer):
     Flax's modules call it. The mask ends where a layer returns its last output alone.
 
     Args:
-        layers: layers of this module, any other `nnx.Module`s, and functions of an array.
+        layers: layers of this module, any other `nnx.Module`, and functions of an array.
 
     Raises:
         TypeError: if a layer cannot be called.

@@ -24,7 +24,7 @@ def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any]
 
     Every attribute counts, and each node becomes the core's own cell where one is exactly that: `ElmanCell`,
     `LSTMCell`, `PeepholeLSTMCell`, `CIFGCell` (`input_forget`), `GRUCell` (`linear_before_reset` is `reset_after`);
-    else an `OnnxLSTMCell`. `activations` are functions of JAX or `OnnxActivation`s, `Clipped` by `clip`, as in
+    else an `OnnxLSTMCell`. `activations` are functions of JAX or `OnnxActivation` objects, `Clipped` by `clip`, as in
     onnxruntime not where h sees the cell state. `direction` makes a `Bidirectional` or a `Reverse`. What stands before
     and after the recurrent layers stays behind.
 
@@ -102,7 +102,7 @@ def to_onnx(
         layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `PeepholeLSTMCell`, `CIFGCell` or `OnnxLSTMCell`; a `Stack`,
             `Bidirectional`, `Reverse`, `Residual` or `Gated` of such; and among them `Dense`, `Activation`,
             `LayerNorm` and `Dropout`. Activations must be functions that ONNX has: `jnp.tanh`, functions of `jax.nn`
-            or `OnnxActivation`s.
+            or `OnnxActivation` objects.
         params: its parameters, float32; float16 and float64, for which runtimes may lack kernels, are written too.
         step: whether to write one step: `xs` and `ys` are `[batch, I]` and `[batch, O]`, and states are inputs.
         state: whether the states before the first step are inputs; else they are zeros.
