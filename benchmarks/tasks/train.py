@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -79,7 +78,9 @@ def train(task: Task, contender: Contender, seeds: int, steps: int, told: Callab
 
 def _spread(f: Callable, runs: int) -> Callable:
     """`f` for every run: on each device its share, one after another, which on a CPU takes no longer than `vmap`."""
-    mesh = jax.make_mesh((math.gcd(runs, jax.device_count()),), ("runs",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = min(runs, jax.device_count())
+    idle = -runs % devices  # runs that are there to give every device as many
+    mesh = jax.make_mesh((devices,), ("runs",), axis_types=(jax.sharding.AxisType.Auto,))
     each = jax.shard_map(
         functools.partial(jax.lax.map, f),
         mesh=mesh,
@@ -87,7 +88,13 @@ def _spread(f: Callable, runs: int) -> Callable:
         out_specs=PartitionSpec("runs"),
         check_vma=False,
     )
-    return jax.jit(each)
+
+    @jax.jit
+    def spread(args: Any) -> Any:
+        filled = jax.tree.map(lambda a: jnp.concatenate([a, *[a[-1:]] * idle]), args)
+        return jax.tree.map(lambda a: a[:runs], each(filled))
+
+    return spread
 
 
 def _start(task: Task, contender: Contender, optimizer: Any, which: tuple[jax.Array, jax.Array]) -> Run:
