@@ -1,7 +1,6 @@
 """ONNX's recurrent operators: its own cases, onnxruntime beside us both ways, and what is refused."""
 
 import io
-import random
 import re
 import warnings
 from collections.abc import Callable
@@ -13,78 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
 
 import recurrax as rx
 from recurrax.interop import Clipped, OnnxActivation, OnnxLSTMCell, OnnxRecurrence, Reverse, from_onnx, to_onnx
 from recurrax.testing import assert_close, check_contract, noise, perturbed_params
-
-T, B, I, H = 5, 3, 3, 4  # noqa: E741
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-FUNCTIONS = {"RNN": 1, "GRU": 2, "LSTM": 3}
-# How many numbers each activation takes.
-ACTIVATIONS = {
-    **dict.fromkeys(("Tanh", "Sigmoid", "Relu", "Softsign", "Softplus"), 0),
-    **dict.fromkeys(("LeakyRelu", "ThresholdedRelu", "Elu"), 1),
-    **dict.fromkeys(("HardSigmoid", "Affine", "ScaledTanh"), 2),
-}
 
 
 def onnxruntime_of(model: onnx.ModelProto) -> Callable[..., list[np.ndarray]]:
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, {name: np.asarray(value) for name, value in feeds.items()})
-
-
-def model_of(nodes: list, feeds: dict, outputs: list[str], weights: dict, opset: int = 20) -> onnx.ModelProto:
-    def described(name: str, array: np.ndarray | None) -> onnx.ValueInfoProto:
-        kind = onnx.TensorProto.FLOAT if array is None else helper.np_dtype_to_tensor_dtype(array.dtype)
-        return helper.make_tensor_value_info(name, kind, None if array is None else array.shape)
-
-    inputs = [described(*feed) for feed in feeds.items()]
-    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "graph", inputs, [described(name, None) for name in outputs], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-
-
-def random_node(seed: int, kind: str, **fixed: Any) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A model of one recurrent node with random attributes and optional inputs, and what to feed it."""
-    rng = random.Random(f"{kind} {seed}")  # Small numbers alone would begin alike.
-    numpy_rng = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> np.ndarray:
-        return (0.4 * numpy_rng.standard_normal(shape)).astype(np.float32)
-
-    direction = rng.choice(["forward", "reverse", "bidirectional"])
-    D, G = 1 + (direction == "bidirectional"), GATES[kind]
-    attributes: dict[str, Any] = {"hidden_size": H, "direction": direction}
-    if rng.random() < 0.3:
-        attributes["clip"] = rng.choice([0.25, 0.5, 2.0])
-    if kind != "RNN" and rng.random() < 0.4:
-        attributes["linear_before_reset" if kind == "GRU" else "input_forget"] = 1
-    if rng.random() < 0.5:
-        names, alpha, beta = [], [], []
-        for place in range(D * FUNCTIONS[kind]):
-            # A gate without bounds may make a walk explode.
-            gate = kind != "RNN" and place % FUNCTIONS[kind] == 0
-            names.append(rng.choice(["Sigmoid", "HardSigmoid", "Softsign"] if gate else list(ACTIVATIONS)))
-            alpha += [rng.uniform(0.1, 0.9)] * (ACTIVATIONS[names[-1]] > 0)
-            beta += [rng.uniform(0.1, 0.9)] * (ACTIVATIONS[names[-1]] > 1)
-        numbers = {"activation_alpha": alpha, "activation_beta": beta}
-        attributes |= {"activations": names} | {name: value for name, value in numbers.items() if value}
-    weights = {"W": draw(D, G * H, I), "R": draw(D, G * H, H)}
-    weights |= {"B": draw(D, 2 * G * H)} if rng.random() < 0.7 else {}
-    weights |= {"P": draw(D, 3 * H)} if kind == "LSTM" and rng.random() < 0.5 else {}
-    feeds = {"X": draw(T, B, I)}
-    feeds |= {"sequence_lens": numpy_rng.integers(1, T + 1, B).astype(np.int32)} if rng.random() < 0.6 else {}
-    feeds |= {"initial_h": draw(D, B, H)} if rng.random() < 0.6 else {}
-    feeds |= {"initial_c": draw(D, B, H)} if kind == "LSTM" and rng.random() < 0.6 else {}
-    order = ["X", "W", "R", "B", "sequence_lens", "initial_h", *(["initial_c", "P"] if kind == "LSTM" else [])]
-    inputs = [name if name in weights or name in feeds else "" for name in order]
-    outputs = ["Y", "Y_h", *(["Y_c"] if kind == "LSTM" else [])]
-    node = helper.make_node(kind, inputs, outputs, "node", **attributes | fixed)
-    return model_of([node], feeds, outputs, weights), feeds
 
 
 def assert_same(got: tuple[rx.Layer, Any], expected: tuple[rx.Layer, Any]) -> None:
@@ -157,10 +97,6 @@ def test_layout_and_what_a_node_fixes() -> None:
         read(0, arrays)(X, initial_h=np.zeros((1, B, H), np.float32))
 
 
-STACK = rx.Stack(
-    (rx.Bidirectional(rx.PeepholeLSTMCell(H)), rx.Bidirectional(rx.ElmanCell(5), merge="ave"), Reverse(rx.GRUCell(2)))
-)
-# What ONNX has and comes back as it was.
 LAYERS = [
     rx.ElmanCell(H, jax.nn.relu),
     rx.LSTMCell(H),
@@ -331,153 +267,3 @@ def test_what_stands_around_stays_behind() -> None:
         from_onnx(stacked(swap))
     with pytest.raises(ValueError, match="`axes` of Squeeze '' must be that of directions"):
         from_onnx(stacked(helper.make_node("Squeeze", ["Y", "axis"], ["swapped"])))
-
-
-def edited(model: onnx.ModelProto, rng: random.Random) -> onnx.ModelProto:
-    """The same model with one field set to what should not be there."""
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
-    graph, tensor = copy.graph, rng.choice(copy.graph.initializer)
-    node = rng.choice([node for node in graph.node if node.op_type in GATES])
-    attribute = rng.choice(node.attribute)
-    match rng.randrange(16):
-        case 0:
-            tensor.dims.append(rng.choice([-1, 0, 3, 2**40]))
-        case 1:
-            del tensor.dims[rng.randrange(len(tensor.dims) + 1) :]
-            tensor.dims.append(rng.choice([-1, 0, 5, 2**62]))
-        case 2:
-            tensor.data_type = rng.randrange(-3, 40)
-        case 3:
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value=rng.choice(["/etc/passwd", "..", "", "\0"]))
-        case 4:
-            graph.initializer.remove(tensor)
-        case 5:
-            tensor.raw_data = tensor.raw_data[: rng.randrange(len(tensor.raw_data))]
-        case 6:
-            node.input[0] = node.output[0]
-        case 7:
-            node.op_type = rng.choice(["RNN", "GRU", "LSTM", "Relu"])
-        case 8:
-            node.attribute.add(name=rng.choice(["clip", "layout", "direction", "beam"]), type=rng.randrange(15), f=-1.0)
-        case 9:
-            attribute.i = rng.choice([-1, 0, 7, 2**62])
-        case 10:
-            attribute.s = rng.randbytes(4)
-        case 11:
-            attribute.ref_attr_name = "other"
-        case 12:
-            del node.input[rng.randrange(len(node.input)) :]
-        case 13:
-            node.input[rng.randrange(len(node.input))] = rng.choice([*(t.name for t in graph.initializer), "none"])
-        case 14:
-            copy.opset_import[0].version = rng.choice([-1, 0, 6, 99, 2**40])
-        case 15:
-            graph.node.add().CopyFrom(node)
-    return copy
-
-
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """The same bytes, cut off, changed, fewer or more."""
-    at, some = rng.randrange(len(data)), rng.randbytes(rng.randrange(1, 9))
-    return rng.choice([data[:at], data[:at] + some + data[at + len(some) :], data[:at] + data[at + len(some) :],
-                       data[:at] + some + data[at:]])  # fmt: skip
-
-
-def test_damaged_models_are_refused_or_whole() -> None:
-    models = [to_onnx(STACK, perturbed_params(STACK, I), state=True, lengths=True)]
-    models += [random_node(seed, kind)[0] for seed, kind in ((0, "LSTM"), (1, "GRU"), (2, "RNN"))]
-    refused = []
-    for seed in range(600):
-        rng = random.Random(seed)
-        model = rng.choice(models)
-        bad = edited(model, rng) if seed % 2 else damaged(model.SerializeToString(), rng)
-        try:
-            rx.input_size(*from_onnx(bad))
-        except (ValueError, TypeError) as error:
-            refused.append(str(error))
-    assert len(refused) > 400
-    assert all(re.match(r"`\w+`", message) for message in refused), [m for m in refused if m[0] != "`"]
-
-
-def test_what_is_refused() -> None:
-    lstm, params = rx.LSTMCell(H), perturbed_params(rx.LSTMCell(H), I)
-
-    def refuses(error: type[Exception], message: str, run: Callable, *args: Any, **options: Any) -> None:
-        with pytest.raises(error, match=message):
-            run(*args, **options)
-
-    # On the way in.
-    two = model_of(
-        [helper.make_node("LSTM", ["X", "W", "R"], [name], name, hidden_size=H) for name in ("one", "two")],
-        {"X": np.zeros((T, B, I), np.float32)},
-        ["one", "two"],
-        {"W": np.ones((1, 4 * H, I), np.float32), "R": np.ones((1, 4 * H, H), np.float32)},
-    )
-    assert from_onnx(two, node="two")[0] == rx.LSTMCell(H, bias=False)
-    refuses(
-        ValueError, "`node` must name one recurrent node where they are no stack; .* 'one', LSTM 'two'", from_onnx, two
-    )
-    refuses(ValueError, "'three' names 0. There are: LSTM 'one', LSTM 'two'", from_onnx, two, node="three")
-    refuses(
-        ValueError,
-        "`weights` must go by names of graph inputs, 'R', 'W', 'X'; got 'V'",
-        from_onnx,
-        two,
-        weights={"V": 0},
-    )
-    short = {"W": np.ones((1, 3 * H, I), np.float32)}
-    refuses(ValueError, re.escape("`W` of LSTM 'one' must be [1, 16, any]; got float32[1, 12, 3]"), from_onnx, two,
-            node="one", weights=short)  # fmt: skip
-    whole = {"W": np.ones((1, 4 * H, I), np.int32)}
-    refuses(ValueError, "`W` of LSTM 'one' must be of one floating dtype", from_onnx, two, node="one", weights=whole)
-    refuses(TypeError, "`model` must be an onnx.ModelProto, its bytes or a path; got int", from_onnx, 3)
-    for name, value, message in (
-        ("clip", 0.0, "above 0; got 0.0"),
-        ("layout", 2, "0 or 1; got 2"),
-        ("hidden_size", 5, "4, the size that `R` is for; got 5"),
-        ("direction", "up", "one of forward, reverse, bidirectional; got 'up'"),
-        ("activations", ["Tanh"], "[36] names; got 1"),
-    ):
-        message = f"`{name}` of LSTM 'node' must be {message}"
-        refuses(ValueError, message, from_onnx, random_node(0, "LSTM", **{name: value})[0])
-    for names, numbers, message in (
-        (["Sine"], {}, "`activations` must be among Tanh, .*, ScaledTanh; got 'Sine'"),
-        (["Affine"], {}, "Affine must be given `alpha` and `beta`; got alpha None"),
-        (
-            ["Elu"],
-            {"activation_alpha": [0.1, 0.2]},
-            "`activation_alpha` .* for each of Elu that takes one; got 2 and 0",
-        ),
-    ):
-        node = helper.make_node("RNN", ["X", "W", "R"], ["Y"], activations=names, **numbers)
-        weights = {"W": np.ones((1, H, I), np.float32), "R": np.ones((1, H, H), np.float32)}
-        refuses(ValueError, message, from_onnx, model_of([node], {}, ["Y"], weights))
-
-    # On the way out.
-    def draw(layer: rx.Layer) -> tuple[rx.Layer, Any]:
-        return layer, perturbed_params(layer, I)
-
-    refuses(ValueError, "`lengths` must be False with `step`", to_onnx, lstm, params, step=True, lengths=True)
-    refuses(ValueError, "`layer` must not read the future", to_onnx, *draw(Reverse(lstm)), step=True)
-    refuses(ValueError, "`params` must be those of", to_onnx, rx.GRUCell(H), params)
-    refuses(
-        ValueError, re.escape("`embedding` must be float32[V, 3]"), to_onnx, lstm, params, embedding=np.ones((9, 2))
-    )
-    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
-    refuses(
-        ValueError, "`params` must be of one of float32, float16, float64 for ONNX; got bfloat16", to_onnx, lstm, half
-    )
-    refuses(ValueError, "`proj_size` of `layer` must be 0 for ONNX's LSTM; got 2", to_onnx, *draw(rx.LSTMCell(H, 2)))
-    clipped = rx.PeepholeLSTMCell(H, cell_clip=1.0)
-    refuses(ValueError, "`cell_clip` of `layer` must be None for ONNX's LSTM; got 1.0", to_onnx, *draw(clipped))
-    coupled = rx.CIFGCell(H, gate_activation=jax.nn.relu)
-    refuses(ValueError, "`gate_activation` of `layer` must be sigmoid", to_onnx, *draw(coupled))
-    refuses(
-        ValueError, "must be Clipped to one bound", to_onnx, *draw(rx.LSTMCell(H, activation=Clipped(jnp.tanh, 1.0)))
-    )
-    refuses(ValueError, "an activation must be one of tanh, .* for ONNX; got", to_onnx, *draw(rx.ElmanCell(H, jnp.sin)))
-    for layer in (rx.MGUCell(H), rx.Stack((lstm, rx.Zoneout(lstm))), rx.Residual(rx.RMSNorm())):
-        refuses(
-            TypeError, "`layer` must be one of ElmanCell, .*, Dropout; got .* no operator for it", to_onnx, *draw(layer)
-        )
