@@ -1,5 +1,6 @@
 """Strict promotion, warnings as errors (see pyproject.toml), eight virtual devices and a compilation cache on disk."""
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -38,16 +39,30 @@ def standard_promotion():
         yield
 
 
-@pytest.fixture
-def keras(monkeypatch: pytest.MonkeyPatch):
-    """Keras on JAX, with the promotion and the warnings that it needs."""
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
+@contextlib.contextmanager
+def of_keras():
+    """The promotion and the warnings that Keras needs."""
     with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture
+def strict_keras(monkeypatch: pytest.MonkeyPatch):
+    """Keras on JAX, in a test that is strict."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with of_keras():
         keras = pytest.importorskip("keras")
-        if keras.backend.backend() != "jax":
-            pytest.skip("Keras was imported with another backend")
-        yield keras
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras was imported with another backend")
+    return keras
+
+
+@pytest.fixture
+def keras(strict_keras):
+    """Keras on JAX, with the promotion and the warnings that it needs throughout the test."""
+    with of_keras():
+        yield strict_keras
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recurrax._flax import by_name, from_names
 from recurrax._layer import Layer, Params
 from recurrax._params import input_size
 from recurrax.interop._description import describe, understand
+from recurrax.interop._support import to_jax
 
 _FORMAT, _VERSION = "recurrax", "1"
 
@@ -97,8 +96,8 @@ def load(path: str | os.PathLike, *, known: Iterable[Any] = ()) -> tuple[Layer, 
     _check(path, metadata, leaves)
     try:
         layer = understand(metadata["layer"], known)
-        params = from_names(layer, {tuple(name.split(".")): jnp.asarray(leaf) for name, leaf in leaves.items()})
-    except Exception as error:  # Arguments of wrong types, which only a forger writes, may bring about any.
+        params = from_names(layer, {tuple(name.split(".")): to_jax(leaf) for name, leaf in leaves.items()})
+    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:  # as arguments of wrong types bring about
         raise ValueError(f"`path` must hold a layer and its parameters; in {path} {error}") from error
     return layer, params
 
@@ -114,9 +113,6 @@ def _check(path: Path, metadata: Mapping[str, str], leaves: Mapping[str, np.ndar
         raise ValueError(f"`path` must be of version {_VERSION}; {path} is of version {metadata.get('version')!r}.")
     if _checksum(metadata["layer"], leaves) != metadata.get("sha256"):
         raise ValueError(f"`path` must be as it was written; {path} is damaged: its checksum is another.")
-    for name, leaf in leaves.items():
-        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
-            raise ValueError(f"`path` must hold what JAX keeps; {name} is {leaf.dtype}. Set `jax_enable_x64`.")
 
 
 def _checksum(layer: str, leaves: Mapping[str, np.ndarray]) -> str:
