@@ -67,7 +67,9 @@ def test_every_public_name_is_documented(module) -> None:
             assert ">>>" in doc, f"the docstring of {full} has no example"
 
 
-@pytest.mark.parametrize("module", [keras.initializers, keras.regularizers, keras.constraints], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [keras.initializers, keras.regularizers, keras.constraints], ids=lambda m: m.__name__
+)
 def test_a_module_of_small_functions_has_one_example_for_all(module) -> None:
     assert f".. automodule:: {module.__name__}\n" in (ROOT / "docs" / "api.md").read_text()
     assert ">>>" in inspect.getdoc(module)

@@ -55,8 +55,8 @@ class LSTMCell(AffineCell):
 
     where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias.
 
-    There are 4 * H * (I + H + b) parameters without a projection, with b biases: one by default, as in Keras. PyTorch has
-    two, `recurrent_bias=True`. Their sum alone counts, so the second bias adds nothing to what an LSTM can do.
+    There are 4 * H * (I + H + b) parameters without a projection, with b biases: one by default, as in Keras. PyTorch
+    has two, `recurrent_bias=True`. Their sum alone counts, so the second bias adds nothing to what an LSTM can do.
 
     Args:
         hidden_size: the number of features H of the cell state.

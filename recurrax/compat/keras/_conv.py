@@ -48,20 +48,17 @@ class _ConvLSTM(Recurrent):
     def _window(self) -> tuple[int, ...]:
         return (self.kernel_size,) * self.rank if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
 
-    def _core_cell(self) -> convolutional.ConvLSTMCell:
+    def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
         where = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
-        return convolutional.ConvLSTMCell(self.filters, self.space, self._window, **where, **self._options())
+        space = self.space if space is None else space
+        return convolutional.ConvLSTMCell(self.filters, space, self._window, **where, **self._options())
 
     def params(self) -> lstm.LSTMParams:
         """The weights as parameters of the core."""
         return lstm.LSTMParams(*self._arrays())
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights, and makes the state of a stateful layer.
-
-        Args:
-            input_shape: `(B, T, *space, I)`, laid out as the inputs; B and T may be None.
-        """
+        """As in `LSTM`, for `(B, T, *space, I)`, laid out as the inputs; B and T may be None."""
         self.space, channels = self._split(input_shape[2:])
         if not hasattr(self, "kernel"):
             self._draw(self._window, channels)
@@ -76,7 +73,7 @@ class _ConvLSTM(Recurrent):
         return tuple(sizes), channels
 
     def _feature_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        space = dataclasses.replace(self._core_cell(), input_shape=self._split(input_shape)[0]).output_shape
+        space = self._core_cell(self._split(input_shape)[0]).output_shape
         return (self.filters, *space) if self.data_format == "channels_first" else (*space, self.filters)
 
     def inward(self, x: jax.Array) -> jax.Array:

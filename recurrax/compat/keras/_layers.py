@@ -34,6 +34,7 @@ class SimpleRNN(Recurrent):
     """
 
     units: int
+    seed: int | None = dataclasses.field(default=None, kw_only=True)  # Keras has it last here
 
     gates: ClassVar[int] = 1
 

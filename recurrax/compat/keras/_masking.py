@@ -41,6 +41,8 @@ class Masking(Layer):
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> jax.Array:
         """The mask, `bool[B, T]`: False at steps that hold nothing but `mask_value`."""
         inputs = self._cast(inputs)
+        if not jnp.issubdtype(inputs.dtype, jnp.inexact):  # an integer is never 0.5
+            inputs = inputs.astype(jnp.float32)
         return (inputs != jnp.asarray(self.mask_value, inputs.dtype)).any(axis=-1)
 
     def compute_output_shape(self, inputs_shape: Shape) -> tuple:

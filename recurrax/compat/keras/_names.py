@@ -65,7 +65,8 @@ def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
     if isinstance(value, type) and hasattr(value, "get_config"):
         return value.__name__, {}
     if hasattr(value, "get_config"):
-        return type(value).__name__, value.get_config()
+        # Keras' `Identity` leaves its gain out of its configuration, and has it as an attribute.
+        return type(value).__name__, value.get_config() or vars(value)
     # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has chosen.
     is_of_keras = str(getattr(value, "__module__", "")).split(".")[0] == "keras"
     return (value.__name__ if is_of_keras and hasattr(value, "__name__") else None), {}

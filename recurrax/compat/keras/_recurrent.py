@@ -279,12 +279,7 @@ class Recurrent(Arguments):
         return mask if self.return_sequences else None
 
     def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: Any = None) -> tuple:
-        """The shape of the outputs, or with `return_state` a tuple of it and the shape of each part of the state.
-
-        Args:
-            sequences_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, and stay so.
-            initial_state_shape: not needed.
-        """
+        """The shape of what a call returns, for the shape of its inputs, whose batch and time may be None."""
         first, second, *rest = sequences_shape
         batch = second if self.time_major else first
         features = self._feature_shape(rest)

@@ -23,16 +23,16 @@ import jax
 import jax.numpy as jnp
 
 Constraint = Callable[[jax.Array], jax.Array]
-Axes = int | tuple[int, ...]
-
 _EPSILON = 1e-7  # keras.config.epsilon()
 
 
-def _norm(w: jax.Array, axis: Axes) -> jax.Array:
+def _norm(w: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(jnp.square(w).sum(axis=axis, keepdims=True))
 
 
-def min_max_norm(min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axes = 0) -> Constraint:
+def min_max_norm(
+    min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: int | tuple[int, ...] = 0
+) -> Constraint:
     """Brings each norm towards the interval: w * ((1 - rate) * norm + rate * clip(norm, min, max)) / norm."""
     axis = tuple(axis) if isinstance(axis, list) else axis
 
@@ -44,12 +44,12 @@ def min_max_norm(min_value: float = 0.0, max_value: float = 1.0, rate: float = 1
     return constraint
 
 
-def max_norm(max_value: float = 2.0, axis: Axes = 0) -> Constraint:
+def max_norm(max_value: float = 2.0, axis: int | tuple[int, ...] = 0) -> Constraint:
     """Brings each norm above `max_value` down to it."""
     return min_max_norm(0.0, max_value, axis=axis)
 
 
-def unit_norm(axis: Axes = 0) -> Constraint:
+def unit_norm(axis: int | tuple[int, ...] = 0) -> Constraint:
     """Brings each norm to 1."""
     return min_max_norm(1.0, 1.0, axis=axis)
 
