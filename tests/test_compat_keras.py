@@ -272,7 +272,7 @@ def test_objects_and_configurations_of_keras(keras: Any) -> None:
         "activation": act.relu,
         "recurrent_activation": keras.ops.hard_sigmoid,
         "kernel_initializer": init.Constant(0.25),
-        "recurrent_initializer": init.Identity(gain=2.0),
+        "recurrent_initializer": init.Identity(),
         "bias_initializer": init.Ones,
         "kernel_regularizer": keras.regularizers.L1L2(0.1, 0.2),
         "recurrent_constraint": keras.constraints.MaxNorm(0.5, axis=1),
@@ -293,7 +293,11 @@ def test_objects_and_configurations_of_keras(keras: Any) -> None:
         assert_close("losses", sum(layer.losses), penalty, 1e-5)
         layer.apply_constraints()
         np.testing.assert_allclose(layer.get_weights()[1], bounded, atol=1e-6)
-    # Random ones: Keras' bounds, and with a seed the same numbers each time.
+    # Keras' own configuration of `Identity` loses the gain; the object has it.
+    doubled = ours.SimpleRNN(3, kernel_initializer=init.Identity(gain=2.0))
+    doubled.build((None, None, 3))
+    np.testing.assert_array_equal(doubled.get_weights()[0], 2 * np.eye(3))
+    # With a seed they draw the same numbers each time.
     for initializer in (init.GlorotUniform(seed=3), init.HeNormal(seed=3), init.Orthogonal(seed=3)):
         first, second = (ours.LSTM(8, kernel_initializer=initializer) for _ in range(2))
         first.build((None, None, 32))

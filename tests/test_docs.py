@@ -92,8 +92,18 @@ def test_the_source_distribution_holds_every_file_that_git_does() -> None:
 def test_a_clone_installs_what_it_is_tested_with() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text().lower(), re.MULTILINE)
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in asked} - {"recurrax"}
     assert not names - set(pinned), "constraints.txt must pin every requirement"
     # NumPy's floor is that of the oldest jax: an older NumPy could never be installed beside it.
     assert "numpy>=2.0" in project["dependencies"]
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", ".github/pull_request_template.md"])
+def test_a_page_names_files_that_exist(page: str) -> None:
+    named = re.findall(r"`((?:recurrax|tests|docs|\.ci)/[\w./]*)`", (ROOT / page).read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+    # The workflow runs the script that everybody runs, and the hooks run what is installed.
+    assert "run: .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert hooks.count("repo: ") == hooks.count("repo: local") == 1

@@ -49,7 +49,7 @@ class _ConvLSTM(Recurrent):
         return (self.kernel_size,) * self.rank if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
 
     def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
-        where = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
+        where: dict[str, Any] = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
         space = self.space if space is None else space
         return convolutional.ConvLSTMCell(self.filters, space, self._window, **where, **self._options())
 

@@ -73,7 +73,7 @@ def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
 
 
 def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Callable:
-    table = _ACTIVATIONS if kind == "activation" else _FACTORIES[kind]
+    table: dict[str, Callable] = _ACTIVATIONS if kind == "activation" else _FACTORIES[kind]
     if name not in table:
         names = ", ".join(sorted(name for name in table if name.islower()))
         own = " `(key, shape, dtype) -> array`" if kind == "initializer" else ""

@@ -22,29 +22,24 @@ from recurrax.compat.keras._names import Named
 Sizes = int | tuple[int, ...]
 
 
-def left_out() -> Any:
-    """The place of an argument that not every layer takes; a layer that takes it declares it again."""
-    return dataclasses.field(init=False)
-
-
 @dataclasses.dataclass(eq=False, repr=False)
 class Arguments(Layer):
-    """The arguments that all recurrent layers share, and the places of the others."""
+    """Keras' arguments in Keras' order. A layer that takes one of those with `init=False` declares it again."""
 
-    units: int = left_out()
-    filters: int = left_out()
-    kernel_size: Sizes = left_out()  # noqa: RUF009
-    strides: Sizes = left_out()  # noqa: RUF009
-    padding: str = left_out()
-    data_format: str | None = left_out()
-    dilation_rate: Sizes = left_out()  # noqa: RUF009
+    units: int = dataclasses.field(init=False)
+    filters: int = dataclasses.field(init=False)
+    kernel_size: Sizes = dataclasses.field(init=False)
+    strides: Sizes = dataclasses.field(init=False)
+    padding: str = dataclasses.field(init=False)
+    data_format: str | None = dataclasses.field(init=False)
+    dilation_rate: Sizes = dataclasses.field(init=False)
     activation: Named = "tanh"
-    recurrent_activation: Named = left_out()  # noqa: RUF009
+    recurrent_activation: Named = dataclasses.field(init=False)
     use_bias: bool = True
     kernel_initializer: Named = "glorot_uniform"
     recurrent_initializer: Named = "orthogonal"
     bias_initializer: Named = "zeros"
-    unit_forget_bias: bool = left_out()
+    unit_forget_bias: bool = dataclasses.field(init=False)
     kernel_regularizer: Named = None
     recurrent_regularizer: Named = None
     bias_regularizer: Named = None
@@ -60,8 +55,8 @@ class Arguments(Layer):
     go_backwards: bool = False
     stateful: bool = False
     unroll: bool = False
-    reset_after: bool = left_out()
-    use_cudnn: bool | str = left_out()
+    reset_after: bool = dataclasses.field(init=False)
+    use_cudnn: bool | str = dataclasses.field(init=False)
     _: dataclasses.KW_ONLY
     zero_output_for_mask: bool = False
     time_major: bool = False
@@ -138,7 +133,7 @@ class Recurrent(Arguments):
         Args:
             input_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, but B not for a stateful layer.
         """
-        batch = input_shape[1 if self.time_major else 0]
+        batch: Any = input_shape[1 if self.time_major else 0]
         if self.stateful and batch is None:
             must = "must begin with the batch size where `stateful` is True"
             raise ValueError(f"`input_shape` {must}; got {tuple(input_shape)}.")

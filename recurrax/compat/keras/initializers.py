@@ -36,10 +36,10 @@ def _seeded(draw: Callable, seed: int | None) -> Initializer:
 
 
 def variance_scaling(
-    scale: float = 1.0, mode: str = "fan_in", distribution: str = "truncated_normal", seed: int | None = None
+    scale: float = 1.0, mode: Any = "fan_in", distribution: Any = "truncated_normal", seed: int | None = None
 ) -> Initializer:
     """Random numbers of variance `scale / fan`, where `mode` names the fan."""
-    kind = "normal" if distribution == "untruncated_normal" else distribution
+    kind: Any = "normal" if distribution == "untruncated_normal" else distribution
     return _seeded(jax.nn.initializers.variance_scaling(scale, mode, kind), seed)
 
 
