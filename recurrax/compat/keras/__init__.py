@@ -1,9 +1,14 @@
 """Keras 3's recurrent layers as Flax NNX modules, so that Keras code moves by changing its import.
 
-Arguments, defaults, equations, outputs, weights and their order are Keras'; `recurrax.scan` does the work. What JAX
-does not have is said out loud: `build(input_shape)` before the first call under jit, `mask=` for the mask that Keras
-ties to a tensor, `losses` to be added to the loss, `apply_constraints()` after an update. Flax has the rest:
-`nnx.Linear` acts on every step, and an `nnx.Module` of yours takes the place of `keras.Sequential`.
+Arguments, defaults, equations, outputs, weights and their order are Keras'. `recurrax.scan` does the work. Some lines
+are yours, since JAX does not have what Keras has:
+
+- Call `build(input_shape)` before the first call under jit.
+- Hand on the mask: `layer(x, mask=masking.compute_mask(x))`.
+- Add `losses` to the loss, and call `apply_constraints()` after each update.
+
+Flax has the rest. `nnx.Linear` acts on every step, as `TimeDistributed(Dense)` does, and an `nnx.Module` takes the
+place of `keras.Sequential`.
 """
 
 from recurrax.compat.keras import constraints as constraints

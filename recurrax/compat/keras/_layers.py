@@ -140,8 +140,8 @@ class GRU(Recurrent):
 
     Args:
         units: the number of features H of the state.
-        reset_after: whether the reset gate acts after the recurrent product, and the bias is `[2, 3*H]`, one for the
-            inputs and one for the state; or before it, and the bias is `[3*H]`.
+        reset_after: whether the reset gate acts after the recurrent product. Then the bias is `[2, 3*H]`, a row for the
+            inputs and a row for the state: 3 * H * (I + H + 2) weights. Else the bias is `[3*H]`.
         activation: as in `LSTM`, and so are all other arguments and errors.
 
     Example:
