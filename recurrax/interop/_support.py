@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def library(name: str, install: str) -> Any:
+    """A library that recurrax itself does not need, imported.
+
+    Args:
+        name: of the library, or of a module in it.
+        install: what to give to pip where it is missing, such as `recurrax[interop]`.
+
+    Raises:
+        ImportError: that says how to install it.
+    """
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # The library is there; what it needs itself is not.
+        message = f"this needs {package}, which is not installed. Install it by: pip install '{install}'"
+        raise ImportError(message, name=package) from error
 
 
 def unsupported(name: str, got: Any, supported: Iterable[str], hint: str = "") -> TypeError:

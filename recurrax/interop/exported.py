@@ -13,9 +13,9 @@ from jax.typing import DTypeLike
 
 from recurrax import _scan
 from recurrax._check import expected_state
+from recurrax._fitting import input_size
 from recurrax._flax import by_name
 from recurrax._layer import Layer, Params, State
-from recurrax._params import input_size
 
 
 def export(
