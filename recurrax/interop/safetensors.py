@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -124,9 +125,10 @@ def load(path: str | os.PathLike, *, known: Iterable[Any] = ()) -> tuple[Layer, 
     )
     try:
         layer = understand(metadata["layer"], known, limits)
-        named = {tuple(name.split(".")): to_jax(leaf) for name, leaf in leaves.items()}
-        params = from_names(drawn := sketch(layer), named)
+        drawn = sketch(layer)
+        params = from_names(drawn, {tuple(name.split(".")): leaf for name, leaf in leaves.items()})
         _check_kinds("path", leaves, shapes_of(drawn, input_size(drawn, params)))
+        params = jax.tree.map(to_jax, params)
     except _WRONG_ARGUMENTS as error:
         raise ValueError(f"`path` must hold a layer and its parameters; in {path} {error}") from error
     return layer, params
