@@ -12,3 +12,11 @@ A run is a function of its settings and its text alone, as what happens in a ste
 that was stopped, or killed, and resumed ends bit for bit where it would have ended anyway. (On a GPU, add
 `XLA_FLAGS=--xla_gpu_deterministic_ops=true`: there, the order of a sum may differ between two runs.)
 """
+
+import importlib.util
+
+for _name in ("optax", "orbax", "rich", "matplotlib"):
+    if importlib.util.find_spec(_name) is None:
+        raise ImportError(
+            f"examples.char_lm needs {_name}. Install it by: pip install 'recurrax[examples]'", name=_name
+        )

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recurrax._layer import Layer
+
 
 def library(name: str, install: str) -> Any:
     """A library that recurrax itself does not need, imported.
@@ -30,6 +32,26 @@ def library(name: str, install: str) -> Any:
             raise  # The library is there; what it needs itself is not.
         message = f"this needs {package}, which is not installed. Install it by: pip install '{install}'"
         raise ImportError(message, name=package) from error
+
+
+def input_shape(layer: Layer) -> tuple[int, ...]:
+    """The spatial shape of the inputs of a layer, which is empty for features that do not lie in space.
+
+    The first part in space tells it: only such parts change the space, and layers read their inputs part by part.
+
+    Raises:
+        ValueError: if no part tells it, though the features lie in space.
+    """
+    shape = _shape_of(layer)
+    if len(shape) + 1 != layer.feature_ndim:
+        raise ValueError(
+            f"`layer` must have a part with an `input_shape` of {layer.feature_ndim - 1} spatial axes; got {layer}."
+        )
+    return shape
+
+
+def _shape_of(layer: Layer) -> tuple[int, ...]:
+    return getattr(layer, "input_shape", ()) or next(filter(None, map(_shape_of, layer.parts)), ())
 
 
 def unsupported(name: str, got: Any, supported: Iterable[str], hint: str = "") -> TypeError:

@@ -18,7 +18,7 @@ from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.interop._gates import has_bias, two_biases
-from recurrax.interop._support import require, to_jax, unsupported
+from recurrax.interop._support import library, require, to_jax, unsupported
 
 # Where each of our parameters is; in the state dict of a stack, with `_l0`, `_l0_reverse`, `_l1` and so on behind it.
 _NAMES = {
@@ -173,8 +173,7 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
 
     if type(layer) is LSTMCell:
         require(layer, "torch.nn.LSTMCell", proj_size=0)
-    import torch
-
+    torch = library("torch", "torch")
     (name, size, *options), bias = kinds.pop(), any(has_bias(weights) for *_, weights in cells)
     dtype = cells[0][2].kernel.dtype
     made: dict[str, Any] = {"bias": bias, "dtype": getattr(torch, str(dtype)), **dict(options)}
