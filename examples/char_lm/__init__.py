@@ -18,5 +18,5 @@ import importlib.util
 for _name in ("optax", "orbax", "rich", "matplotlib"):
     if importlib.util.find_spec(_name) is None:
         raise ImportError(
-            f"examples.char_lm needs {_name}. Install it by: pip install 'recurrax[examples]'", name=_name
+            f"this needs {_name}, which is not installed. Install it by: pip install 'recurrax[examples]'"
         )

@@ -105,7 +105,7 @@ def to_jax(array: Any) -> jax.Array:
     if isinstance(array, jax.Array):
         return array
     # A copy, as the other library may change its own array. `jnp.asarray` would compile a program for each shape.
-    array = np.array(array)
+    array = np.asarray(array).copy()
     if (converted := jax.device_put(array)).dtype != array.dtype:
         raise TypeError(
             f"weights must be float32 or narrower; got {array.dtype}. Set `jax_enable_x64` to keep them exact."
