@@ -17,6 +17,5 @@ import importlib.util
 
 for _name in ("optax", "orbax", "rich", "matplotlib"):
     if importlib.util.find_spec(_name) is None:
-        raise ImportError(
-            f"this needs {_name}, which is not installed. Install it by: pip install 'recurrax[examples]'"
-        )
+        _hint = "Install it by: pip install 'recurrax[examples]'"
+        raise ImportError(f"this needs {_name}, which is not installed. {_hint}")
