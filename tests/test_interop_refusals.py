@@ -153,7 +153,6 @@ def test_errors_teach(error: type, make: Callable, message: str) -> None:
         ("rich", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
         ("orbax", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
     ],
-    ids=str,
 )
 def test_a_missing_library_is_named(missing: str, install: str, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)

@@ -41,6 +41,8 @@ RICH = rx.Stack(
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     kinds = (value for value in vars(rx).values() if isinstance(value, type) and issubclass(value, rx.Cell))
     plain = [kind(4) for kind in kinds if kind in (rx.S5Cell, rx.LRUCell, rx.MLSTMCell, rx.SRUCell)]
+    # Inputs of 3 features, of which no axis of the parameters tells.
+    plain.append(rx.Stack((rx.Window(3, 2), rx.GRUCell(4))))
     for layer in [RICH, rx.ConvLSTMCell(2, (5, 4), 3, padding=((1, 0), (0, 1))), *plain]:
         params = perturbed_params(layer, 3)
         interop.save(tmp_path / "file", layer, params)
