@@ -173,7 +173,14 @@ def load_export(path: str | os.PathLike) -> jax_export.Exported:
         OSError: if the file or its checksum is not there, or cannot be read.
 
     Example:
-        See `save_export`.
+        >>> import jax, recurrax, tempfile
+        >>> from recurrax import interop
+        >>> cell = recurrax.GRUCell(4)
+        >>> exported = interop.export(cell, cell.init(jax.random.key(0), input_size=3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     interop.save_export(f"{folder}/gru.bin", exported)
+        ...     interop.load_export(f"{folder}/gru.bin").platforms
+        ('cpu', 'cuda', 'tpu')
 
     References:
         JAX, exporting and serialising staged-out computations, 2024, https://docs.jax.dev/en/latest/export/export.html
