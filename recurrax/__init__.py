@@ -26,6 +26,7 @@ from recurrax._compose import Stack as Stack
 from recurrax._dropout import Dropout as Dropout
 from recurrax._dropout import WeightDrop as WeightDrop
 from recurrax._dropout import embedding_dropout as embedding_dropout
+from recurrax._fitting import input_size as input_size
 from recurrax._gradient_clip import GradientClip as GradientClip
 from recurrax._layer import Cell as Cell
 from recurrax._layer import Layer as Layer
@@ -37,7 +38,6 @@ from recurrax._linear import LinearState as LinearState
 from recurrax._mask import lengths_to_mask as lengths_to_mask
 from recurrax._mask import segment_ids_to_reset as segment_ids_to_reset
 from recurrax._newton_report import newton_report as newton_report
-from recurrax._params import input_size as input_size
 from recurrax._params import named as named
 from recurrax._params import num_params as num_params
 from recurrax._penalty import activation_penalty as activation_penalty

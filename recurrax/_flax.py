@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from recurrax._fitting import fitting
 from recurrax._layer import Layer, Params
-from recurrax._params import expected_for
 
 
 def names_of(path: Any) -> tuple[str, ...]:
@@ -29,9 +29,10 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
         ValueError: if for no input size the layer has parameters of these names and shapes.
     """
     shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
-    for _, expected in expected_for(layer, shapes.values()):
-        if {name: leaf.shape for name, leaf in by_name(expected).items()} == shapes:
-            return jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
+    found = fitting(layer, shapes, lambda params: by_name(params).items())
+    if found is not None:
+        _, expected = found
+        return jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
     held = ", ".join(f"{'.'.join(name)} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
     raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
 

@@ -1,16 +1,14 @@
-"""Parameters: how many a layer has, for inputs of what size they are, and which of them go by a name."""
+"""Parameters: how many a layer has, and which of them go by a name."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 
-from recurrax._check import describe, expected_params
-from recurrax._layer import Layer, Params
+from recurrax._check import expected_params
+from recurrax._layer import Layer
 
 
 def num_params(layer: Layer, input_size: int) -> int:
@@ -32,41 +30,6 @@ def num_params(layer: Layer, input_size: int) -> int:
         366592
     """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(expected_params(layer, input_size)))
-
-
-def input_size(layer: Layer, params: Params) -> int:
-    """The number of features of the inputs that a layer with these parameters takes.
-
-    Args:
-        layer: any layer.
-        params: its parameters.
-
-    Returns:
-        The `input_size` with which `layer.init` draws parameters of this structure and these shapes; the least one
-        where the shapes do not tell, as those of `Dropout` do not.
-
-    Raises:
-        ValueError: if there is none: the parameters are those of another layer.
-
-    Example:
-        >>> import jax, recurrax
-        >>> layer = recurrax.Stack((recurrax.LSTMCell(8), recurrax.GRUCell(4)))
-        >>> recurrax.input_size(layer, layer.init(jax.random.key(0), input_size=3))
-        3
-    """
-    came = [(path, jax.numpy.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    for size, expected in expected_for(layer, [shape for _, shape in came]):
-        if [(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(expected)] == came:
-            return size
-    held = ", ".join(f"{jax.tree_util.keystr(path)} [{', '.join(map(str, shape))}]" for path, shape in came)
-    raise ValueError(f"`params` must be those of {layer}; got {held or describe(params)}.")
-
-
-def expected_for(layer: Layer, shapes: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, Params]]:
-    """Each input size that parameters of these shapes may be for, with the shapes that the layer needs then."""
-    for size in sorted({1, *(size for shape in shapes for size in shape)}):
-        with contextlib.suppress(ValueError):  # Not every layer takes inputs of every size.
-            yield size, expected_params(layer, size)
 
 
 def named(params: Any, *names: str) -> Any:

@@ -1,5 +1,8 @@
 """What Flax, Haiku and Equinox have no place for is said, not dropped; what they keep otherwise is kept."""
 
+import importlib
+import re
+import sys
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -8,6 +11,7 @@ import pytest
 from flax import nnx
 from peers import XS, H, I, same
 
+import examples.char_lm
 import recurrax as rx
 from recurrax import interop
 from recurrax.testing import assert_close, perturbed_params
@@ -129,3 +133,29 @@ TWO = {path: {"w": jnp.ones((I + H, 4 * H)), "b": jnp.ones(4 * H)} for path in (
 def test_errors_teach(error: type, make: Callable, message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("missing", "install", "run"),
+    [
+        ("safetensors", "recurrax[interop]", lambda: interop.save("nowhere", LSTM, perturbed_params(LSTM, I))),
+        ("safetensors", "recurrax[interop]", lambda: interop.load("nowhere")),
+        ("onnx", "recurrax[interop]", lambda: interop.to_onnx(LSTM, perturbed_params(LSTM, I))),
+        ("onnx", "recurrax[interop]", lambda: interop.from_onnx(b"")),
+        ("onnx", "recurrax[interop]", lambda: interop.OnnxRecurrence.read(b"")),
+        ("flatbuffers", "recurrax[interop]", lambda: interop.load_export("nowhere")),
+        ("flatbuffers", "recurrax[interop]", lambda: interop.save_export("nowhere", None)),
+        ("keras", "keras", lambda: interop.from_keras(None)),
+        ("keras", "keras", lambda: interop.to_keras(LSTM, perturbed_params(LSTM, I))),
+        ("torch", "torch", lambda: interop.to_torch(LSTM, perturbed_params(LSTM, I))),
+        ("equinox", "equinox", lambda: interop.from_equinox(LSTM)),
+        ("equinox", "equinox", lambda: interop.to_equinox(LSTM, perturbed_params(LSTM, I))),
+        ("rich", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
+        ("orbax", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
+    ],
+)
+def test_a_missing_library_is_named(missing: str, install: str, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=re.escape(f"this needs {missing}, which is not installed")) as raised:
+        run()
+    assert f"pip install '{install}'" in str(raised.value)

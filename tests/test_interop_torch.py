@@ -1,5 +1,6 @@
 """PyTorch in and out: its runs against ours, weights both ways, whole models, and a file where it is not installed."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import recurrax as rx
 from recurrax import _torch_layout as torch_layout
 from recurrax import interop
+from recurrax._check import check_tree, expected_params
 from recurrax.testing import assert_close, noise, perturbed_params, pull
 
 T, B, I, H, P = 6, 3, 3, 5, 2  # noqa: E741
@@ -171,7 +173,7 @@ TWO = {f"{path}{name}": weight for path in ("a.", "b.rnn.") for name, weight in 
             "",
             r"every layer and direction; got",
         ),
-        (weights(gates=2), "", r"must have 1, 3 or 4 gates of 5 features; got weight_hh \(10, 5\)"),
+        (weights(gates=2), "", r"must have 1, 3 or 4 gates of 5 features; got weight_hh \[10, 5\]"),
     ],
 )
 def test_weights_that_are_of_no_layer(source: dict, prefix: str, message: str) -> None:
@@ -219,3 +221,42 @@ LSTM = rx.LSTMCell(H)
 def test_layers_that_torch_has_not(error: type, layer: rx.Layer, message: str) -> None:
     with pytest.raises(error, match=message):
         interop.to_torch(layer, perturbed_params(layer, I))
+
+
+def test_mappings_that_fit_no_layer_are_refused() -> None:
+    """Whatever is done to a mapping, it is refused, or it is that of a layer."""
+    whole = {"l": (16, 3), "l_reverse": (16, 3), "m": (16, 8), "m_reverse": (16, 8)}
+    weights: dict[str, Any] = {}
+    for place, shape in whole.items():
+        at = place.replace("l", "_l0", 1) if place.startswith("l") else place.replace("m", "_l1")
+        weights |= {f"weight_ih{at}": np.zeros(shape, np.float32), f"weight_hh{at}": np.zeros((16, 4), np.float32)}
+        weights |= {f"bias_ih{at}": np.zeros(16, np.float32), f"bias_hh{at}": np.zeros(16, np.float32)}
+    assert interop.from_torch(weights)[0].layers[0].forward.hidden_size == 4
+    others = ["weight_hr_l0", "weight_hr_l1_reverse", "weight_ih_l2", "weight_ih", "weight_ih_l\u0661"]
+    refused = []
+    for seed in range(600):
+        rng, bad = random.Random(seed), dict(weights)
+        for _ in range(rng.randrange(1, 3)):
+            name = rng.choice(list(bad))
+            shape = [rng.choice([0, 1, 2, 3, 4, 5, 8, 12, 16, 17]) for _ in range(rng.randrange(4))]
+            array = np.zeros(shape, rng.choice([np.float32, np.float32, np.int32, np.bool_, np.complex64, np.float16]))
+            match rng.randrange(6):
+                case 0:
+                    del bad[name]
+                case 1:
+                    bad[rng.choice(others)] = array
+                case 2:
+                    bad[name] = rng.choice([None, "x", [1.0], array])
+                case 3:
+                    bad[rng.choice([3, None, ("l", 0), name])] = array
+                case _:
+                    bad[name] = array
+        try:
+            layer, params = interop.from_torch(bad)
+        except (ValueError, TypeError) as error:
+            refused.append(str(error))
+        else:
+            check_tree("params", params, expected_params(layer, rx.input_size(layer, params)), layer, XS)
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    assert len(refused) > 500
+    assert all(message.startswith(("`source` must", "`prefix` must")) for message in refused)

@@ -1,8 +1,10 @@
 """ONNX models that are damaged, foreign or beyond what can be said: refused, or whole."""
 
+import os
 import random
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
 
 import recurrax as rx
 from recurrax.interop import Clipped, Reverse, from_onnx, to_onnx
+from recurrax.interop.onnx import _chain, _graph
 from recurrax.testing import perturbed_params
 
 
@@ -83,6 +86,73 @@ def test_damaged_models_are_refused_or_whole() -> None:
             refused.append(str(error))
     assert len(refused) > 400
     assert all(re.match(r"`\w+`", message) for message in refused), [m for m in refused if m[0] != "`"]
+
+
+def test_chains_are_searched_once() -> None:
+    """Many nodes at the end of one long way: a step for each node, not for each pair of them."""
+    number = 300
+    way = [helper.make_node("Identity", [f"x{i}"], [f"x{i + 1}"]) for i in range(number)]
+    last = [helper.make_node("GRU", [f"x{number}", "W", "R"], [f"y{i}"], hidden_size=H) for i in range(number)]
+    weights = {"W": np.ones((1, 3 * H, I), np.float32), "R": np.ones((1, 3 * H, H), np.float32)}
+    graph = _graph.Graph(model_of([*way, *last], {"x0": np.zeros((T, B, I), np.float32)}, ["y0"], weights), None)
+
+    class Counted(dict):
+        steps = 0
+
+        def get(self, *arguments: Any) -> Any:
+            self.steps += 1
+            return super().get(*arguments)
+
+    graph.producers = Counted(graph.producers)
+    with pytest.raises(ValueError, match="must name one recurrent node where they are no stack"):
+        _chain.find(graph, None)
+    assert graph.producers.steps <= 3 * number
+    # A way that goes in a circle ends too.
+    circle = [helper.make_node("Identity", [x], [y]) for x, y in ("ab", "ba")]
+    circle += [helper.make_node("GRU", [x, "W", "R"], [y], hidden_size=H) for x, y in ("ay", "yz", "bu")]
+    with pytest.raises(ValueError, match="must name one recurrent node where they are no stack"):
+        from_onnx(model_of(circle, {}, ["y"], weights))
+
+
+def test_files_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = random_node(0, "GRU")
+    tensor = model.graph.initializer[0]
+    content, name = tensor.raw_data, tensor.name
+    (tmp_path / "weights").write_bytes(content)
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    path = tmp_path / "model.onnx"
+
+    def placed(location: str) -> Path:
+        del tensor.external_data[:]
+        tensor.external_data.add(key="location", value=location)
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    assert isinstance(from_onnx(placed("weights"))[0], rx.Layer)
+    for location in ("one", "a" * 5000, "a/" * 3000, "../weights", "none"):
+        with pytest.raises(ValueError, match=rf"`model` must hold '{name}' whole; .* is no file beside the model"):
+            from_onnx(placed(location))
+    # Any number of tensors may lie in one file, and any number of nodes may have the same weights.
+    graph, other = (_graph.Graph(placed("weights"), None) for _ in range(2))
+    (node,) = _chain.find(other, None)
+    monkeypatch.setattr(_graph, "_LARGEST", len(content) - 1)
+    with pytest.raises(ValueError, match="the other weights beside the model must be at most 287 bytes together"):
+        graph.array(name)
+    monkeypatch.setattr(_graph, "_LARGEST", len(content))
+    with pytest.raises(ValueError, match="must have recurrent nodes of at most 288 bytes of weights together"):
+        node.operators()
+    # Numbers that a checker of ONNX's cannot take.
+    for version in (0, -1, 2**40):
+        bad = random_node(0, "GRU")[0]
+        bad.ir_version = version
+        with pytest.raises(ValueError, match=f"must be of an IR version from 1 to .*; got {version}"):
+            from_onnx(bad)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"`model` must be a model of ONNX's: .*pipe is a pipe or a device"):
+        from_onnx(tmp_path / "pipe")
 
 
 def test_what_is_refused() -> None:

@@ -1,8 +1,15 @@
 """Files of layers and their parameters: what comes back, and what is refused."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import json
+import os
 import random
+import re
+import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import recurrax as rx
-from recurrax import interop
+from recurrax import _fitting, _flax, interop
 from recurrax.interop import _description, safetensors
 from recurrax.testing import assert_close, perturbed_params
 
@@ -34,6 +41,8 @@ RICH = rx.Stack(
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     kinds = (value for value in vars(rx).values() if isinstance(value, type) and issubclass(value, rx.Cell))
     plain = [kind(4) for kind in kinds if kind in (rx.S5Cell, rx.LRUCell, rx.MLSTMCell, rx.SRUCell)]
+    # Inputs of 3 features, of which no axis of the parameters tells.
+    plain.append(rx.Stack((rx.Window(3, 2), rx.GRUCell(4))))
     for layer in [RICH, rx.ConvLSTMCell(2, (5, 4), 3, padding=((1, 0), (0, 1))), *plain]:
         params = perturbed_params(layer, 3)
         interop.save(tmp_path / "file", layer, params)
@@ -88,7 +97,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(safetensors.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         interop.save(tmp_path / "file", rx.GRUCell(5), perturbed_params(rx.GRUCell(5), 3))
     assert_close("the file before", interop.load(tmp_path / "file")[1], params, 0)
@@ -133,6 +142,26 @@ def forged(path: Path, layer: Any, leaves: dict[str, np.ndarray]) -> Path:
     return path
 
 
+def zeros(layer: rx.Layer, input_size: int) -> dict[str, np.ndarray]:
+    """Parameters by their names in a file, without drawing them."""
+    shapes = _flax.by_name(_fitting.shapes_of(layer, input_size))
+    return {".".join(name): np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+
+
+def doubled(depth: int) -> Any:
+    """A layer of 2^depth cells."""
+    layer: Any = {"GRUCell": {"hidden_size": 2}}
+    for _ in range(depth):
+        layer = {"Bidirectional": {"forward": layer}}
+    return layer
+
+
+def wired(**large: int) -> Any:
+    wiring = {name: getattr(WIRING, name) for name in ("inter_neurons", "command_neurons", "motor_neurons")}
+    wiring |= {"sensory_fanout": 2, "inter_fanout": 2, "recurrent_command_synapses": 3, "motor_fanin": 2}
+    return {"LTCCell": {"hidden_size": 4, "wiring": {"NCPWiring": wiring | large}}}
+
+
 DEEP: Any = {"GRUCell": {"hidden_size": 2}}
 for _ in range(80):
     DEEP = {"Residual": {"layer": DEEP}}
@@ -149,23 +178,199 @@ for _ in range(80):
         ({"Popen": {"args": "ls"}}, "must name what recurrax has, .* got 'Popen'"),
         ({"GRUCell": 2}, "must hold its arguments; got 2"),
         ({"GRUCell": {"hidden_size": -2}}, "`hidden_size` of GRUCell must be at least 1; got -2"),
-        ({"GRUCell": {"hidden_size": "2"}}, "arguments that it takes; `hidden_size` of GRUCell must be an int"),
-        ({"GRUCell": {"hidden_size": 10**30}}, "must hold a layer and its parameters"),
-        ({"GRUCell": {"hidden_size": 10**9}}, "parameters must be those of GRUCell"),
+        ({"GRUCell": {"hidden_size": "2"}}, "arguments that it takes; `hidden_size` must be int; got '2'"),
+        ({"GRUCell": {"hidden_size": 10**30}}, "allow a `hidden_size` of at most 6; got 10"),
+        ({"S5Cell": {"hidden_size": 100_000}}, "allow a `hidden_size` of at most 6; got 100000"),
+        ({"S5Cell": {"hidden_size": 2, "state_size": 10**6}}, "allow a `state_size` of at most 6"),
+        ({"CfCCell": {"hidden_size": 2, "backbone_layers": 10**9}}, "allow a `backbone_layers` of at most 4"),
+        (wired(inter_neurons=10**6), "allow a `inter_neurons` of at most 4"),
+        (wired(recurrent_command_synapses=10**12), "allow a `recurrent_command_synapses` of at most 18"),
+        (doubled(40), "at most 32 layers for a file of 4 arrays"),
+        ({"Stack": {"layers": [{"GRUCell": {"hidden_size": 2}}] * 3000}}, "at most 32 layers for a file of 4 arrays"),
         ({"GRUCell": {"hidden_size": 3}}, r"parameters must be those of GRUCell.*; got .*kernel \[3, 6\]"),
         ({"GRUCell": {"hidden_size": 2, "colour": 1}}, "arguments that it takes; .*colour"),
-        ({"GRUCell": {"hidden_size": 2, "bias_init": 3}}, "'int' object is not callable"),
+        ({"GRUCell": {"hidden_size": 2, "bias_init": 3}}, "`bias_init` must be a function; got 3"),
+        ({"GRUCell": {"hidden_size": 2, "activation": "relu"}}, "`activation` must be a function; got 'relu'"),
+        ({"GRUCell": {"hidden_size": 2, "bias": "False"}}, "`bias` must be bool; got 'False'"),
+        ({"GRUCell": {"hidden_size": True}}, "`hidden_size` must be int; got True"),
+        ({"GRUCell": {"hidden_size": 2, "dtype": "float16"}}, "`dtype` must be .*dtype.*; got 'float16'"),
+        ({"LSTMCell": {"hidden_size": 2, "forget_bias": [1]}}, r"`forget_bias` must be float; got \(1,\)"),
         ({"GRUCell": {"hidden_size": 2, "dtype": {"dtype": "float33"}}}, "must name a dtype; got 'float33'"),
         ({"GRUCell": {"hidden_size": 2, "activation": {"function": "os.system"}}}, "got 'os.system'"),
-        ({"Stack": {"layers": [{"GRUCell": {"hidden_size": 2}}, 3]}}, "`layers` must be a recurrax.Layer"),
+        ({"Stack": {"layers": [{"GRUCell": {"hidden_size": 2}}, 3]}}, "`layers` must be tuple.*Layer"),
         (DEEP, "at most 64 levels deep"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )  # fmt: skip
 def test_forged_files_are_refused(tmp_path: Path, layer: Any, message: str) -> None:
-    leaves = {name: np.asarray(leaf) for name, leaf in rx.GRUCell(2).init(jax.random.key(0), 3)._asdict().items()}
+    leaves = zeros(rx.GRUCell(2), 3)
     with pytest.raises(ValueError, match=message):
         interop.load(forged(tmp_path / "file", layer, leaves))
+
+
+def test_what_a_file_names_is_not_called(tmp_path: Path) -> None:
+    called = []
+
+    def harmful(*arguments: Any, **options: Any) -> Any:
+        called.append((arguments, options))
+        return jnp.zeros(3)
+
+    leaves = zeros(rx.GRUCell(2), 3)
+    for layer in ({"harmful": {"x": 3}}, {"GRUCell": {"hidden_size": 2, "kernel_init": {"harmful": {"x": 3}}}}):
+        with pytest.raises(ValueError, match="must name what recurrax has, or what is given as `known`; got 'harmful'"):
+            interop.load(forged(tmp_path / "file", layer, leaves), known=[harmful])
+    functions = {"kernel_init": {"function": "harmful"}, "activation": {"function": "harmful"}}
+    path = forged(tmp_path / "file", {"GRUCell": {"hidden_size": 2, **functions}}, leaves)
+    assert interop.load(path, known=[harmful])[0] == rx.GRUCell(2, activation=harmful, kernel_init=harmful)
+    assert not called
+    forged(path, {"GRUCell": {"hidden_size": 2, "activation": {"function": "OwnCell"}}}, leaves)
+    with pytest.raises(ValueError, match="got 'OwnCell'"):
+        interop.load(path, known=[OwnCell])
+    for wrong in (subprocess.Popen, 3, functools.partial(twice)):
+        with pytest.raises(TypeError, match="`known` must hold classes of layers, and functions that have a name; got"):
+            interop.load(path, known=[wrong])
+
+
+def test_time_and_memory_follow_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    init = rx.GRUCell.init
+    monkeypatch.setattr(rx.GRUCell, "init", lambda *arguments: traced.append(1) or init(*arguments))
+    # A deep stack: equal layers are traced once for each input size, of which there are three for the first.
+    deep = rx.Stack((rx.GRUCell(3),) * 160)
+    path = forged(tmp_path / "deep", _description.describe(deep), zeros(deep, 4))
+    traced.clear()
+    assert interop.load(path)[0] == deep
+    assert len(traced) <= 5
+    # Arrays of very many sizes that are none of the layer's.
+    sizes = {f"a{size}": np.zeros((size,), np.int8) for size in range(1, 300)}
+    traced.clear()
+    with pytest.raises(ValueError, match="parameters must be those of GRUCell"):
+        interop.load(forged(path, {"GRUCell": {"hidden_size": 7}}, sizes))
+    assert len(traced) <= 10
+    # A block of 10^5 states would be decomposed in 75 GB; and whatever runs out of memory is a fault of the file's.
+    cell = rx.S5Cell(2, 100_000)
+    leaves = {"log_decay": (50_000,), "frequency": (50_000,), "log_step": (50_000,), "kernel": (1, 100_000)}
+    leaves |= {"output_kernel": (100_000, 2), "skip": (1, 2)}
+    leaves = {name: np.zeros(shape, np.float32) for name, shape in leaves.items()}
+    assert interop.load(forged(path, {"S5Cell": {"hidden_size": 2, "state_size": 100_000}}, leaves))[0] == cell
+
+    def exhausted(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 75 GiB")
+
+    monkeypatch.setattr(OwnCell, "init", exhausted)
+    with pytest.raises(ValueError, match=r"must hold a layer and its parameters; .* Unable to allocate"):
+        interop.load(forged(path, {"OwnCell": {"hidden_size": 2}}, leaves), known=[OwnCell])
+
+
+def test_mutated_descriptions_are_refused_or_whole(tmp_path: Path) -> None:
+    """The checksum is right each time, and no other error than a ValueError comes out."""
+    layer = rx.Stack((rx.Bidirectional(rx.LSTMCell(2)), rx.Residual(rx.GRUCell(4)), rx.LTCCell(9, WIRING)))
+    rng, leaves, text = random.Random(0), zeros(layer, 3), _description.describe(layer)
+    values = ["0", "-1", "1e999", "99999999", "null", "true", '"x"', "[]", "{}", "[[1]]", '{"dtype": "int4"}', "NaN"]
+    names = ["LSTMCell", "S5Cell", "LTCCell", "Dropout", "Cell", "MLSTMCell", "RGLRUCell", "SLSTMCell", "Zoneout"]
+    tokens = re.split(r'("\w+"|\d+)', text)
+    whole = 0
+    for _ in range(250):
+        mutated = list(tokens)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(1, len(tokens), 2)
+            named = tokens[at].startswith('"')
+            mutated[at] = rng.choice([f'"{rng.choice(names)}"', tokens[rng.randrange(1, len(tokens), 2)]] if named
+                                     else [*values, tokens[rng.randrange(1, len(tokens), 2)]])  # fmt: skip
+        with contextlib.suppress(ValueError):
+            interop.load(forged(tmp_path / "file", "".join(mutated), leaves))
+            whole += 1
+    assert whole < 20
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F4", "I32", "BOOL", "C64"])
+def test_other_dtypes_than_floats_are_refused(tmp_path: Path, dtype: str) -> None:
+    leaves = zeros(rx.GRUCell(2), 3)
+    if dtype in safetensors._DTYPES:
+        leaves["kernel"] = leaves["kernel"].astype(safetensors._DTYPES[dtype])
+        with pytest.raises(ValueError, match="`path` must hold kernel in one of float16, bfloat16, float32, float64"):
+            interop.load(forged(tmp_path / "file", {"GRUCell": {"hidden_size": 2}}, leaves))
+        with pytest.raises(ValueError, match="`params` must hold kernel in one of float16"):
+            interop.save(tmp_path / "other", rx.GRUCell(2), rx.GRUParams(**leaves))
+        return
+    size = 4 if "8" in dtype else 3
+    header = {"__metadata__": {"format": "recurrax"}, "a": {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}}
+    header["a"]["data_offsets"] = [0, 2] if dtype == "F4" else header["a"]["data_offsets"]
+    text = json.dumps(header).encode()
+    (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text + bytes(header["a"]["data_offsets"][1]))
+    with pytest.raises(ValueError, match=f"must hold arrays of dtypes among .*; .* has {dtype}"):
+        interop.load(tmp_path / "file")
+    params = rx.GRUParams(**leaves)._replace(bias=jnp.zeros(6, jnp.float8_e4m3fn))
+    with pytest.raises(ValueError, match="`params` must hold bias in one of float16"):
+        interop.save(tmp_path / "other", rx.GRUCell(2), params)
+
+
+def test_two_writers_and_a_reader(tmp_path: Path) -> None:
+    path, cells = tmp_path / "file", {size: rx.GRUCell(size) for size in (2, 3)}
+    params = {size: perturbed_params(cell, 3) for size, cell in cells.items()}
+    interop.save(path, cells[2], params[2])
+    for size in cells:  # Nothing is left to compile for the threads.
+        interop.save(tmp_path / f"{size}", cells[size], params[size])
+        (tmp_path / f"{size}").unlink()
+
+    def write(size: int) -> None:
+        for _ in range(30):
+            interop.save(path, cells[size], params[size])
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, size) for size in cells]
+        while not all(writer.done() for writer in writers):
+            cell, read = interop.load(path)
+            assert_close("one of both", read, params[cell.hidden_size], 0)
+    assert [writer.exception() for writer in writers] == [None, None]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the permissions and the files of other systems")
+def test_what_lies_at_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, path, other = rx.GRUCell(2), tmp_path / "file", tmp_path / "other"
+    params = perturbed_params(cell, 3)
+    before = os.umask(0o027)
+    try:
+        interop.save(path, cell, params)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        for mode in (0o600, 0o666):
+            path.chmod(mode)
+            interop.save(path, cell, params)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+    # Links: neither that at the path nor one with the name that process ids foretold is followed.
+    other.write_text("mine")
+    (tmp_path / "link").symlink_to(other)
+    (tmp_path / f".link.{os.getpid()}").symlink_to(other)
+    interop.save(tmp_path / "link", cell, params)
+    assert not (tmp_path / "link").is_symlink()
+    assert other.read_text() == "mine"
+
+    # What is no file is neither read, waited for nor replaced.
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        with pytest.raises(ValueError, match=r"`path` must be a file; .* is a (folder|pipe or a device)"):
+            interop.load(place)
+        with pytest.raises(ValueError, match=r"`path` must be the name of a file; .* is a folder, a pipe or a device"):
+            interop.save(place, cell, params)
+
+    # Bytes are read, so that a file that is cut meanwhile does no harm, as it would to a mapping.
+    monkeypatch.setattr("safetensors.safe_open", None)
+    assert interop.load(path)[0] == cell
+
+    # Whatever stops it, nothing is left behind.
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    names = sorted(entry.name for entry in tmp_path.iterdir())
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        interop.save(path, cell, params)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
+    assert interop.load(path)[0] == cell
 
 
 def test_foreign_and_later_files_are_refused(tmp_path: Path) -> None:

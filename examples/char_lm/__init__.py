@@ -12,3 +12,10 @@ A run is a function of its settings and its text alone, as what happens in a ste
 that was stopped, or killed, and resumed ends bit for bit where it would have ended anyway. (On a GPU, add
 `XLA_FLAGS=--xla_gpu_deterministic_ops=true`: there, the order of a sum may differ between two runs.)
 """
+
+import importlib.util
+
+for _name in ("optax", "orbax", "rich", "matplotlib"):
+    if importlib.util.find_spec(_name) is None:
+        _hint = "Install it by: pip install 'recurrax[examples]'"
+        raise ImportError(f"this needs {_name}, which is not installed. {_hint}")

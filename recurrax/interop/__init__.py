@@ -8,6 +8,8 @@ package alone, one library a file. A library is imported only when its function 
 from recurrax.interop.equinox import from_equinox as from_equinox
 from recurrax.interop.equinox import to_equinox as to_equinox
 from recurrax.interop.exported import export as export
+from recurrax.interop.exported import load_export as load_export
+from recurrax.interop.exported import save_export as save_export
 from recurrax.interop.haiku import from_haiku as from_haiku
 from recurrax.interop.haiku import to_haiku as to_haiku
 from recurrax.interop.keras import from_keras as from_keras

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
+import functools
 import json
+import reprlib
+import types
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +20,8 @@ import recurrax
 from recurrax import initializers, interop
 from recurrax._layer import Layer
 from recurrax.cells import min_gated
+from recurrax.cells._wiring import NCPWiring
+from recurrax.cells.s5 import S5Cell
 from recurrax.interop._keras_activations import ACTIVATIONS
 
 _ACTIVATIONS = (
@@ -22,6 +29,27 @@ _ACTIVATIONS = (
     "silu soft_sign softmax softplus squareplus"
 )
 _DEEPEST = 64
+_MOST_PARTS = 512
+# Arguments that are the size of an axis of some parameter, and those that say how often something is traced.
+_SIZES = {"hidden_size", "proj_size", "state_size", "backbone_size", "features", "num_heads", "num_blocks"}
+_REPEATS = ("num_heads", "backbone_layers")
+# A wiring makes matrices of these numbers before anything is traced.
+_NEURONS = {"inter_neurons", "command_neurons", "motor_neurons"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How large a layer may be, told by the arrays that lie beside its description.
+
+    Attributes:
+        arrays: how many arrays there are.
+        axis: the largest axis of an array.
+        elements: the number of elements of the largest array.
+    """
+
+    arrays: int
+    axis: int
+    elements: int
 
 
 def _functions() -> dict[str, Any]:
@@ -34,8 +62,9 @@ def _functions() -> dict[str, Any]:
 
 
 def _classes() -> dict[str, type]:
-    public = (value for value in {**vars(interop), **vars(recurrax)}.values() if isinstance(value, type))
-    return {value.__name__: value for value in public if dataclasses.is_dataclass(value)}
+    public = {**vars(interop), **vars(recurrax)}.values()
+    described = (Layer, NCPWiring, interop.OnnxActivation, interop.Clipped)
+    return {value.__name__: value for value in public if isinstance(value, type) and issubclass(value, described)}
 
 
 def describe(layer: Layer) -> str:
@@ -88,54 +117,211 @@ def _has_own_name(value: Any) -> bool:
     return getattr(value, "__name__", "<").isidentifier() and "<" not in getattr(value, "__qualname__", "<")
 
 
-def understand(text: str, known: Iterable[Any] = ()) -> Layer:
-    """The layer that `describe` wrote down.
+def sketch(layer: Any) -> Any:
+    """A layer whose parameters have the same names and shapes, but which draws them in the cheapest way.
+
+    Initializers that a file names are not called: zeros stand in their place.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(layer):
+        value = getattr(layer, field.name)
+        if not field.init:
+            continue
+        if isinstance(value, Layer):
+            changes[field.name] = sketch(value)
+        elif isinstance(value, tuple) and any(isinstance(entry, Layer) for entry in value):
+            changes[field.name] = tuple(sketch(entry) for entry in value)
+        elif field.name.endswith("_init") and callable(value) and (value is not field.default or _ours(value)):
+            changes[field.name] = initializers.zeros
+    if isinstance(layer, S5Cell):
+        # The matrix of a block need not be decomposed: blocks of two states have the same parameters.
+        changes["num_blocks"] = layer.modes
+    return dataclasses.replace(layer, **changes) if changes else layer
+
+
+def _ours(function: Any) -> bool:
+    return any(function is known for known in vars(initializers).values())
+
+
+def check_count(layer: Layer) -> None:
+    """Checks that a layer is not made of more parts than a file may hold.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if (count := _count(layer)) > _MOST_PARTS:
+        raise ValueError(f"`layer` must be made of at most {_MOST_PARTS} layers for a file; got {count}.")
+
+
+def _count(layer: Layer) -> int:
+    return sum(map(_count, layer.parts), _repeats(layer))
+
+
+def _repeats(layer: Layer) -> int:
+    numbers = [getattr(layer, name, 1) for name in _REPEATS]
+    return max([1, *(number for number in numbers if isinstance(number, int))])
+
+
+def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = None) -> Layer:
+    """The layer that `describe` wrote down. No function is called, and no class but those of layers and their parts.
 
     Args:
         text: the JSON.
-        known: classes and functions of one's own, which it may name beside those of recurrax.
+        known: classes of layers and functions of one's own, which it may name beside those of recurrax.
+        limits: how large the layer may be; None for any size.
 
     Raises:
-        ValueError: if it is no description, or names what is not known.
+        TypeError: if `known` holds anything else.
+        ValueError: if it is no description, names what is not known, or goes beyond the limits.
     """
-    own = {value.__name__: value for value in known}
+    check_known(known := tuple(known))
+    classes = _classes() | {value.__name__: value for value in known if isinstance(value, type)}
+    functions = _functions() | {value.__name__: value for value in known if not isinstance(value, type)}
     try:
-        layer = _read(json.loads(text), _classes() | own, _functions() | own, 0)
+        layer = _Reader(classes, functions, limits).read(json.loads(text), 0)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the description of the layer must be JSON; got {text[:80]!r}.") from error
     if not isinstance(layer, Layer):
-        raise ValueError(f"the description must be that of a layer; got {layer!r}.")
+        raise ValueError(f"the description must be that of a layer; got {reprlib.repr(layer)}.")
     return layer
 
 
-def _read(value: Any, classes: dict[str, Any], functions: dict[str, Any], depth: int) -> Any:
-    if depth > _DEEPEST:
-        raise ValueError(f"the description must be at most {_DEEPEST} levels deep.")
-    if isinstance(value, list):
-        return tuple(_read(entry, classes, functions, depth + 1) for entry in value)
-    if not isinstance(value, dict):
-        return value
-    if len(value) != 1:
-        raise ValueError(f"the description must have one name at each level; got {', '.join(value) or 'none'}.")
-    [(name, content)] = value.items()
-    if name == "dtype":
-        return _dtype(content)
-    if name == "function":
-        return _known(content, functions)
-    kind = _known(name, classes)
-    if not isinstance(content, dict):
-        raise ValueError(f"the description of {name} must hold its arguments; got {content!r}.")
-    arguments = {key: _read(entry, classes, functions, depth + 1) for key, entry in content.items()}
+def check_known(known: Iterable[Any]) -> None:
+    """Checks what a file may name beside what recurrax has.
+
+    Raises:
+        TypeError: if it holds anything but classes of layers, or of dataclasses in them, and functions.
+    """
+    for value in known:
+        named = dataclasses.is_dataclass(value) if isinstance(value, type) else callable(value)
+        if not named or not hasattr(value, "__name__"):
+            raise TypeError(f"`known` must hold classes of layers, and functions that have a name; got {value!r}.")
+
+
+class _Reader:
+    """Makes the objects that a description names, and counts them before it makes more.
+
+    Args:
+        classes: what may be made, by name.
+        functions: what may be an argument, by name.
+        limits: how large all may be, or None.
+    """
+
+    def __init__(self, classes: dict[str, type], functions: dict[str, Any], limits: Limits | None) -> None:
+        self.classes, self.functions, self.limits = classes, functions, limits
+        # Objects are made from their arguments, so the parts of each were counted before it. They are kept, as an
+        # object that is gone may leave its id to another.
+        self.counted: dict[int, tuple[Any, int, int]] = {}
+
+    def read(self, value: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise ValueError(f"the description must be at most {_DEEPEST} levels deep.")
+        if isinstance(value, list):
+            return tuple(self.read(entry, depth + 1) for entry in value)
+        if not isinstance(value, dict):
+            return value
+        if len(value) != 1:
+            names = ", ".join(value) or "none"
+            raise ValueError(f"the description must have one name at each level; got {names[:80]}.")
+        [(name, content)] = value.items()
+        if name == "dtype":
+            return _dtype(content)
+        if name == "function":
+            return _known(content, self.functions)
+        kind = _known(name, self.classes)
+        if not isinstance(content, dict):
+            raise ValueError(f"the description of {name} must hold its arguments; got {reprlib.repr(content)}.")
+        arguments = {key: self.read(entry, depth + 1) for key, entry in content.items()}
+        for key, argument in arguments.items():
+            self.check(kind, key, argument)
+        try:
+            made = kind(**arguments)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"the description of {name} must have arguments that it takes; {error}.") from error
+        if isinstance(made, Layer):
+            self.count(made)
+        return made
+
+    def check(self, kind: type, name: str, value: Any) -> None:
+        """Checks one argument before anything is made of it.
+
+        Raises:
+            ValueError: if it is of a wrong type, or larger than the arrays beside the description allow.
+        """
+        # What JAX takes for a dtype, a description holds in one form alone.
+        hint = np.dtype | None if name == "dtype" else _hints(kind).get(name, Any)
+        if not _is(value, hint):
+            must = "a function" if _is(len, hint) else str(hint).replace("<class '", "").replace("'>", "")
+            raise ValueError(
+                f"the description of {kind.__name__} must have arguments that it takes; `{name}` must be {must}; "
+                f"got {reprlib.repr(value)}."
+            )
+        limits = self.limits
+        if limits is None or not isinstance(value, int):
+            return
+        most = dict.fromkeys(_SIZES, limits.axis) | dict.fromkeys(_NEURONS, int(limits.elements**0.5))
+        most |= {"recurrent_command_synapses": limits.elements, "backbone_layers": limits.arrays}
+        if value > most.get(name, value):
+            raise ValueError(
+                f"the description of {kind.__name__} must fit the arrays of the file, which allow a `{name}` of at "
+                f"most {most[name]}; got {value}."
+            )
+
+    def count(self, layer: Layer) -> None:
+        """Counts a layer and its parts, where one that stands in two places counts twice.
+
+        Raises:
+            ValueError: if there are too many, all in all or for the arrays beside the description.
+        """
+        layers, traced = 1, _repeats(layer)
+        for part in layer.parts:
+            _, more, repeats = self.counted.get(id(part), (part, 1, 1))
+            layers, traced = layers + more, traced + repeats
+        self.counted[id(layer)] = (layer, layers, traced)
+        most = _MOST_PARTS if self.limits is None else min(_MOST_PARTS, 16 + 4 * self.limits.arrays)
+        if layers > most or traced > _MOST_PARTS:
+            arrays = "" if self.limits is None else f" for a file of {self.limits.arrays} arrays"
+            raise ValueError(
+                f"the description must be that of at most {most} layers{arrays}; got {max(layers, traced)} or more."
+            )
+
+
+@functools.lru_cache(maxsize=1024)
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a class' arguments; none where they are not known, as in a class made within a function."""
     try:
-        return kind(**arguments)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"the description of {name} must have arguments that it takes; {error}.") from error
+        return typing.get_type_hints(kind)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, as far as types of arguments of layers go; others the class itself must check."""
+    kind, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if kind in (typing.Union, types.UnionType):
+        return any(_is(value, option) for option in options)
+    if kind is typing.Literal:
+        return value in options
+    if kind is collections.abc.Callable:
+        return callable(value)
+    if kind is tuple and isinstance(value, tuple):
+        each = options[:1] * len(value) if options[1:] == (...,) else options
+        return len(each) == len(value) and all(map(_is, value, each))
+    if hint is bool or isinstance(value, bool):
+        return isinstance(value, bool) and hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    if isinstance(hint, type):
+        return isinstance(value, hint)
+    return kind is not tuple
 
 
 def _known(name: Any, known: dict[str, Any]) -> Any:
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"the description must name what recurrax has, or what is given as `known`; got {name!r}. "
+            f"the description must name what recurrax has, or what is given as `known`; got {reprlib.repr(name)}. "
             "Is it a cell or a function of your own, or was the file written by a later version?"
         )
     return known[name]
@@ -145,4 +331,4 @@ def _dtype(name: Any) -> np.dtype:
     try:
         return jnp.dtype(name)
     except TypeError as error:
-        raise ValueError(f"the description must name a dtype; got {name!r}.") from error
+        raise ValueError(f"the description must name a dtype; got {reprlib.repr(name)}.") from error

@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from recurrax._layer import Layer
+
+
+def library(name: str, install: str) -> Any:
+    """A library that recurrax itself does not need, imported.
+
+    Args:
+        name: of the library, or of a module in it.
+        install: what to give to pip where it is missing, such as `recurrax[interop]`.
+
+    Raises:
+        ImportError: that says how to install it.
+    """
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # The library is there; what it needs itself is not.
+        message = f"this needs {package}, which is not installed. Install it by: pip install '{install}'"
+        raise ImportError(message, name=package) from error
+
+
+def input_shape(layer: Layer) -> tuple[int, ...]:
+    """The spatial shape of the inputs of a layer, which is empty for features that do not lie in space.
+
+    The first part in space tells it: only such parts change the space, and layers read their inputs part by part.
+
+    Raises:
+        ValueError: if no part tells it, though the features lie in space.
+    """
+    shape = _shape_of(layer)
+    if len(shape) + 1 != layer.feature_ndim:
+        raise ValueError(
+            f"`layer` must have a part with an `input_shape` of {layer.feature_ndim - 1} spatial axes; got {layer}."
+        )
+    return shape
+
+
+def _shape_of(layer: Layer) -> tuple[int, ...]:
+    return getattr(layer, "input_shape", ()) or next(filter(None, map(_shape_of, layer.parts)), ())
 
 
 def unsupported(name: str, got: Any, supported: Iterable[str], hint: str = "") -> TypeError:
@@ -60,8 +104,9 @@ def to_jax(array: Any) -> jax.Array:
     """
     if isinstance(array, jax.Array):
         return array
-    array = np.asarray(array)
-    if (converted := jnp.asarray(array)).dtype != array.dtype:
+    # A copy, as the other library may change its own array. `jnp.asarray` would compile a program for each shape.
+    array = np.asarray(array).copy()
+    if (converted := jax.device_put(array)).dtype != array.dtype:
         raise TypeError(
             f"weights must be float32 or narrower; got {array.dtype}. Set `jax_enable_x64` to keep them exact."
         )

@@ -11,7 +11,7 @@ from recurrax._layer import Cell, Params
 from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.interop._gates import bias_and_candidates, has_bias, last_of, one_bias
-from recurrax.interop._support import require, unsupported
+from recurrax.interop._support import library, require, unsupported
 
 
 def from_equinox(cell: Any) -> tuple[Cell, Params]:
@@ -38,8 +38,7 @@ def from_equinox(cell: Any) -> tuple[Cell, Params]:
     References:
         Equinox, 2025, https://docs.kidger.site/equinox/api/nn/rnn/
     """
-    from equinox import nn
-
+    nn = library("equinox.nn", "equinox")
     kernels = {"kernel": cell.weight_ih.T, "recurrent_kernel": cell.weight_hh.T} if hasattr(cell, "weight_ih") else {}
     if type(cell) is nn.LSTMCell:
         return LSTMCell(cell.hidden_size, bias=cell.use_bias), LSTMParams(**kernels, bias=cell.bias)
@@ -89,8 +88,7 @@ def to_equinox(layer: Any, params: Params) -> Any:
     weights = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
     weights |= biases if has_bias(params) else {}
 
-    import equinox
-
+    equinox = library("equinox", "equinox")
     make = getattr(equinox.nn, type(layer).__name__)
     sizes = params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype
     return equinox.tree_at(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,9 +16,12 @@ from jax.typing import DTypeLike
 
 from recurrax import _scan
 from recurrax._check import expected_state
+from recurrax._fitting import input_size
 from recurrax._flax import by_name
 from recurrax._layer import Layer, Params, State
-from recurrax._params import input_size
+from recurrax._timed import TimedInputs
+from recurrax.interop import _files as files
+from recurrax.interop._support import input_shape, library
 
 
 def export(
@@ -25,17 +31,23 @@ def export(
     step: bool = False,
     state: bool = False,
     lengths: bool = False,
+    mask: bool = False,
+    reset: bool = False,
+    timed: bool = False,
     dtype: DTypeLike = jnp.float32,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
 ) -> jax_export.Exported:
     """Compiles `scan`, or `step`, to StableHLO with the parameters in it, for any batch and any number of steps.
 
     What comes back has `call`, and `serialize()` makes bytes of it. Whoever has these needs no recurrax: with
-    `jax.export.deserialize(data).call` it runs where JAX does.
+    `jax.export.deserialize(data).call` it runs where JAX does. `save_export` keeps it in a file, with a checksum.
 
-        ys, state = call(xs)                    xs [B, T, I], ys [B, T, O]
-        ys, state = call(xs, lengths, state)    with `lengths` and `state`, or one of them
-        y, state = call(x, state)               with `step`: x [B, I], y [B, O]
+        ys, state = call(xs)                          xs [B, T, I], ys [B, T, O]
+        y, state = call(x, state)                     with `step`: x [B, I], y [B, O]
+        ys, state = call(xs, dt, lengths, mask, reset, state)
+
+    The last line has all arguments in their order. Those that are not asked for are left out. Features that lie in
+    space have its axes too: xs [B, T, *input_shape, I].
 
     States are dictionaries of the names in the core's states, such as `{"layers_0": {"h": ..., "c": ...}}`; the initial
     one, unless it is learned, is all zeros.
@@ -46,6 +58,10 @@ def export(
         step: whether to export one step, with the state before it as an argument.
         state: whether the state before the first step is an argument, so that sequences can come in parts.
         lengths: whether `lengths`, `int32[B]`, are an argument.
+        mask: whether `mask`, `bool[B, T]`, or `bool[B]` with `step`, is an argument.
+        reset: whether `reset`, `bool[B, T]`, or `bool[B]` with `step`, is an argument.
+        timed: whether `dt`, the time that passes with each step, `[B, T]`, or `[B]` with `step`, is an argument, as in
+            `TimedInputs`.
         dtype: that of the inputs and the outputs.
         platforms: those to compile for, in one artefact.
 
@@ -53,8 +69,8 @@ def export(
         The `jax.export.Exported`.
 
     Raises:
-        ValueError: if `params` are not those of the layer, or both `step` and `lengths` are asked for; as
-            `recurrax.step`, if the layer reads the future.
+        ValueError: if `params` are not those of the layer, or `lengths` are asked for together with `step` or `mask`;
+            as `recurrax.step`, if the layer reads the future.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -71,24 +87,117 @@ def export(
     """
     if step and lengths:
         raise ValueError("`lengths` must be False with `step`: one step has no length.")
+    if lengths and mask:
+        raise ValueError("`lengths` and `mask` must not both be True; fold the lengths into the mask.")
     batch: Any
     batch, time = jax_export.symbolic_shape("batch, time")
-    shape = (*getattr(layer, "input_shape", ()), input_size(layer, params))
-    arguments = [jax.ShapeDtypeStruct((batch, *shape) if step else (batch, time, *shape), dtype)]
+    steps = (batch,) if step else (batch, time)
+    # Every argument that the exported function takes, by its name and in the order of the call.
+    arguments = {"xs": jax.ShapeDtypeStruct((*steps, *input_shape(layer), input_size(layer, params)), dtype)}
+    if timed:
+        arguments["dt"] = jax.ShapeDtypeStruct(steps, dtype)
     if lengths:
-        arguments.append(jax.ShapeDtypeStruct((batch,), jnp.int32))
+        arguments["lengths"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    if mask:
+        arguments["mask"] = jax.ShapeDtypeStruct(steps, jnp.bool_)
+    if reset:
+        arguments["reset"] = jax.ShapeDtypeStruct(steps, jnp.bool_)
     if state or step:
-        arguments.append(_named(jax.eval_shape(lambda: layer.initial_state((batch,)))))
+        arguments["state"] = _named(jax.eval_shape(lambda: layer.initial_state((batch,))))
 
-    def run(xs: jax.Array, *rest: Any) -> tuple[jax.Array, Any]:
-        before = _restored(layer, rest[-1]) if state or step else None
+    def run(*values: Any) -> tuple[jax.Array, Any]:
+        given = dict(zip(arguments, values, strict=True))
+        xs = given.pop("xs")
+        if timed:
+            xs = TimedInputs(xs, given.pop("dt"))
+        before = _restored(layer, given.pop("state")) if "state" in given else None
         if step:
-            after, ys = _scan.step(layer, params, before, xs)
+            after, ys = _scan.step(layer, params, before, xs, **given)
         else:
-            after, ys = _scan.scan(layer, params, xs, before, lengths=rest[0] if lengths else None)
+            after, ys = _scan.scan(layer, params, xs, before, **given)
         return ys, _named(after)
 
-    return jax_export.export(jax.jit(run), platforms=tuple(platforms))(*arguments)
+    return jax_export.export(jax.jit(run), platforms=tuple(platforms))(*arguments.values())
+
+
+def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
+    """Writes an exported layer to a file, and its checksum to another one beside it.
+
+    The file holds what `exported.serialize()` makes, so that JAX alone reads it. The checksum, in `path` with `.sha256`
+    behind it, is in the form of the program `sha256sum`, and `sha256sum -c` checks it. A file without its checksum, or
+    with another one, was damaged, or its writing was stopped halfway: only one process at a time may write to a path.
+
+    Args:
+        path: the file; one that is there is replaced.
+        exported: what `export` made, or `jax.export` itself.
+
+    Raises:
+        ImportError: if flatbuffers, which JAX needs for this, is not installed.
+        OSError: if a file cannot be written.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax, tempfile
+        >>> from recurrax import interop
+        >>> cell = recurrax.GRUCell(4)
+        >>> exported = interop.export(cell, cell.init(jax.random.key(0), input_size=3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     interop.save_export(f"{folder}/gru.bin", exported)
+        ...     ys, state = interop.load_export(f"{folder}/gru.bin").call(jnp.ones((2, 7, 3)))
+        >>> ys.shape
+        (2, 7, 4)
+
+    References:
+        JAX, exporting and serialising staged-out computations, 2024, https://docs.jax.dev/en/latest/export/export.html
+    """
+    library("flatbuffers", "recurrax[interop]")
+    data, path = bytes(exported.serialize()), Path(path)
+    files.write(path, data)
+    files.write(_beside(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
+
+
+def load_export(path: str | os.PathLike) -> jax_export.Exported:
+    """Reads what `save_export` wrote, if it is as it was written.
+
+    A checksum tells damage, not malice: who can change the file can change its checksum. What a file holds is run as a
+    program when it is called, so read none from a stranger. JAX says so of its exports too.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The `jax.export.Exported`.
+
+    Raises:
+        ImportError: if flatbuffers, which JAX needs for this, is not installed.
+        ValueError: if the file has another checksum than the one beside it says, or is no file.
+        OSError: if the file or its checksum is not there, or cannot be read.
+
+    Example:
+        >>> import jax, recurrax, tempfile
+        >>> from recurrax import interop
+        >>> cell = recurrax.GRUCell(4)
+        >>> exported = interop.export(cell, cell.init(jax.random.key(0), input_size=3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     interop.save_export(f"{folder}/gru.bin", exported)
+        ...     interop.load_export(f"{folder}/gru.bin").platforms
+        ('cpu', 'cuda', 'tpu')
+
+    References:
+        JAX, exporting and serialising staged-out computations, 2024, https://docs.jax.dev/en/latest/export/export.html
+    """
+    library("flatbuffers", "recurrax[interop]")
+    path = Path(path)
+    data, beside = files.read(path), files.read(_beside(path), largest=4096)
+    expected = beside.split(maxsplit=1)[:1]
+    if [hashlib.sha256(data).hexdigest().encode()] != expected:
+        raise ValueError(
+            f"`path` must be as it was written; {path} is damaged: its checksum is another than {_beside(path)} says."
+        )
+    return jax_export.deserialize(bytearray(data))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _named(state: State) -> Any:

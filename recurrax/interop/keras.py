@@ -19,7 +19,7 @@ from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.interop._gates import has_bias, one_bias, reordered, two_biases
 from recurrax.interop._keras_activations import ACTIVATIONS
-from recurrax.interop._support import require, to_jax, unsupported
+from recurrax.interop._support import input_shape, library, require, to_jax, unsupported
 
 _FOREIGN = (
     *("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "an RNN of such cells", "a cell"),
@@ -60,8 +60,7 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
     References:
         Keras, 2025, https://keras.io/api/layers/recurrent_layers/
     """
-    import keras
-
+    keras = library("keras", "keras")
     if isinstance(layer, keras.Sequential):
         for part in layer.layers[:-1]:
             if not getattr(part, "return_sequences", True):
@@ -184,11 +183,9 @@ def to_keras(layer: Layer, params: Params) -> Any:
     References:
         Keras, 2025, https://keras.io/api/layers/recurrent_layers/
     """
+    library("keras", "keras")
     made, weights = _made(layer, params, return_state=True)
-    first = layer
-    while first.parts:
-        first = first.parts[0]
-    made.build((None, None, *getattr(first, "input_shape", ()), weights[0].shape[-2]))
+    made.build((None, None, *input_shape(layer), weights[0].shape[-2]))
     made.set_weights(weights)
     return made
 

@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from recurrax._fitting import input_size, shapes_of
 from recurrax._flax import by_name, from_names
 from recurrax._layer import Layer, Params
-from recurrax._params import input_size
-from recurrax.interop._description import describe, understand
-from recurrax.interop._support import to_jax
+from recurrax.interop import _files as files
+from recurrax.interop._description import Limits, check_count, check_known, describe, sketch, understand
+from recurrax.interop._support import library, to_jax
 
 _FORMAT, _VERSION = "recurrax", "1"
+# The dtypes of parameters, by the names that they have in a file.
+_DTYPES: dict[str, Any] = {
+    **{"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64, "C64": np.complex64},
+    **{"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64},
+    **{"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64},
+}
+_KINDS = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_)
+# What arguments of wrong types and sizes bring about.
+_WRONG_ARGUMENTS = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, MemoryError)
 
 
 def save(path: str | os.PathLike, layer: Layer, params: Params) -> None:
-    """Writes a layer and its parameters to a safetensors file; whenever it is stopped, the file is whole or not there.
+    """Writes a layer and its parameters to a safetensors file: all of it, or nothing.
 
     The parameters go by their names, such as `layers_0.forward.kernel`, in their own dtypes. The metadata hold a
     description of the layer in JSON and a checksum. Whatever reads safetensors reads the file.
 
+    The bytes go into a new file in the same folder, which takes the name when all of them are on the disk. So any
+    number of threads and processes may write and read one path at a time. A process that is killed may leave that other
+    file there: a hidden one whose name ends in `.tmp`.
+
     Args:
-        path: the file, by custom ending in `.safetensors`; one that is there is replaced.
+        path: the file, by custom ending in `.safetensors`. A file that is there is replaced and its permissions are
+            kept; a link is replaced too, not followed.
         layer: any layer, of one's own too. Initialisers that have no name are left out: they have done their work.
         params: its parameters.
 
     Raises:
-        ValueError: if `params` are not those of the layer, or an argument of the layer has no name, such as a lambda.
+        ImportError: if safetensors is not installed.
+        ValueError: if `params` are not those of the layer or not of its kind of dtype, an argument of the layer has no
+            name, such as a lambda, the layer is made of more than 512 layers, or `path` is a folder or a device.
+        OSError: if the file cannot be written; then what was there before is still there.
 
     Example:
         >>> import jax, recurrax, tempfile
@@ -47,28 +68,37 @@ def save(path: str | os.PathLike, layer: Layer, params: Params) -> None:
     References:
         Hugging Face, safetensors, 2022, https://huggingface.co/docs/safetensors
     """
-    from safetensors import numpy as safetensors
-
-    input_size(layer, params)
+    safetensors = library("safetensors.numpy", "recurrax[interop]")
+    expected = shapes_of(layer, input_size(layer, params))
+    check_count(layer)
     leaves = {".".join(name): np.asarray(leaf) for name, leaf in by_name(params).items()}
+    _check_kinds("params", leaves, expected)
     metadata = {"format": _FORMAT, "version": _VERSION, "layer": describe(layer)}
     metadata["sha256"] = _checksum(metadata["layer"], leaves)
-    _write(Path(path), safetensors.save(leaves, metadata))
+    files.write(path, safetensors.save(leaves, metadata))
 
 
 def load(path: str | os.PathLike, *, known: Iterable[Any] = ()) -> tuple[Layer, Params]:
     """Reads the layer and the parameters that `save` wrote. No code in the file is run: there is none.
 
+    A file from a stranger costs no more time and memory than its size tells: the description is counted and measured
+    against the arrays before anything is made of it. Of `known`, classes are made with the arguments in the file;
+    functions become arguments and are not called.
+
     Args:
         path: the file.
-        known: the classes and functions of one's own that the layer is made of.
+        known: the classes of layers, and of dataclasses in them, and the functions of one's own, of which the layer is
+            made.
 
     Returns:
         The layer and its parameters.
 
     Raises:
+        ImportError: if safetensors is not installed.
+        TypeError: if `known` holds anything but classes of dataclasses and functions.
         ValueError: if the file is no safetensors file, damaged, not one of recurrax, of a later version of it, names
-            a layer that is neither recurrax's nor `known`, or does not hold the parameters of that layer.
+            a layer that is neither recurrax's nor `known`, or does not hold the parameters of that layer, in dtypes of
+            their kind; or if `path` is a folder, a pipe or a device.
         OSError: if there is no such file, or it cannot be read.
 
     Example:
@@ -83,26 +113,66 @@ def load(path: str | os.PathLike, *, known: Iterable[Any] = ()) -> tuple[Layer, 
     References:
         Hugging Face, safetensors, 2022, https://huggingface.co/docs/safetensors
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    path.open("rb").close()  # What is wrong with a path, the system says best.
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            leaves = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-    except SafetensorError as error:
-        raise ValueError(f"`path` must be a safetensors file; {path} is none, or is damaged: {error}.") from error
+    library("safetensors", "recurrax[interop]")
+    check_known(known := tuple(known))
+    metadata, leaves = _read(path)
     _check(path, metadata, leaves)
+    shapes = [leaf.shape for leaf in leaves.values()]
+    limits = Limits(
+        arrays=len(shapes),
+        axis=max((axis for shape in shapes for axis in shape), default=0),
+        elements=max(map(math.prod, shapes), default=0),
+    )
     try:
-        layer = understand(metadata["layer"], known)
-        params = from_names(layer, {tuple(name.split(".")): to_jax(leaf) for name, leaf in leaves.items()})
-    except (ValueError, TypeError, ArithmeticError, AttributeError) as error:  # as arguments of wrong types bring about
+        layer = understand(metadata["layer"], known, limits)
+        drawn = sketch(layer)
+        params = from_names(drawn, {tuple(name.split(".")): leaf for name, leaf in leaves.items()})
+        _check_kinds("path", leaves, shapes_of(drawn, input_size(drawn, params)))
+        params = jax.tree.map(to_jax, params)
+    except _WRONG_ARGUMENTS as error:
         raise ValueError(f"`path` must hold a layer and its parameters; in {path} {error}") from error
     return layer, params
 
 
-def _check(path: Path, metadata: Mapping[str, str], leaves: Mapping[str, np.ndarray]) -> None:
+def _read(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The metadata and the arrays of a file."""
+    from safetensors import SafetensorError, deserialize
+
+    content = files.read(path)
+    try:
+        tensors = deserialize(content)
+    except SafetensorError as error:
+        raise ValueError(f"`path` must be a safetensors file; {path} is none, or is damaged: {error}.") from error
+    # What is in the header stands checked by now, but for the metadata, which `deserialize` leaves out.
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    if wrong := {tensor["dtype"] for _, tensor in tensors} - _DTYPES.keys():
+        raise ValueError(
+            f"`path` must hold arrays of dtypes among {', '.join(_DTYPES)}; {path} has {', '.join(sorted(wrong))}."
+        )
+    leaves = {}
+    for name, tensor in tensors:
+        leaves[name] = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+    return metadata, leaves
+
+
+def _check_kinds(argument: str, leaves: Mapping[str, np.ndarray], expected: Params) -> None:
+    """Checks that there are floats where a layer has floats, in dtypes that a file can hold.
+
+    Raises:
+        ValueError: that names the first array of another kind.
+    """
+    for name, leaf in by_name(expected).items():
+        got = leaves[".".join(name)]
+        kind = next((kind for kind in _KINDS if jnp.issubdtype(leaf.dtype, kind)), jnp.generic)
+        held = [dtype for dtype in map(jnp.dtype, _DTYPES.values()) if jnp.issubdtype(dtype, kind)]
+        if got.dtype not in held:
+            raise ValueError(
+                f"`{argument}` must hold {'.'.join(name)} in one of {', '.join(map(str, held))}; got {got.dtype}."
+            )
+
+
+def _check(path: str | os.PathLike, metadata: Mapping[str, str], leaves: Mapping[str, np.ndarray]) -> None:
     if metadata.get("format") != _FORMAT or "layer" not in metadata:
         raise ValueError(
             f"`path` must be a file that `recurrax.interop.save` wrote; {path} is of the format "
@@ -121,16 +191,3 @@ def _checksum(layer: str, leaves: Mapping[str, np.ndarray]) -> str:
         digest.update(f"\0{name}\0{leaf.dtype}\0{leaf.shape}\0".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Beside the file first, then in its place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.interop._gates import has_bias, two_biases
-from recurrax.interop._support import require, to_jax, unsupported
+from recurrax.interop._support import library, require, to_jax, unsupported
 
 # Where each of our parameters is; in the state dict of a stack, with `_l0`, `_l0_reverse`, `_l1` and so on behind it.
 _NAMES = {
@@ -28,7 +28,7 @@ _NAMES = {
     "recurrent_bias": "bias_hh",
     "projection_kernel": "weight_hr",
 }
-_WEIGHT = re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)((?:_l\d+(?:_reverse)?)?)")
+_WEIGHT = re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)((?:_l[0-9]+(?:_reverse)?)?)")
 _CELLS: dict[int, Any] = {1: ElmanCell, 3: GRUCell, 4: LSTMCell}
 
 
@@ -54,8 +54,10 @@ def from_torch(
         it, or for a `*Cell` the cell.
 
     Raises:
-        TypeError: if `source` is neither a module nor a mapping, or of a dtype that JAX would round.
-        ValueError: if no recurrent layer, or more than one, is found under `prefix`, or weights are missing.
+        TypeError: if `source` is neither a module nor a mapping, or its weights are no arrays, not of one floating
+            dtype, or of one that JAX would round.
+        ValueError: if no recurrent layer, or more than one, is found under `prefix`, or weights are missing, left over
+            or of shapes that do not fit together.
 
     Example:
         >>> import jax, numpy as np, recurrax
@@ -79,22 +81,20 @@ def from_torch(
         raise unsupported("source", source, ("a torch.nn.Module", "a mapping from the names of weights to arrays"))
     ends = ("", "_reverse") if "_l0_reverse" in found else ("",)
     places = [[f"_l{depth}{end}" for end in ends] for depth in range(len(found) // len(ends))]
-    first, is_cell = found[min(found)], set(found) == {""}
-    whole = is_cell or set(found) == {*itertools.chain(*places)}
-    if not whole or {"weight_ih", "weight_hh"} - {*first} or any({*found[place]} != {*first} for place in found):
-        got = ", ".join(f"{part}{place}" for place, weights in found.items() for part in weights)
-        raise ValueError(f"`source` must hold the same weights for every layer and direction; got {got}.")
+    is_cell = set(found) == {""}
+    if not is_cell and set(found) != {*itertools.chain(*places)}:
+        raise ValueError(
+            f"`source` must hold weights for every layer and direction; got {', '.join(map(repr, found))}."
+        )
+    first = found["" if is_cell else "_l0"]
+    cell_type, size = _cell_type(first)
+    _check_weights(found, size, len(ends))
 
-    recurrent, projection = first["weight_hh"], first.get("weight_hr")
-    size = (recurrent if projection is None else projection).shape[1]
-    if recurrent.shape[0] % size or recurrent.shape[0] // size not in _CELLS:
-        raise ValueError(f"`source` must have 1, 3 or 4 gates of {size} features; got weight_hh {recurrent.shape}.")
-    cell_type = _CELLS[recurrent.shape[0] // size]
     options: dict[str, Any] = {}
     if cell_type is ElmanCell:
         options["activation"] = torch_layout.activation_of(nonlinearity)
-    if projection is not None:
-        options["proj_size"] = projection.shape[0]
+    if "weight_hr" in first:
+        options["proj_size"] = first["weight_hr"].shape[0]
 
     def params_of(weights: dict[str, Any]) -> Params:
         arrays = {ours: _array(weights[theirs]).T for ours, theirs in _NAMES.items() if theirs in weights}
@@ -108,12 +108,82 @@ def from_torch(
     return torch_layout.stack(cell_type, size, len(places), bias, dropout, len(ends) > 1, **options), params
 
 
+def _cell_type(weights: Mapping[str, Any]) -> tuple[Any, int]:
+    """Which cell has weights of these names and shapes, and the number of features H of its state.
+
+    Raises:
+        ValueError: if none has.
+    """
+    names, biases = {*weights}, {"bias_ih", "bias_hh"}
+    if not {"weight_ih", "weight_hh"} <= names or len(names & biases) == 1:
+        raise ValueError(
+            "`source` must hold weight_ih and weight_hh, and bias_ih and bias_hh or neither; "
+            f"got {', '.join(sorted(names))}."
+        )
+    # The last axis of the projection is H; without one, that of the recurrent weights is.
+    last = weights.get("weight_hr", weights["weight_hh"])
+    rows, size = (shape[0] if shape else 0 for shape in (weights["weight_hh"].shape, last.shape[-1:]))
+    gates = rows // size if size else 0
+    if gates not in _CELLS or rows != gates * size:
+        shown = _shown("weight_hh", weights)
+        raise ValueError(f"`source` must have 1, 3 or 4 gates of {size} features; got {shown}.")
+    if "weight_hr" in names and gates != 4:
+        raise ValueError(f"`source` must have 4 gates where it has a projection; got {_shown('weight_hh', weights)}.")
+    return _CELLS[gates], size
+
+
+def _check_weights(found: Mapping[str, Mapping[str, Any]], size: int, directions: int) -> None:
+    """Checks all weights against what those of the first layer say.
+
+    Raises:
+        TypeError: if they are not of one floating dtype.
+        ValueError: if one is missing, left over or of another shape.
+    """
+    first = found["_l0"] if "_l0" in found else found[""]
+    rows, dtype = first["weight_hh"].shape[0], first["weight_hh"].dtype
+    outputs = first["weight_hr"].shape[0] if "weight_hr" in first else size
+    if not 0 < outputs <= size or (outputs == size and "weight_hr" in first):
+        raise ValueError(f"`source` must project to fewer than {size} features; got {_shown('weight_hr', first)}.")
+    if str(dtype).removeprefix("torch.") not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(f"`source` must hold weights of a floating dtype of 16 to 64 bits; got {dtype}.")
+    for place, weights in found.items():
+        inputs: int | None = directions * outputs
+        if place in ("", "_l0", "_l0_reverse"):
+            inputs = first["weight_ih"].shape[-1] if first["weight_ih"].shape else None
+        shapes = {
+            "weight_ih": (rows, inputs),
+            "weight_hh": (rows, outputs),
+            "bias_ih": (rows,),
+            "bias_hh": (rows,),
+            "weight_hr": (outputs, size),
+        }
+        if weights.keys() != first.keys():
+            got = ", ".join(f"{name}{place}" for name in sorted(weights)) or "none"
+            raise ValueError(
+                f"`source` must hold the same weights for every layer and direction, {', '.join(sorted(first))}; "
+                f"got {got}."
+            )
+        for name, weight in weights.items():
+            if tuple(weight.shape) != shapes[name] or 0 in weight.shape:
+                raise ValueError(
+                    f"`source` must hold {name}{place} of shape {list(shapes[name])}; got {_shown(name, weights)}."
+                )
+            if weight.dtype != dtype:
+                raise TypeError(f"`source` must hold weights of one dtype; got {dtype} and {weight.dtype}.")
+
+
+def _shown(name: str, weights: Mapping[str, Any]) -> str:
+    return f"{name} {list(weights[name].shape)}"
+
+
 def _find(source: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """The path of the one recurrent layer under `prefix`, and its weights by what stands behind their names."""
     layers: dict[str, dict[str, dict[str, Any]]] = {}
     for name, weight in source.items():
-        if match := _WEIGHT.fullmatch(name):
+        if isinstance(name, str) and (match := _WEIGHT.fullmatch(name)):
             path, part, place = match.groups()
+            if not hasattr(weight, "shape") or not hasattr(weight, "dtype"):
+                raise TypeError(f"`source` must hold tensors or arrays; got {weight!r} for {name!r}.")
             layers.setdefault(path, {}).setdefault(place, {})[part] = weight
     matching = [prefix] if prefix in layers else [path for path in layers if path.startswith(prefix)]
     if len(matching) != 1:
@@ -173,8 +243,7 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
 
     if type(layer) is LSTMCell:
         require(layer, "torch.nn.LSTMCell", proj_size=0)
-    import torch
-
+    torch = library("torch", "torch")
     (name, size, *options), bias = kinds.pop(), any(has_bias(weights) for *_, weights in cells)
     dtype = cells[0][2].kernel.dtype
     made: dict[str, Any] = {"bias": bias, "dtype": getattr(torch, str(dtype)), **dict(options)}

@@ -8,6 +8,7 @@ from typing import Any
 from recurrax.interop.onnx._graph import Graph, named
 from recurrax.interop.onnx._read import Node
 
+RECURRENT = ("RNN", "LSTM", "GRU")
 _MERGES = {"ReduceSum": "sum", "ReduceProd": "mul", "ReduceMean": "ave"}
 _BETWEEN = {"Identity", "Dropout", "Transpose", "Squeeze", "Reshape", *_MERGES}
 
@@ -18,7 +19,7 @@ def find(graph: Graph, node: str | None) -> list[Node]:
     Raises:
         ValueError: if there is none, or no order.
     """
-    recurrent = [proto for proto in graph.nodes if proto.op_type in ("RNN", "LSTM", "GRU")]
+    recurrent = [proto for proto in graph.nodes if proto.op_type in RECURRENT]
     choice = ", ".join(map(named, recurrent)) or "none"
     if node is not None:
         chosen = [proto for proto in recurrent if proto.name == node]
@@ -27,7 +28,7 @@ def find(graph: Graph, node: str | None) -> list[Node]:
         return [Node(graph, chosen[0])]
     if not recurrent:
         raise ValueError("`model` must have an RNN, LSTM or GRU in its graph; got none.")
-    below = {id(proto): _below(graph, proto) for proto in recurrent}
+    below = _below(graph, recurrent)
     above = {id(under): proto for proto in recurrent if (under := below[id(proto)]) is not None}
     order = [proto for proto in recurrent if below[id(proto)] is None][:1]
     while order and id(order[-1]) in above and len(order) < len(recurrent):
@@ -53,7 +54,7 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
             )
             found.append(_MERGES[readers[0].op_type] if merging and node.directions == 2 else "concat")
             continue
-        axes, merge = _followed(graph, node, _way(graph, above.proto)[1])
+        axes, merge = _followed(graph, node, _way(graph, above.proto))
         wanted = "BT" if above.layout else "TB"
         if (
             "".join(axes[:2]) != wanted
@@ -67,26 +68,45 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
     return found
 
 
-def _below(graph: Graph, proto: Any) -> Any:
-    """The recurrent node whose outputs a node reads, or None."""
-    return _way(graph, proto)[0]
+def _below(graph: Graph, recurrent: list[Any]) -> dict[int, Any]:
+    """For each recurrent node, by its id, the recurrent node whose outputs it reads, or None."""
+    known: dict[str, Any] = {}  # The same for the values between nodes, as many nodes may read one value.
+    below = {}
+    for proto in recurrent:
+        name, passed = _input(proto), []
+        while name not in known:
+            known[name] = None  # Until more is known: whoever comes back to this value goes in a circle.
+            passed.append(name)
+            producer = _producer(graph, name)
+            if producer is None:
+                break
+            if producer.op_type in RECURRENT:
+                known[name] = producer
+                break
+            name = _input(producer)
+        known.update(dict.fromkeys(passed, known[name]))
+        below[id(proto)] = known[name]
+    return below
 
 
-def _way(graph: Graph, proto: Any) -> tuple[Any, list[Any]]:
-    """The recurrent node whose outputs a node reads, and the nodes from that one to this."""
+def _way(graph: Graph, proto: Any) -> list[Any]:
+    """The nodes from the recurrent node whose outputs a node reads, which there is, to this node."""
     way: list[Any] = []
-    name = proto.input[0] if proto.input else ""
-    for _ in graph.nodes:  # A way longer than that goes in a circle.
-        producer = graph.producers.get(name)
-        if producer is None or not producer.input:
-            return None, way
-        if producer.op_type in ("RNN", "LSTM", "GRU"):
-            return (producer if name == producer.output[0] else None), way[::-1]
-        if producer.op_type not in _BETWEEN or name != producer.output[0]:
-            return None, way
+    while (producer := _producer(graph, _input(way[-1] if way else proto))).op_type not in RECURRENT:
         way.append(producer)
-        name = producer.input[0]
-    return None, way
+    return way[::-1]
+
+
+def _input(proto: Any) -> str:
+    return proto.input[0] if proto.input else ""
+
+
+def _producer(graph: Graph, name: str) -> Any:
+    """The node whose first output a value is, if it is a recurrent node or may stand between two; else None."""
+    producer = graph.producers.get(name)
+    if producer is None or not producer.input or name != producer.output[0]:
+        return None
+    return producer if producer.op_type in RECURRENT or producer.op_type in _BETWEEN else None
 
 
 def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import collections
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_LARGEST = 2**31 - 1  # A protobuf message is no larger.
+from recurrax.interop import _files as files
+from recurrax.interop._support import library
+
+_LARGEST = 2**31 - 1  # A protobuf message is no larger, nor are all weights that are read from beside one.
 _OLDEST = 7  # Of the opsets; before, the recurrent operators had other attributes.
 
 
@@ -29,18 +32,21 @@ class Graph:
     """
 
     def __init__(self, model: Any, weights: Mapping[str, Any] | None) -> None:
-        import onnx
-
+        onnx = library("onnx", "recurrax[interop]")
         model, self._folder = _opened(model)
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
         latest = onnx.defs.onnx_opset_version()
         if not _OLDEST <= self.opset <= latest:
             raise ValueError(f"`model` must be of an opset from {_OLDEST} to {latest}; got {self.opset or 'none'}.")
+        if not 1 <= model.ir_version <= onnx.IR_VERSION:
+            raise ValueError(f"`model` must be of an IR version from 1 to {onnx.IR_VERSION}; got {model.ir_version}.")
         self._context = onnx.checker.C.CheckerContext()
         self._context.ir_version = model.ir_version
         self._context.opset_imports = {"": self.opset}
         self.nodes = [node for node in model.graph.node if node.domain in ("", "ai.onnx")]
         self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self._arrays: dict[str, np.ndarray | None] = {}
+        self._external_bytes = self._used_bytes = 0
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         made = collections.Counter(
             [*self._tensors, *(name for node in model.graph.node for name in node.output if name)]
@@ -74,6 +80,16 @@ class Graph:
         """The nodes that read a value."""
         return (node for node in self.nodes if name in node.input)
 
+    def use(self, arrays: Iterable[np.ndarray | None]) -> None:
+        """Counts weights that a layer will hold, as any number of nodes may have the same ones.
+
+        Raises:
+            ValueError: if they are too many, together with those before.
+        """
+        self._used_bytes += sum(array.nbytes for array in arrays if array is not None)
+        if self._used_bytes > _LARGEST:
+            raise ValueError(f"`model` must have recurrent nodes of at most {_LARGEST} bytes of weights together.")
+
     def array(self, name: str) -> np.ndarray | None:
         """The value of that name, or None if it is known only when the model runs.
 
@@ -82,6 +98,11 @@ class Graph:
         """
         if name in self._weights:
             return self._weights[name]
+        if name not in self._arrays:  # Several nodes may read one value.
+            self._arrays[name] = self._known(name)
+        return self._arrays[name]
+
+    def _known(self, name: str) -> np.ndarray | None:
         tensor, producer = self._tensors.get(name), self.producers.get(name)
         if tensor is None and producer is not None and producer.op_type == "Constant":
             tensor = next((a.t for a in producer.attribute if a.name == "value" and a.HasField("t")), None)
@@ -109,14 +130,22 @@ class Graph:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if self._folder is None:
             raise ValueError("it lies in another file; give the path of the model, not what is in it")
-        folder = self._folder.resolve()
-        path = (folder / entries.get("location", "")).resolve()
-        if not path.is_relative_to(folder) or not path.is_file():
-            raise ValueError(f"it should lie in {entries.get('location')!r}, which is no file beside the model")
+        location = entries.get("location", "")
+        try:
+            folder = self._folder.resolve()
+            path = (folder / location).resolve()
+            beside = path.is_relative_to(folder) and path.is_file()
+        except (OSError, RuntimeError):  # links in a circle, or a name that is too long
+            beside = False
+        if not beside:
+            raise ValueError(f"it should lie in {location[:80]!r}, which is no file beside the model")
         size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         offset = int(entries.get("offset", 0))
         if offset < 0 or offset + size > path.stat().st_size:
             raise ValueError(f"it should be {size} bytes from byte {offset} on, which {path.name} has not")
+        self._external_bytes += size
+        if self._external_bytes > _LARGEST:
+            raise ValueError(f"it and the other weights beside the model must be at most {_LARGEST} bytes together")
         with path.open("rb") as file:
             file.seek(offset)
             inside = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=file.read(size))
@@ -135,10 +164,11 @@ def _opened(model: Any) -> tuple[Any, Path | None]:
 
     folder = None
     if isinstance(model, (str, os.PathLike)):
-        path = Path(model)
-        if (size := path.stat().st_size) > _LARGEST or not path.is_file():
-            raise ValueError(f"`model` must be a file of at most {_LARGEST} bytes; got {path} with {size}.")
-        folder, model = path.parent, path.read_bytes()
+        folder = Path(model).parent
+        try:
+            model = files.read(model, _LARGEST)
+        except ValueError as error:
+            raise ValueError(f"`model` must be a model of ONNX's: {error}") from error
     if isinstance(model, bytes):
         try:
             return onnx.ModelProto.FromString(model), folder

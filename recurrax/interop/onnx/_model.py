@@ -10,8 +10,8 @@ import numpy as np
 
 from recurrax._check import describe
 from recurrax._compose import Stack
+from recurrax._fitting import input_size
 from recurrax._layer import Layer, Params
-from recurrax._params import input_size
 from recurrax.interop.onnx import _chain as chain
 from recurrax.interop.onnx._graph import Graph, named
 from recurrax.interop.onnx._write import Described, Writer

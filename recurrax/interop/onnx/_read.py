@@ -112,6 +112,7 @@ class Node:
         dtypes = {str(array.dtype) for array in (W, R, B, P) if array is not None}
         if len(dtypes) > 1 or not dtypes <= {"float32", "float16", "float64", "bfloat16"}:
             raise self.wrong("W", "of one floating dtype with the other weights", ", ".join(sorted(dtypes)))
+        self.graph.use((W, R, B, P))
         coupled, reset_after = (bool(self.attributes.get(n, 0)) for n in ("input_forget", "linear_before_reset"))
         return [
             Operator(

@@ -15,7 +15,7 @@ from recurrax._dropout import Dropout, WeightDrop
 from recurrax._gradient_clip import GradientClip
 from recurrax._layer import Layer
 from recurrax._recurrent_dropout import RecurrentDropout, UpdateDropout
-from recurrax.interop._support import unsupported
+from recurrax.interop._support import library, unsupported
 from recurrax.interop.onnx import _activations as activations
 from recurrax.interop.onnx._cells import Reverse
 from recurrax.interop.onnx._operator import CELLS, DEFAULTS, Operator, operator_of
@@ -45,6 +45,7 @@ class Writer:
     """
 
     def __init__(self, lengths: str = "") -> None:
+        library("onnx", "recurrax[interop]")
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.lengths = lengths
