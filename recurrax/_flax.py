@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from recurrax._check import check_kinds, expected_for
 from recurrax._layer import Layer, Params
-from recurrax._params import expected_for
 
 
 def names_of(path: Any) -> tuple[str, ...]:
@@ -27,11 +27,15 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
 
     Raises:
         ValueError: if for no input size the layer has parameters of these names and shapes.
+        TypeError: if they are of another kind of dtype.
     """
     shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
     for _, expected in expected_for(layer, shapes.values()):
         if {name: leaf.shape for name, leaf in by_name(expected).items()} == shapes:
-            return jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
+            arrays = [leaves[name] for name in by_name(expected)]
+            params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
+            check_kinds("params", params, expected, layer)
+            return params
     held = ", ".join(f"{'.'.join(name)} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
     raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._arguments import check_fields, checks_arguments
+
 Params = Any
 State = Any
 Initializer = Callable[..., jax.Array]
@@ -62,6 +64,15 @@ class Layer(abc.ABC):
     static argument of `jax.jit`. Its parameters and its state are pytrees that the caller keeps. A layer that is
     made of others names them in `parts` and runs them in `apply`; one that computes one step at a time is a `Cell`.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # A layer's `init` is called by users, with nothing before it that could check its arguments.
+        super().__init_subclass__(**kwargs)
+        if "init" in vars(cls):
+            cls.init = checks_arguments(cls.init)  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def feature_ndim(self) -> int:
@@ -164,11 +175,6 @@ class Cell(Layer):
     # a k x k block for each unit where the state has k parts, all of one shape.
     independent_units: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.name.endswith("_size") and field.type in ("int", int):
-                _check_size(self, field.name, least=0 if field.default == 0 else 1)
-
     @abc.abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         """Takes one step: from the state and one projected input to the new state and the output."""
@@ -184,11 +190,3 @@ class Cell(Layer):
     def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
         """A cell has no parts: the walk itself takes its steps."""
         return walk(self, params, state, xs)
-
-
-def _check_size(layer: Layer, name: str, least: int) -> None:
-    value = getattr(layer, name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"`{name}` of {type(layer).__name__} must be an int; got {value!r}.")
-    if value < least:
-        raise ValueError(f"`{name}` of {type(layer).__name__} must be at least {least}; got {value}.")

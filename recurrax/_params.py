@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 
-from recurrax._check import describe, expected_params
+from recurrax._arguments import describe, named_leaves
+from recurrax._check import check_kinds, expected_params, fitting_size
 from recurrax._layer import Layer, Params
 
 
@@ -47,6 +46,7 @@ def input_size(layer: Layer, params: Params) -> int:
 
     Raises:
         ValueError: if there is none: the parameters are those of another layer.
+        TypeError: if they are of another kind of dtype.
 
     Example:
         >>> import jax, recurrax
@@ -54,19 +54,12 @@ def input_size(layer: Layer, params: Params) -> int:
         >>> recurrax.input_size(layer, layer.init(jax.random.key(0), input_size=3))
         3
     """
-    came = [(path, jax.numpy.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    for size, expected in expected_for(layer, [shape for _, shape in came]):
-        if [(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(expected)] == came:
-            return size
-    held = ", ".join(f"{jax.tree_util.keystr(path)} [{', '.join(map(str, shape))}]" for path, shape in came)
+    if (size := fitting_size(layer, params)) is not None:
+        check_kinds("params", params, expected_params(layer, size), layer)
+        return size
+    shapes = {path: jax.numpy.shape(leaf) for path, leaf in named_leaves(params).items()}
+    held = ", ".join(f"{path} [{', '.join(map(str, shape))}]" for path, shape in shapes.items())
     raise ValueError(f"`params` must be those of {layer}; got {held or describe(params)}.")
-
-
-def expected_for(layer: Layer, shapes: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, Params]]:
-    """Each input size that parameters of these shapes may be for, with the shapes that the layer needs then."""
-    for size in sorted({1, *(size for shape in shapes for size in shape)}):
-        with contextlib.suppress(ValueError):  # Not every layer takes inputs of every size.
-            yield size, expected_params(layer, size)
 
 
 def named(params: Any, *names: str) -> Any:
