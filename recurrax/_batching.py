@@ -250,6 +250,7 @@ def _check_several(sequences: Any) -> None:
 
 def _check_alike(sequence: Any, number: int, first: Any) -> None:
     """Checks that only the number of steps differs from that of the first sequence."""
+    structure: Any
     leaves, structure = jax.tree.flatten(sequence)
     wanted, needed = jax.tree.flatten(first)
     if structure != needed:

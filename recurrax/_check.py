@@ -30,6 +30,7 @@ def check_tree(name: str, tree: Any, expected: Any, layer: Any, xs: Any, of: str
         ValueError: that names the first part of another structure or shape.
         TypeError: that names the first leaf of another kind of dtype.
     """
+    structure: Any
     leaves, structure = jax.tree.flatten(tree)
     wanted, needed = jax.tree.flatten(expected)
     if structure == needed and all(map(_fits, leaves, wanted)):

@@ -66,11 +66,13 @@ class Layer(abc.ABC):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # A layer's `init` is called by users, with nothing before it that could check its arguments.
+        # Users call the `init` of a layer, which nothing stands before. So each `init` is given the
+        # checks of its arguments here, where its class is made, that of a user's layer too.
         super().__init_subclass__(**kwargs)
         if "init" in vars(cls):
             cls.init = checks_arguments(cls.init)  # type: ignore[method-assign]
 
+    # A layer with a `__post_init__` of its own calls this one first.
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -96,7 +98,10 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws the parameters for inputs of `input_size` features."""
+        """Draws the parameters for inputs of `input_size` features.
+
+        A layer need not check `key` and `input_size`: that is done before its own `init` runs.
+        """
 
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 import recurrax as rx
+from recurrax import interop
 from recurrax.testing import perturbed_params
 
 XS, KEY = jnp.ones((2, 7, 3)), jax.random.key(0)
@@ -171,6 +172,11 @@ OF_KINDS = [
     ),
     (scan(ScaledCell(3), {"a": 1}), TypeError, "`params['a']` must be of a floating dtype"),
     (scan(ScaledCell(3), {"a": "1"}), TypeError, "`params['a']` must be of a floating dtype"),
+    (
+        lambda: interop.save("nowhere", CELL, cast(PARAMS, bool)),
+        TypeError,
+        "`params.kernel` must be of a floating dtype",
+    ),
     (lambda: rx.input_size(CELL, cast(PARAMS, int)), TypeError, "must be of a floating dtype"),
     (
         lambda: rx.scan(

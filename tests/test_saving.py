@@ -154,7 +154,7 @@ for _ in range(80):
         ({"GRUCell": {"hidden_size": 10**9}}, "parameters must be those of GRUCell"),
         ({"GRUCell": {"hidden_size": 3}}, r"parameters must be those of GRUCell.*; got .*kernel \[3, 6\]"),
         ({"GRUCell": {"hidden_size": 2, "colour": 1}}, "arguments that it takes; .*colour"),
-        ({"GRUCell": {"hidden_size": 2, "bias_init": 3}}, "'int' object is not callable"),
+        ({"GRUCell": {"hidden_size": 2, "bias_init": 3}}, "`bias_init` of GRUCell must be a function"),
         ({"GRUCell": {"hidden_size": 2, "dtype": {"dtype": "float33"}}}, "must name a dtype; got 'float33'"),
         ({"GRUCell": {"hidden_size": 2, "activation": {"function": "os.system"}}}, "got 'os.system'"),
         ({"Stack": {"layers": [{"GRUCell": {"hidden_size": 2}}, 3]}}, "`layers` must be a recurrax.Layer"),
