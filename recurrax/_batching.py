@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from recurrax._check import check_number, describe
+from recurrax._arguments import as_int, check_number, describe
 
 
 class Packed(NamedTuple):
@@ -52,14 +52,15 @@ class PaddedBatch(NamedTuple):
     indices: np.ndarray
 
 
-def pack(sequences: Sequence[Any], row_length: int, *, rows: int | None = None) -> Packed:
+def pack(sequences: Iterable[Any], row_length: int, *, rows: int | None = None) -> Packed:
     """Puts short sequences one after another into rows, so that little is padding.
 
     The longest comes first, and each goes into the first row where it fits. With `mask` and `reset` given to `scan`,
     every sequence is as if it were alone, in both directions.
 
     Args:
-        sequences: arrays `[T_n, ...]`, or pytrees of such, as of inputs and targets.
+        sequences: arrays `[T_n, ...]`, or pytrees of such, as of inputs and targets; any iterable. They differ in
+            their number of steps alone.
         row_length: the number of steps T of a row.
         rows: the number of rows, to have one shape for many packs; None for as many as it takes.
 
@@ -67,7 +68,9 @@ def pack(sequences: Sequence[Any], row_length: int, *, rows: int | None = None) 
         The rows, and what is where.
 
     Raises:
-        ValueError: if there is no sequence, one is longer than a row, or all do not fit into `rows`.
+        TypeError: if `sequences` is one array.
+        ValueError: if there is no sequence, two differ in features, dtype or structure, one is longer than a row, or
+            all do not fit into `rows`.
 
     Example:
         >>> import jax, numpy as np, recurrax
@@ -83,10 +86,15 @@ def pack(sequences: Sequence[Any], row_length: int, *, rows: int | None = None) 
     References:
         Krell et al., Efficient sequence packing without cross-contamination, 2021, https://arxiv.org/abs/2107.02027
     """
-    check_number("row_length", row_length)
+    row_length = check_number("row_length", row_length)
+    rows = None if rows is None else check_number("rows", rows)
+    _check_several(sequences)
+    sequences = list(sequences)
     if not sequences:
         raise ValueError("`sequences` must hold at least 1 sequence; got none.")
     lengths = [_length(sequence, number) for number, sequence in enumerate(sequences)]
+    for number, sequence in enumerate(sequences):
+        _check_alike(sequence, number, sequences[0])
     if max(lengths) > row_length:
         longest = lengths.index(max(lengths))
         raise ValueError(
@@ -134,7 +142,7 @@ def unpack(ys: Any, packed: Packed) -> list[Any]:
         [0, 1, 2]
     """
     for leaf in jax.tree.leaves(ys):
-        if leaf.shape[:2] != packed.segment_ids.shape:
+        if np.shape(leaf)[:2] != packed.segment_ids.shape:
             rows, steps = packed.segment_ids.shape
             raise ValueError(f"`ys` must be [{rows}, {steps}, ...], as the rows are; got {describe(leaf)}.")
     return [
@@ -159,7 +167,9 @@ def batch_by_length(sequences: Iterable[Any], lengths: Sequence[int], batch_size
         The batches.
 
     Raises:
-        ValueError: if a sequence is longer than the greatest of `lengths`, or there is no length.
+        TypeError: if `sequences` is one array, or `lengths` one number.
+        ValueError: if a sequence is longer than the greatest of `lengths`, two differ in features, dtype or structure,
+            or there is no length.
 
     Example:
         >>> import numpy as np, recurrax
@@ -174,15 +184,24 @@ def batch_by_length(sequences: Iterable[Any], lengths: Sequence[int], batch_size
         Khomenko et al., Accelerating recurrent neural network training using sequence bucketing and multi-GPU data
         parallelization, 2016, https://doi.org/10.1109/DSMP.2016.7583516
     """
-    check_number("batch_size", batch_size)
-    bounds = sorted(set(lengths))
+    _check_several(sequences)
+    if not isinstance(lengths, Iterable):
+        hint = "" if as_int(lengths) is None else f" Write ({lengths},)."
+        raise TypeError(f"`lengths` must be a tuple of ints; got {lengths!r}.{hint}")
+    bounds = sorted({check_number("lengths", length) for length in lengths})
     if not bounds:
         raise ValueError("`lengths` must hold at least 1 length; got none.")
-    for bound in bounds:
-        check_number("lengths", bound)
+    # A function of its own, so that what is wrong is said at the call, not where batches are read.
+    return _batches(sequences, bounds, check_number("batch_size", batch_size))
+
+
+def _batches(sequences: Iterable[Any], bounds: list[int], batch_size: int) -> Iterator[PaddedBatch]:
+    first = None
     waiting: dict[int, list[tuple[int, Any]]] = {bound: [] for bound in bounds}
     for index, sequence in enumerate(sequences):
         steps = _length(sequence, index)
+        first = sequence if first is None else first
+        _check_alike(sequence, index, first)
         if steps > bounds[-1]:
             raise ValueError(
                 f"`lengths` must reach the number of steps of every sequence; the greatest is {bounds[-1]}, and "
@@ -217,6 +236,31 @@ def _laid_out(sequences: Sequence[Any], places: Iterable[Any], rows: int, steps:
         return out
 
     return jax.tree.map(lay, *sequences)
+
+
+def _check_several(sequences: Any) -> None:
+    if hasattr(sequences, "shape"):
+        raise TypeError(
+            f"`sequences` must be a list of arrays [T, ...]; got one array, {describe(sequences)}. "
+            "If it holds several, one for each index of its first axis, write list(sequences)."
+        )
+    if isinstance(sequences, (str, dict)) or not isinstance(sequences, Iterable):
+        raise TypeError(f"`sequences` must be a list of arrays [T, ...]; got a {type(sequences).__name__}.")
+
+
+def _check_alike(sequence: Any, number: int, first: Any) -> None:
+    """Checks that only the number of steps differs from that of the first sequence."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(sequence)
+    wanted, needed = jax.tree.flatten(first)
+    if structure != needed:
+        raise ValueError(f"`sequences[{number}]` must have the structure of `sequences[0]`, {needed}; got {structure}.")
+    for leaf, like in zip(map(np.asarray, leaves), map(np.asarray, wanted), strict=True):
+        if (leaf.shape[1:], leaf.dtype) != (like.shape[1:], like.dtype):
+            axes = ", ".join(map(str, ("T", *like.shape[1:])))
+            raise ValueError(
+                f"`sequences[{number}]` must be {like.dtype}[{axes}] as `sequences[0]` is; got {describe(leaf)}."
+            )
 
 
 def _length(sequence: Any, number: int) -> int:

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._affine import affine, along
-from recurrax._check import check_layer, check_number
+from recurrax._check import check_axes, check_layer, check_number
 from recurrax._dtype import cast, compute_dtype, widened
 from recurrax._layer import Initializer, Layer, Params, State, Walk
 
@@ -112,6 +112,7 @@ class Dense(_Stateless):
     bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("features", self.features)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> DenseParams:
@@ -254,8 +255,10 @@ class Gated(Layer):
     gate: Layer
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("layer", self.layer)
         check_layer("gate", self.gate)
+        check_axes("gate", self.layer, self.gate)
 
     @property
     def parts(self) -> tuple[Layer, ...]:

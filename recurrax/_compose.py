@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._check import check_layer, check_rate
+from recurrax._check import check_axes, check_layer, check_rate
 from recurrax._dropout import Dropout
 from recurrax._layer import Layer, Params, State, Walk
 from recurrax._wrapper import Wrapper
@@ -56,12 +57,17 @@ class Stack(Layer):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, Iterable):
+            raise TypeError(f"`layers` of Stack must be a tuple of layers; got {self.layers!r}. Write Stack((a, b)).")
         object.__setattr__(self, "layers", tuple(self.layers))
+        super().__post_init__()
         if not self.layers:
             raise ValueError("`layers` of Stack must hold at least 1 layer; got none.")
         for layer in self.layers:
             check_layer("layers", layer)
         check_rate("dropout", self.dropout)
+        for below, above in itertools.pairwise(self.layers):
+            check_axes("layers", below, above)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -146,10 +152,12 @@ class Bidirectional(Layer):
     merge: Literal["concat", "sum", "mul", "ave"] = "concat"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
         check_layer("forward", self.forward)
         check_layer("backward", self.backward)
+        check_axes("backward", self.forward, self.backward)
         if self.merge not in MERGES:
             raise ValueError(f"`merge` must be one of {', '.join(MERGES)}; got {self.merge!r}.")
 
@@ -223,6 +231,7 @@ class Residual(Wrapper):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("layer", self.layer)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._arguments import check_key
 from recurrax._check import check_layer, check_rate
 from recurrax._layer import Layer, Params, State, Walk
 from recurrax._params import named
@@ -45,6 +46,7 @@ class Dropout(Layer):
     shared: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_rate("rate", self.rate)
 
     @property
@@ -106,6 +108,7 @@ class WeightDrop(Wrapper):
     names: tuple[str, ...] = ("recurrent_kernel",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("layer", self.layer)
         check_rate("rate", self.rate)
         object.__setattr__(self, "names", tuple(self.names))
@@ -162,6 +165,8 @@ def embedding_dropout(key: jax.Array | None, embedding: jax.Array, rate: float) 
         https://arxiv.org/abs/1708.02182
     """
     check_rate("rate", rate)
+    if key is not None:
+        check_key("key", key)
     if key is None or not rate:
         return embedding
     kept = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, (embedding.shape[0], 1)), embedding.shape)

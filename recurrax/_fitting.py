@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from recurrax._check import describe, expected_params
+from recurrax._arguments import describe
+from recurrax._check import check_kinds, check_tree, expected_params
 from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer, Params
 
@@ -32,6 +33,7 @@ def input_size(layer: Layer, params: Params) -> int:
 
     Raises:
         ValueError: if there is none: the parameters are those of another layer.
+        TypeError: if they are of another kind of dtype.
 
     Example:
         >>> import jax, recurrax
@@ -42,9 +44,31 @@ def input_size(layer: Layer, params: Params) -> int:
     came = [(path, jax.numpy.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     found = fitting(layer, dict(came), jax.tree_util.tree_leaves_with_path)
     if found is not None:
+        check_kinds("params", params, found[1], layer)
         return found[0]
     held = ", ".join(f"{jax.tree_util.keystr(path)} [{', '.join(map(str, shape))}]" for path, shape in came)
     raise ValueError(f"`params` must be those of {layer}; got {held or describe(params)}.")
+
+
+def check_params(params: Any, layer: Layer, xs: Any, of: str) -> None:
+    """Checks the parameters of a layer against its inputs, whose number of features may be the fault.
+
+    Raises:
+        ValueError: if either does not fit the other.
+        TypeError: as `check_tree`.
+    """
+    try:
+        check_tree("params", params, expected_params(layer, xs.shape[-1]), layer, xs, of)
+    except ValueError:
+        leaves = jax.tree_util.tree_leaves_with_path
+        found = fitting(layer, {path: jax.numpy.shape(leaf) for path, leaf in leaves(params)}, leaves)
+        size = None if found is None else found[0]
+        if size in (None, xs.shape[-1]):
+            raise
+        raise ValueError(
+            f"`{of}` must have {size} features, for which the parameters of {layer} were drawn; "
+            f"got {describe(xs)}, which has {xs.shape[-1]}."
+        ) from None
 
 
 def fitting(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from recurrax._check import check_kinds
 from recurrax._fitting import fitting
 from recurrax._layer import Layer, Params
 
@@ -27,12 +28,16 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
 
     Raises:
         ValueError: if for no input size the layer has parameters of these names and shapes.
+        TypeError: if they are of another kind of dtype.
     """
     shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
     found = fitting(layer, shapes, lambda params: by_name(params).items())
     if found is not None:
         _, expected = found
-        return jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
+        arrays = [leaves[name] for name in by_name(expected)]
+        params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
+        check_kinds("params", params, expected, layer)
+        return params
     held = ", ".join(f"{'.'.join(name)} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
     raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
 

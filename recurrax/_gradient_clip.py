@@ -48,6 +48,7 @@ class GradientClip(CellWrapper):
     bound: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.affine_cell is None or not self.affine_cell.is_affine:
             raise TypeError(
                 "`layer` of GradientClip must be an affine cell, such as LSTMCell(128) or GRUCell(128); "

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._arguments import check_fields, checks_arguments
+
 Params = Any
 State = Any
 Initializer = Callable[..., jax.Array]
@@ -63,6 +65,17 @@ class Layer(abc.ABC):
     made of others names them in `parts` and runs them in `apply`; one that computes one step at a time is a `Cell`.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Users call the `init` of a layer, which nothing stands before. So each `init` is given the
+        # checks of its arguments here, where its class is made, that of a user's layer too.
+        super().__init_subclass__(**kwargs)
+        if "init" in vars(cls):
+            cls.init = checks_arguments(cls.init)  # type: ignore[method-assign]
+
+    # A layer with a `__post_init__` of its own calls this one first.
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def feature_ndim(self) -> int:
         """The number of axes of one input: 1, or more where features lie in space, channels last."""
@@ -85,7 +98,10 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws the parameters for inputs of `input_size` features."""
+        """Draws the parameters for inputs of `input_size` features.
+
+        A layer need not check `key` and `input_size`: that is done before its own `init` runs.
+        """
 
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
@@ -164,11 +180,6 @@ class Cell(Layer):
     # a k x k block for each unit where the state has k parts, all of one shape.
     independent_units: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.name.endswith("_size") and field.type in ("int", int):
-                _check_size(self, field.name, least=0 if field.default == 0 else 1)
-
     @abc.abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         """Takes one step: from the state and one projected input to the new state and the output."""
@@ -184,11 +195,3 @@ class Cell(Layer):
     def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
         """A cell has no parts: the walk itself takes its steps."""
         return walk(self, params, state, xs)
-
-
-def _check_size(layer: Layer, name: str, least: int) -> None:
-    value = getattr(layer, name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"`{name}` of {type(layer).__name__} must be an int; got {value!r}.")
-    if value < least:
-        raise ValueError(f"`{name}` of {type(layer).__name__} must be at least {least}; got {value}.")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._check import check_kinds
 from recurrax._dtype import default_state_dtype
 from recurrax._layer import Cell, Layer, Params, State, Walk, batch_shape_of
 from recurrax._wrapper import Wrapper
@@ -58,6 +59,7 @@ class LearnedInitialState(Wrapper):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         inner: Layer = self.layer
         while isinstance(inner, Wrapper) and not isinstance(inner, LearnedInitialState):
             inner = inner.layer
@@ -74,6 +76,7 @@ class LearnedInitialState(Wrapper):
     def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The learned state, for every sequence of the batch."""
         like = self.layer.initial_state(batch_shape, dtype)
+        check_kinds("params.state", params.state, like, self.layer)
         return jax.tree.map(lambda own, s: jnp.broadcast_to(own.astype(s.dtype), s.shape), params.state, like)
 
     def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:

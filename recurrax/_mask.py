@@ -7,7 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from recurrax._arguments import describe
 
 
 def lengths_to_mask(lengths: jax.Array, max_length: int) -> jax.Array:
@@ -20,12 +23,17 @@ def lengths_to_mask(lengths: jax.Array, max_length: int) -> jax.Array:
     Returns:
         `bool[*B, T]`.
 
+    Raises:
+        TypeError: if `lengths` or `max_length` are no ints.
+
     Example:
         >>> import jax.numpy as jnp, recurrax
         >>> recurrax.lengths_to_mask(jnp.array([0, 2]), 3).tolist()
         [[False, False, False], [True, True, False]]
     """
-    lengths = jnp.asarray(lengths)
+    lengths = _ints("lengths", "int[*B]", lengths)
+    if isinstance(max_length, (float, jax.Array, np.ndarray)):
+        raise TypeError(f"`max_length` must be an int; got {describe(max_length)}.")
     if jnp.iinfo(lengths.dtype).bits < 32:  # in which T may not fit
         lengths = lengths.astype(jnp.int32)
     steps = lax.broadcasted_iota(lengths.dtype, (*lengths.shape, max_length), lengths.ndim)
@@ -44,15 +52,25 @@ def segment_ids_to_reset(segment_ids: jax.Array) -> jax.Array:
     Returns:
         `bool[*B, T]`.
 
+    Raises:
+        TypeError: if `segment_ids` are no ints.
+
     Example:
         >>> import jax.numpy as jnp, recurrax
         >>> ids = jnp.array([1, 1, 2, 2, 0])
         >>> recurrax.segment_ids_to_reset(ids).tolist()
         [True, False, True, False, False]
     """
-    segment_ids = jnp.asarray(segment_ids)
+    segment_ids = _ints("segment_ids", "int[*B, T]", segment_ids)
     previous = jnp.concatenate([jnp.zeros_like(segment_ids[..., :1]), segment_ids[..., :-1]], axis=-1)
     return (segment_ids != previous) & (segment_ids != 0)
+
+
+def _ints(name: str, must: str, values: Any) -> jax.Array:
+    array = jnp.asarray(values)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"`{name}` must be {must}; got {describe(array)}.")
+    return array
 
 
 def restarts(reset: jax.Array, reverse: bool) -> jax.Array:

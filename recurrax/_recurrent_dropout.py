@@ -52,6 +52,7 @@ class RecurrentDropout(CellWrapper):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.affine_cell is None or not self.affine_cell.is_affine:
             raise TypeError(
                 "`layer` of RecurrentDropout must be an affine cell, such as LSTMCell(128) or GRUCell(128); "
@@ -104,6 +105,7 @@ class UpdateDropout(CellWrapper):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.affine_cell is None:
             raise TypeError(
                 "`layer` of UpdateDropout must be an AffineCell, such as LSTMCell(128) or GRUCell(128); "

@@ -7,20 +7,21 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from recurrax._arguments import check_key, check_number, describe
 from recurrax._check import (
+    check_features,
+    check_flags,
     check_inputs,
-    check_number,
     check_steps,
     check_tree,
-    describe,
-    expected_params,
     expected_state,
 )
 from recurrax._dtype import default_state_dtype
+from recurrax._fitting import check_params
 from recurrax._layer import Layer, Params, State, batch_shape_of, features
 from recurrax._mask import lengths_to_mask
 from recurrax._walk import ScanWalk
-from recurrax.kernels import Implementation, verify
+from recurrax.kernels import Implementation, find, verify
 
 
 def scan(
@@ -109,16 +110,10 @@ def scan(
     x = features(xs)
     steps = x.shape[: x.ndim - layer.feature_ndim]
     batch_shape = steps[1:] if time_major else steps[:-1]
-    check_tree("params", params, expected_params(layer, x.shape[-1]), layer, x)
-    if state is not None:
-        check_tree("state", state, expected_state(layer, batch_shape), layer, x)
+    _check("xs", layer, params, x, state, batch_shape, implementation, key)
     lengths, mask, reset = check_steps("xs", x, steps, time_major, lengths, mask, reset)
-    check_number("unroll", unroll)
-    if remat is not None:
-        check_number("remat", remat)
-    kind = getattr(key, "dtype", jnp.bool_)
-    if key is not None and not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
-        raise TypeError(f"`key` must be a PRNG key, such as jax.random.key(0); got {describe(key)}.")
+    unroll = check_number("unroll", unroll)
+    remat = None if remat is None else check_number("remat", remat)
 
     def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
         flags = (lengths, mask, reset, reverse, time_major)
@@ -175,20 +170,46 @@ def step(
         raise ValueError(
             f"`layer` must not read the future to be stepped; {layer} does. Use `scan` on whole sequences."
         )
-    if jnp.ndim(features(x)) < 1:
-        raise ValueError(f"`x` must be [*B, I], the input of one step; got {describe(x)}.")
-    state, ys = scan(
-        layer,
-        params,
-        jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], x),
-        state,
-        mask=None if mask is None else jnp.asarray(mask)[None],
-        reset=None if reset is None else jnp.asarray(reset)[None],
-        time_major=True,
-        implementation=implementation,
-        key=key,
-    )
+    # Errors speak of the shapes that came, so the axis of time is added behind the checks.
+    x = check_inputs(layer, x, "x")
+    features_x = features(x)
+    batch_shape = features_x.shape[: features_x.ndim - layer.feature_ndim]
+    _check("x", layer, params, features_x, state, batch_shape, implementation, key)
+    meaning = f"one flag per row of `x` {describe(features_x)}"
+    mask = check_flags("mask", mask, jnp.bool_, batch_shape, meaning)
+    reset = check_flags("reset", reset, jnp.bool_, batch_shape, meaning)
+    xs, mask, reset = jax.tree.map(lambda leaf: leaf[None], (x, mask, reset))
+
+    def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
+        flags = (None, mask, reset, False, True)
+        return _run(layer, params, xs, state, *flags, 1, None, implementation, key)
+
+    outcome = run(implementation)
+    verify(implementation, layer, outcome, run)
+    state, ys = outcome
     return state, ys[0]
+
+
+def _check(
+    of: str,
+    layer: Layer,
+    params: Params,
+    xs: jax.Array,
+    state: State | None,
+    batch_shape: tuple[int, ...],
+    implementation: str | Implementation | None,
+    key: jax.Array | None,
+) -> None:
+    """Checks what a sequence and a step have in common; `xs` are the features of the argument `of`."""
+    check_params(params, layer, xs, of)
+    if state is not None:
+        check_tree("state", state, expected_state(layer, batch_shape), layer, xs, of)
+    if jnp.iscomplexobj(xs):
+        check_features(layer, xs, params, expected_state(layer, batch_shape), of)
+    if implementation is not None:
+        find(implementation)
+    if key is not None:
+        check_key("key", key)
 
 
 # Jitted here, so that a call outside of any jit compiles once too, not at every call as a bare `lax.scan` would.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._check import describe
+from recurrax._check import describe, kind
 
 
 class TimedInputs(NamedTuple):
@@ -28,6 +28,7 @@ def timed(xs: jax.Array | TimedInputs) -> TimedInputs:
 
     Raises:
         ValueError: if `dt` is not one number for each step.
+        TypeError: if these are no numbers of time.
     """
     inputs = xs if isinstance(xs, TimedInputs) else TimedInputs(xs)
     if inputs.dt is not None and inputs.dt.shape != inputs.x.shape[:-1]:
@@ -35,6 +36,8 @@ def timed(xs: jax.Array | TimedInputs) -> TimedInputs:
             f"`dt` must have the axes of `x` {describe(inputs.x)} without its last, "
             f"[{', '.join(map(str, inputs.x.shape[:-1]))}]; got {describe(inputs.dt)}."
         )
+    if inputs.dt is not None and kind(inputs.dt) not in ("floating", "integer"):
+        raise TypeError(f"`dt` must be of a floating dtype; got {describe(inputs.dt)}.")
     return inputs
 
 

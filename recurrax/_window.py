@@ -136,6 +136,7 @@ class Window(_Windowed):
     width: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("input_size", self.input_size)
         check_number("width", self.width)
 
@@ -210,6 +211,7 @@ class CausalConv(_Windowed):
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("hidden_size", self.hidden_size)
         check_number("width", self.width)
 

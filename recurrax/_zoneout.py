@@ -51,6 +51,7 @@ class Zoneout(CellWrapper):
     keeps_affine: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.cell, Cell):
             raise TypeError(f"`layer` of Zoneout must be a cell, such as LSTMCell(128); got {self.layer!r}.")
         parts = len(jax.tree.leaves(jax.eval_shape(self.layer.initial_state)))

@@ -240,7 +240,11 @@ ERRORS = [
         ValueError,
         "`state.h` must be [2, 7, 4] for `xs` float32[2, 7, 3]",
     ),
-    (lambda: rnn.LSTM(3, 4, rngs=nnx.Rngs(0))(jnp.ones((7, 3)), jnp.ones((1, 4))), ValueError, "got none in float32[1"),
+    (
+        lambda: rnn.LSTM(3, 4, rngs=nnx.Rngs(0))(jnp.ones((7, 3)), jnp.ones((1, 4))),
+        ValueError,
+        "Give all of them: `LSTMState(h, c)`",
+    ),
     (lambda: rx.scan(rnn.GRU(3, 4, rngs=nnx.Rngs(0)), (), jnp.ones((7, 3))), TypeError, "Call a Flax module itself"),
     (lambda: linen.GRU(4).init(jax.random.key(0), jnp.ones((7, 2), int)), TypeError, "`xs` must be of a floating"),
     (

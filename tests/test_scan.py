@@ -1,7 +1,6 @@
 """The driver beyond `check_contract`: properties, numerical derivatives, placement, compilation, errors."""
 
 import dataclasses
-import re
 from typing import NamedTuple
 
 import jax
@@ -267,58 +266,3 @@ def test_layers_read_as_they_were_written_and_compare_by_value() -> None:
     )
     assert repr(layer) == text
     assert len({layer, dataclasses.replace(layer), rx.GRUCell(4), rx.GRUCell(4)}) == 2
-
-
-XS = jnp.ones((2, 7, 3))
-ERRORS = [
-    (lambda: rx.scan(rx.GRUCell, PARAMS, XS), TypeError, "Construct it first"),
-    (lambda: rx.scan(CELL, PARAMS, XS.astype(int)), TypeError, "`xs` must be of a floating dtype; got int32[2, 7, 3]"),
-    (lambda: rx.scan(CELL, PARAMS, XS[0, 0]), ValueError, "`xs` must be [*B, T, I], at least 2 axes; got float32[3]"),
-    (lambda: rx.scan(CELL, PARAMS, jnp.ones((2, 7, 5))), ValueError, "`params.kernel` must be [5, 12] for `xs`"),
-    (lambda: rx.scan(CELL, PARAMS._asdict(), XS), ValueError, "got none in a dict with ['bias'], ['kernel']"),
-    (lambda: rx.scan(rx.GRUCell(4, bias=False), PARAMS, XS), ValueError, "got also .bias, .recurrent_bias"),
-    (lambda: rx.scan(CELL, PARAMS, XS, CELL.initial_state((3,))), ValueError, "`state.h` must be [2, 4] for `xs`"),
-    (lambda: rx.scan(CELL, PARAMS, XS, jnp.zeros((2, 4))), ValueError, "got none in float32[2, 4]"),
-    (
-        lambda: rx.scan(CELL, PARAMS, XS, mask=jnp.ones((7, 2), bool)),
-        ValueError,
-        "got bool[7, 2]. Is one of them time-",
-    ),
-    (
-        lambda: rx.scan(CELL, PARAMS, XS, mask=jnp.ones((2, 7))),
-        TypeError,
-        "`mask` must be bool[2, 7], one flag per step",
-    ),
-    (lambda: rx.scan(CELL, PARAMS, XS, reset=jnp.ones(7, bool)), ValueError, "`reset` must be bool[2, 7]"),
-    (lambda: rx.scan(CELL, PARAMS, XS, lengths=jnp.ones((2, 1), int)), ValueError, "`lengths` must be int[2], one"),
-    (lambda: rx.scan(CELL, PARAMS, XS, lengths=jnp.ones(2)), TypeError, "got float32[2]"),
-    (
-        lambda: rx.scan(CELL, PARAMS, XS, lengths=jnp.ones(2, int), mask=jnp.ones((2, 7), bool)),
-        ValueError,
-        "`lengths` and `mask` must not both be given",
-    ),
-    (lambda: rx.scan(CELL, PARAMS, XS, implementation="fast"), ValueError, "`implementation` must be None or one of"),
-    (lambda: rx.scan(CELL, PARAMS, XS, key=0), TypeError, "`key` must be a PRNG key, such as jax.random.key(0); got 0"),
-    (lambda: rx.scan(CELL, PARAMS, XS, unroll=0), ValueError, "`unroll` must be an int of at least 1; got 0"),
-    (lambda: rx.step(CELL, PARAMS, None, jnp.ones(())), ValueError, "`x` must be [*B, I], the input of one step"),
-    (lambda: rx.step(rx.Bidirectional(CELL), (), None, XS[:, 0]), ValueError, "must not read the future to be stepped"),
-    (lambda: rx.LSTMCell(4.0), TypeError, "`hidden_size` of LSTMCell must be an int; got 4.0"),
-    (lambda: rx.ElmanCell(0), ValueError, "`hidden_size` of ElmanCell must be at least 1; got 0"),
-    (lambda: rx.LSTMCell(4, 4), ValueError, "`proj_size` must be below `hidden_size` 4, or 0"),
-    (lambda: rx.Stack(()), ValueError, "must hold at least 1 layer"),
-    (lambda: rx.Stack((rx.GRUCell,)), TypeError, "`layers` must be a recurrax.Layer"),
-    (lambda: rx.Dropout(1.0), ValueError, "`rate` must be at least 0 and below 1; got 1.0"),
-    (
-        lambda: rx.Bidirectional(CELL, merge="add"),
-        ValueError,
-        "`merge` must be one of concat, sum, mul, ave; got 'add'",
-    ),
-    (lambda: rx.num_params(rx.Bidirectional(CELL, rx.GRUCell(3), "sum"), 3), ValueError, "output size of `forward`, 4"),
-    (lambda: rx.num_params(rx.Residual(CELL), 3), ValueError, "must put out as many features as it takes in, 3"),
-]
-
-
-@pytest.mark.parametrize(("call", "kind", "message"), ERRORS, ids=[message for *_, message in ERRORS])
-def test_errors_teach(call, kind, message) -> None:
-    with pytest.raises(kind, match=re.escape(message)):
-        call()

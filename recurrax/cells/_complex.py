@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._affine import affine, along
+from recurrax._arguments import describe
 from recurrax._dtype import promote, widened
 from recurrax._layer import Params
 from recurrax._linear import Coefficients, LinearCell, LinearState
@@ -48,6 +49,11 @@ class ComplexDiagonalCell(LinearCell):
 
     def coefficients(self, params: Params, xs: jax.Array, log_a: jax.Array, scale: jax.Array) -> Coefficients:
         """Those of every step, from what is the same at all of them, `[N]`; `rest` is D x."""
+        if jnp.iscomplexobj(xs):
+            raise TypeError(
+                f"`xs` must be of a floating dtype for {self}, whose inputs are real; "
+                f"got {describe(xs)}. Give real and imaginary parts as features."
+            )
         b = lax.complex(*jnp.split(widened(affine(xs, params.kernel)), 2, axis=-1))
         b = along(scale, b) * b
         a = along(jnp.exp(log_a), b)

@@ -7,6 +7,8 @@ import functools
 
 import numpy as np
 
+from recurrax._arguments import check_fields
+
 
 @dataclasses.dataclass(frozen=True)
 class NCPWiring:
@@ -52,6 +54,7 @@ class NCPWiring:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("inter_neurons", "command_neurons", "motor_neurons"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")

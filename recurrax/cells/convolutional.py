@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from recurrax._activation import frugal
 from recurrax._affine import AffineCell, along
+from recurrax._arguments import as_int
 from recurrax._layer import Initializer, Params
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
@@ -33,16 +34,16 @@ class _Convolutional(AffineCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shape = self.input_shape
-        object.__setattr__(self, "input_shape", (shape,) if isinstance(shape, int) else tuple(shape))
-        if not self.input_shape or not _all_positive(self.input_shape):
+        shape, sizes = self.input_shape, _ints(self.input_shape)
+        object.__setattr__(self, "input_shape", (sizes,) if isinstance(sizes, int) else sizes)
+        if not _all_positive(self.input_shape):
             raise ValueError(f"`input_shape` must be the size of each spatial axis, such as (16, 16); got {shape!r}.")
         axes = f"{len(self.input_shape)} spatial axes of `input_shape` {self.input_shape}"
         for name in ("kernel_size", "strides", "dilation"):
             value = getattr(self, name)
-            object.__setattr__(self, name, value if isinstance(value, int) else tuple(value))
+            object.__setattr__(self, name, _ints(value))
             each = self._each(getattr(self, name))
-            if len(each) != len(self.input_shape) or not _all_positive(each):
+            if not _all_positive(each) or len(each) != len(self.input_shape):
                 raise ValueError(f"`{name}` must be a positive int, or one for each of the {axes}; got {value!r}.")
         self._check_padding(axes)
         if not _all_positive(self.output_shape):
@@ -55,8 +56,8 @@ class _Convolutional(AffineCell):
         padding = self.padding
         if isinstance(padding, str) and padding.upper() in ("SAME", "VALID"):
             object.__setattr__(self, "padding", padding.upper())
-        elif np.shape(padding) == (len(self.input_shape), 2):
-            object.__setattr__(self, "padding", tuple(map(tuple, padding)))
+        elif np.shape(padding) == (len(self.input_shape), 2) and all(map(_ints, padding)):
+            object.__setattr__(self, "padding", tuple(map(_ints, padding)))
         else:
             raise ValueError(
                 f'`padding` must be "SAME", "VALID", or a pair (low, high) for each of the {axes}; got {padding!r}.'
@@ -135,8 +136,16 @@ def _convolve(
     return y if bias is None else y + along(bias, y)
 
 
-def _all_positive(numbers: Sequence[int]) -> bool:
-    return all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
+def _ints(value: Any) -> Any:
+    """One int, or a tuple of them, as Python's; None for anything else."""
+    if not isinstance(value, (tuple, list, np.ndarray)):
+        return as_int(value)
+    numbers = tuple(as_int(number) for number in value)
+    return None if None in numbers else numbers
+
+
+def _all_positive(numbers: tuple[int, ...] | None) -> bool:
+    return bool(numbers) and all(number > 0 for number in numbers or ())
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from recurrax._check import check_number
+from recurrax._arguments import check_fields, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Layer, Params, State
 from recurrax._mask import where
@@ -90,6 +90,7 @@ class Chunkwise:
     whole: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_number("length", self.length)
 
     def refuses(self, cell: Layer, *_: Any, **__: Any) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrax._check import check_number
+from recurrax._arguments import check_fields, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Cell, Layer, Params, State, features
 from recurrax._mask import where
@@ -96,6 +96,7 @@ class Newton:
     __repr__ = Layer.__repr__
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.jacobian not in ("full", "diagonal", None):
             raise ValueError(f'`jacobian` must be "full", "diagonal" or None; got {self.jacobian!r}.')
         if not 0 <= self.damping < 1:

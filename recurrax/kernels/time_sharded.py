@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
+from recurrax._arguments import check_fields
 from recurrax._layer import Cell, Params, State
 from recurrax._linear import LinearCell
 from recurrax.kernels import linear
@@ -56,6 +57,9 @@ class TimeSharded:
     whole: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not isinstance(self.mesh, (Mesh, AbstractMesh)):
+            raise TypeError(f"`mesh` must be a jax.sharding.Mesh; got {self.mesh!r}.")
         if self.axis not in self.mesh.axis_names:
             raise ValueError(f"`axis` must be one of the mesh axes {self.mesh.axis_names}; got {self.axis!r}.")
         kind = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))[self.axis]

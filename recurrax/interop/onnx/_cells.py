@@ -144,6 +144,7 @@ class Reverse(Wrapper):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layer("layer", self.layer)
 
     @property

@@ -1,0 +1,244 @@
+"""The checks of what a layer is made with and of what its `init` is given, in one place for every layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def describe(x: Any) -> str:
+    """What an argument is, for an error: `float32[3, 7, 5]`, the names in a pytree, or the value."""
+    if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype"):
+        return f"{x.dtype}[{', '.join(map(str, x.shape))}]"
+    if isinstance(x, (tuple, list, dict)):
+        return f"a {type(x).__name__} with {', '.join(named_leaves(x)) or 'nothing in it'}"
+    return f"{short(x)} of type {type(x).__name__}"
+
+
+def short(value: Any) -> str:
+    """The value as it is written, or its type where that is long, as of arrays and modules."""
+    text = repr(value)
+    return text if len(text) <= 100 and "\n" not in text else f"an object of {type(value)}"
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by the way to each, such as `[0].h`."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in pairs}
+
+
+def check_number(name: str, value: Any) -> int:
+    """Checks a number of steps and the like, and returns it as Python's int."""
+    number = as_int(value)
+    if number is None or number < 1:
+        raise ValueError(f"`{name}` must be an int of at least 1; got {short(value)}.")
+    return number
+
+
+# What the fields of a dataclass may hold ---------------------------------------------------------
+
+
+def check_fields(of: Any) -> None:
+    """Checks the fields of a frozen dataclass by the types that they declare.
+
+    A NumPy number is stored as Python's, so that it compares, prints and saves as such.
+
+    Raises:
+        TypeError: that names the first field of a wrong type.
+        ValueError: if a size is too small.
+    """
+    for field in dataclasses.fields(of):
+        value = getattr(of, field.name)
+        kind, optional = _declared(field.type)
+        if value is field.default or (value is None and optional):
+            continue
+        if kind in _CHECKS:
+            where = f"`{field.name}` of {type(of).__name__}"
+            object.__setattr__(of, field.name, _CHECKS[kind](where, value))
+        if kind == "int" and field.name.endswith("_size"):
+            _check_least(of, field.name, least=0 if field.default == 0 else 1)
+
+
+def _declared(annotation: Any) -> tuple[str, bool]:
+    """The type of a field in words, and whether it may be None."""
+    # Annotations are strings here, but types in a user's module without `annotations`.
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    kind = text.removesuffix(" | None")
+    return ("Callable" if "Callable[" in kind else kind), kind != text
+
+
+def _check_least(of: Any, name: str, least: int) -> None:
+    if getattr(of, name) < least:
+        kind, value = type(of).__name__, getattr(of, name)
+        raise ValueError(f"`{name}` of {kind} must be at least {least}; got {value}.")
+
+
+def _int(where: str, value: Any) -> int:
+    if (number := as_int(value)) is None:
+        raise TypeError(f"{where} must be an int; got {short(value)}.")
+    return number
+
+
+def as_int(value: Any) -> int | None:
+    """Whatever stands for an int as Python's, such as `np.int64(3)`; None for a bool and all else."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _bool(where: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{where} must be True or False; got {short(value)}.")
+    return bool(value)
+
+
+def _number(where: str, value: Any) -> Any:
+    if not is_number(value):
+        raise TypeError(f"{where} must be a number; got {short(value)}.")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a real number of Python's or NumPy's, and no bool: an array has no hash."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _pair(where: str, value: Any) -> tuple:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{where} must be a pair of numbers; got {short(value)}.")
+    return tuple(_number(where, number) for number in value)
+
+
+def _numbers(where: str, value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(_number(where, number) for number in value)
+    return _number(where, value)
+
+
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError(f"{where} must be a tuple of names; got {short(value)}. Write ({value!r},).")
+    if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{where} must be a tuple of names; got {short(value)}.")
+    return tuple(value)
+
+
+def _function(where: str, value: Any) -> Callable:
+    if callable(value):
+        return value
+    known = isinstance(value, str) and hasattr(jax.nn, value)
+    hint = f" Write jax.nn.{value}." if known else ""
+    raise TypeError(f"{where} must be a function, such as jax.nn.relu; got {short(value)}.{hint}")
+
+
+def _initializer(where: str, value: Any) -> Callable:
+    must = f"{where} must be a function `(key, shape, dtype) -> array`"
+    if not callable(value):
+        such = "recurrax.initializers.glorot_uniform or jax.nn.initializers.he_normal()"
+        raise TypeError(f"{must}, such as {such}; got {short(value)}.")
+    if value in _MAKERS:
+        name = f"jax.nn.initializers.{value.__name__}"
+        raise TypeError(f"{must}; got {name}, which makes such functions. Call it: {name}().")
+    return value
+
+
+# The functions of `jax.nn.initializers` that return an initializer, as all do but these two.
+_MAKERS = [
+    maker
+    for name, maker in vars(jax.nn.initializers).items()
+    if callable(maker) and name.islower() and name not in ("zeros", "ones")
+]
+
+_SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+
+
+def _floating(where: str, value: Any) -> Any:
+    try:
+        known = is_floating(jnp.dtype(value))
+    except TypeError:
+        known = False
+    if not known:
+        meant = _SHORT.get(value) if isinstance(value, str) else None
+        hint = f' Write "{meant}".' if meant else ""
+        such = "jnp.bfloat16 or jnp.float32"
+        raise TypeError(f"{where} must be a floating dtype, such as {such}; got {short(value)}.{hint}")
+    return value
+
+
+def is_floating(dtype: Any) -> bool:
+    """Whether this is a dtype of numbers to calculate with: JAX promotes no floats of 8 bits or fewer."""
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1
+
+
+# By the declared type. A class checks its fields of other types.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "int": _int,
+    "bool": _bool,
+    "float": _number,
+    "tuple[float, float]": _pair,
+    "float | tuple[float, ...]": _numbers,
+    "tuple[str, ...]": _names,
+    "Callable": _function,
+    "Initializer": _initializer,
+    "DTypeLike": _floating,
+}
+
+
+# What `init` may be given ------------------------------------------------------------------------
+
+
+def checks_arguments(init: Callable) -> Callable:
+    """A layer's `init` with its arguments checked."""
+
+    @functools.wraps(init)
+    def checked(self: Any, key: Any, input_size: Any, *args: Any, **kwargs: Any) -> Any:
+        check_key("key", key)
+        return init(self, key, _features(input_size), *args, **kwargs)
+
+    return checked
+
+
+def check_key(name: str, key: Any) -> None:
+    """Checks a source of randomness.
+
+    Raises:
+        TypeError: if it is none.
+        ValueError: if it is several.
+    """
+    shape = getattr(key, "shape", None)
+    must = f"`{name}` must be one PRNG key, such as jax.random.key(0)"
+    if isinstance(shape, tuple):
+        # A key of `jax.random.PRNGKey` is an array of numbers.
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        axes = len(shape) if typed else len(shape) - 1
+        if (typed or key.dtype == jnp.uint32) and axes >= 0:
+            if axes > 0:
+                raise ValueError(f"{must}; got {describe(key)}. Take one of these keys: `{name}[0]`.")
+            return
+    # Flax' `nnx.Rngs` and its streams are functions, of no short text.
+    if callable(key):
+        raise TypeError(f"{must}; got {type(key).__name__}. Draw a key from it: `rngs.params()`.")
+    raise TypeError(f"{must}; got {describe(key)}.")
+
+
+def _features(input_size: Any) -> int:
+    must = "`input_size` must be an int of at least 1, the number of features of one input"
+    size = as_int(input_size)
+    if size is None:
+        shape = getattr(input_size, "shape", ())
+        hint = f" Give the size of its last axis, {shape[-1]}." if shape else ""
+        raise TypeError(f"{must}; got {describe(input_size)}.{hint}")
+    if size < 1:
+        raise ValueError(f"{must}; got {input_size}.")
+    return size
