@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 from jax.typing import DTypeLike
 
 from recurrax._activation import frugal
@@ -122,6 +122,10 @@ def _convolve(
     """Channels last: multiplied in the kernel's dtype, accumulated and returned in that of `x`, as `affine`."""
     ndim = len(strides)
     channels_last = (0, ndim + 1, *range(1, ndim + 1))
+    placed = jax.typeof(x).sharding
+    if any(placed.spec) and jax.typeof(kernel).sharding.mesh.empty:
+        # The gradient of a kernel that was made outside of the mesh needs to know that it lies there too.
+        kernel = reshard(kernel, NamedSharding(placed.mesh, PartitionSpec()))
     images, back = _as_one_axis(x, x.ndim - ndim - 1)
     y = lax.conv_general_dilated(
         images.astype(kernel.dtype),
@@ -142,7 +146,8 @@ def _as_one_axis(x: jax.Array, number: int) -> tuple[jax.Array, Callable[[jax.Ar
     Under a mesh with Explicit axes, only axes that come first can be spread over devices and merged with others. So
     those that are spread come first.
     """
-    sizes, mesh, placed = x.shape[:number], jax.typeof(x).sharding.mesh, jax.typeof(x).sharding.spec
+    sizes, sharding = x.shape[:number], jax.typeof(x).sharding
+    mesh, placed = sharding.mesh, sharding.spec
     if not any(placed):
         return x.reshape(math.prod(sizes), *x.shape[number:]), lambda y: y.reshape(*sizes, *y.shape[1:])
     order = sorted(range(number), key=lambda axis: placed[axis] is None)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax._dtype import cast
-from recurrax._layer import Layer, Params, State
+from recurrax._dtype import cast, cast_params, compute_dtype
+from recurrax._layer import Cell, Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
 from recurrax.kernels import Implementation
@@ -31,7 +31,8 @@ def check_contract(
 ) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
-    Steps one by one equal the whole; parts joined by the state equal the whole; ragged rows, with NaN in the padding
+    Steps one by one equal the whole, and a cell's outputs are what its `output` says of the state after each step; parts
+    joined by the state equal the whole; ragged rows, with NaN in the padding
     and lengths 0 and T among them, equal the trimmed rows, and packed rows equal their segments run apart, in both
     directions; layouts and batch axes agree, and so does `vmap`; dtypes are kept; two equal layers compile once;
     forward and reverse mode, second order and `jax.checkpoint` agree; without a key nothing is random.
@@ -74,11 +75,24 @@ def _space(layer: Layer) -> tuple[int, ...]:
 
 
 def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    def output(params: Params, state: State, x: jax.Array, y: jax.Array) -> jax.Array:
+        """What a cell says of its output, given the state after a step."""
+        if not isinstance(layer, Cell):
+            return y
+        compute = compute_dtype(layer, params, x)
+        params = cast_params(layer, params, compute)
+        said = layer.output(params, state, layer.project_inputs(params, cast(x, compute)))
+        return y if said is None else said.astype(y.dtype)
+
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
-        state, ys = jax.lax.scan(lambda state, x: step(layer, params, state, x), state, jnp.moveaxis(xs, 1, 0))
+        def advance(state: State, x: jax.Array) -> tuple[State, jax.Array]:
+            state, y = step(layer, params, state, x)
+            return state, output(params, state, x, y)
+
+        state, ys = jax.lax.scan(advance, state, jnp.moveaxis(xs, 1, 0))
         return state, jnp.moveaxis(ys, 0, 1)
 
-    assert_close("steps one by one", pull(one_by_one, *args), pull(run, *args), tol)
+    assert_close("steps one by one, and what `output` says of each", pull(one_by_one, *args), pull(run, *args), tol)
 
 
 def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
