@@ -16,8 +16,8 @@ def drawn(key: jax.Array, probability: float, like: jax.Array, shape: tuple[int,
         key: the source of randomness.
         probability: that of True.
         like: the array that the draws will meet.
-        shape: that of the draws, by default that of `like`. The last axes are those of `like`. An axis of another
-            size than in `like`, or one that `like` has not got, is not spread over devices.
+        shape: that of the draws, by default that of `like`. Its last axes stand for those of `like`, and others may
+            come before them. An axis of another size than in `like` is not spread over devices, nor is one before them.
 
     Returns:
         `bool` of this shape.
@@ -26,10 +26,8 @@ def drawn(key: jax.Array, probability: float, like: jax.Array, shape: tuple[int,
     placed = jax.typeof(like).sharding
     if not any(placed.spec):
         return jax.random.bernoulli(key, probability, shape)
-    sizes, names = list(like.shape), list(placed.spec)
-    missing = max(len(shape) - len(sizes), 0)
-    sizes, names = ([None] * missing + part for part in (sizes, names))
-    axes = list(zip(shape, sizes, names, strict=True))
+    added = [None] * (len(shape) - like.ndim)
+    axes = zip(shape, [*added, *like.shape], [*added, *placed.spec], strict=True)
     spec = PartitionSpec(*(name if size == of_like else None for size, of_like, name in axes))
     return jax.random.bernoulli(key, probability, shape, out_sharding=NamedSharding(placed.mesh, spec))
 

@@ -143,7 +143,7 @@ class StandIn(Cell):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class AroundAffineCell(StandIn, AffineCell):
+class AroundAffineCell(StandIn, AffineCell):  # type: ignore[misc]
     """An affine cell in the place of another, so that the same kernels serve it; by itself it changes nothing."""
 
     cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]

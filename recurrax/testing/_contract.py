@@ -31,11 +31,11 @@ def check_contract(
 ) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
-    Steps one by one equal the whole, and a cell's outputs are what its `output` says of the state after each step; parts
-    joined by the state equal the whole; ragged rows, with NaN in the padding
-    and lengths 0 and T among them, equal the trimmed rows, and packed rows equal their segments run apart, in both
-    directions; layouts and batch axes agree, and so does `vmap`; dtypes are kept; two equal layers compile once;
-    forward and reverse mode, second order and `jax.checkpoint` agree; without a key nothing is random.
+    Steps one by one equal the whole, and a cell's outputs are what its `output` says of the state after a step; parts
+    joined by the state equal the whole; ragged rows, with NaN in the padding and lengths 0 and T among them, equal the
+    trimmed rows, and packed rows equal their segments run apart, in both directions; layouts and batch axes agree, and
+    so does `vmap`; dtypes are kept; two equal layers compile once; forward and reverse mode, second order and
+    `jax.checkpoint` agree; without a key nothing is random.
 
     Args:
         layer: the layer to check.
