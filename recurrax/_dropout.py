@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from recurrax._arguments import check_key
 from recurrax._check import check_layer, check_rate
 from recurrax._layer import Layer, Params, State, Walk
 from recurrax._params import named
+from recurrax._random import dropped
 from recurrax._wrapper import Wrapper
 
 
@@ -70,9 +72,8 @@ class Dropout(Layer):
         """Drops features of `xs` if the walk has a key."""
         if walk.key is None or not self.rate:
             return state, xs
-        kept = jax.random.bernoulli(walk.key, 1 - self.rate, xs.shape[1:] if self.shared else xs.shape)
-        kept = jnp.broadcast_to(kept[None], xs.shape) if self.shared else kept
-        return state, jnp.where(kept, xs / (1 - self.rate), jnp.zeros_like(xs))
+        shape = (1, *xs.shape[1:]) if self.shared else xs.shape
+        return state, dropped(walk.key, self.rate, xs, shape)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -84,11 +85,11 @@ class WeightDrop(Wrapper):
     Args:
         layer: any layer.
         rate: the probability of zero, in [0, 1); the other weights are scaled by 1 / (1 - rate).
-        names: the names of the parameters, wherever they stand in the layer, as in `named`.
+        names: the names of the parameters, wherever they stand in the layer, as in `named`; a str for a single name.
 
     Raises:
-        TypeError: if `layer` is not a layer.
-        ValueError: if `rate` is outside [0, 1), or, where there is a key, the layer has no parameter of a name.
+        TypeError: if `layer` is not a layer, or a name is not a str.
+        ValueError: if `rate` is outside [0, 1), there is no name, or, at `init`, the layer has no parameter of a name.
 
     Example:
         >>> import jax, recurrax
@@ -105,18 +106,32 @@ class WeightDrop(Wrapper):
     """
 
     rate: float = 0.5
-    names: tuple[str, ...] = ("recurrent_kernel",)
+    names: str | tuple[str, ...] = ("recurrent_kernel",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_layer("layer", self.layer)
         check_rate("rate", self.rate)
-        object.__setattr__(self, "names", tuple(self.names))
+        names = (self.names,) if isinstance(self.names, str) else self.names
+        if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                '`names` of WeightDrop must be the name of a parameter, such as "recurrent_kernel", or a tuple of '
+                f"names; got {self.names!r}."
+            )
+        if not names:
+            raise ValueError("`names` of WeightDrop must hold at least 1 name; got none.")
+        object.__setattr__(self, "names", tuple(names))
 
     @property
     def stochastic(self) -> bool:
         """Whether the rate is positive, or the layer draws numbers of its own."""
         return self.rate > 0 or self.layer.stochastic
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws the parameters of the layer, which must have one of each name."""
+        params = super().init(key, input_size, dtype)
+        named(params, *self.names)
+        return params
 
     def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Runs the layer with some of its weights at zero."""
@@ -126,12 +141,8 @@ class WeightDrop(Wrapper):
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.fold_in(walk.key, 1), len(leaves))
         drops = zip(keys, leaves, jax.tree.leaves(named(params, *self.names)), strict=True)
-        dropped = [self._drop(key, leaf) if meant else leaf for key, leaf, meant in drops]
-        return within(self.layer, jax.tree.unflatten(structure, dropped), state, xs)
-
-    def _drop(self, key: jax.Array, weight: jax.Array) -> jax.Array:
-        kept = jax.random.bernoulli(key, 1 - self.rate, weight.shape)
-        return jnp.where(kept, weight / (1 - self.rate), jnp.zeros_like(weight))
+        leaves = [dropped(key, self.rate, leaf) if meant else leaf for key, leaf, meant in drops]
+        return within(self.layer, jax.tree.unflatten(structure, leaves), state, xs)
 
 
 def embedding_dropout(key: jax.Array | None, embedding: jax.Array, rate: float) -> jax.Array:
@@ -169,5 +180,10 @@ def embedding_dropout(key: jax.Array | None, embedding: jax.Array, rate: float) 
         check_key("key", key)
     if key is None or not rate:
         return embedding
-    kept = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, (embedding.shape[0], 1)), embedding.shape)
-    return jnp.where(kept, embedding / (1 - rate), jnp.zeros_like(embedding))
+    return _words_dropped(key, rate, embedding)
+
+
+# Jitted, so that the draws lie on the devices of the embedding also where the caller has set no mesh.
+@functools.partial(jax.jit, static_argnames="rate")
+def _words_dropped(key: jax.Array, rate: float, embedding: jax.Array) -> jax.Array:
+    return dropped(key, rate, embedding, (embedding.shape[0], 1))

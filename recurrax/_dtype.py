@@ -25,9 +25,14 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
 
 def cast_params(cell: Cell, params: Params, dtype: jnp.dtype) -> Params:
     """The parameters in another dtype, but for those that the cell says are no part of a matrix product."""
-    exact = {name: getattr(params, name) for name in getattr(cell, "exact", ())}
-    params = cast(params, dtype)
-    return params._replace(**exact) if exact else params
+    exact = set(cell.exact)
+
+    def one(path: tuple, leaf: Any) -> Any:
+        # Where a layer adds arrays of its own, the parameters of the cell stand deeper than at the top.
+        names = {getattr(key, "name", None) for key in path}
+        return leaf if names & exact else cast(leaf, dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def widened(x: jax.Array) -> jax.Array:

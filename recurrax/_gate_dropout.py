@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from recurrax._affine import AffineCell, along
 from recurrax._layer import Params, State
+from recurrax._random import drawn
 from recurrax._wrapper import AroundAffineCell, CellWrapper
 
 
@@ -37,12 +38,12 @@ class GateDropout(CellWrapper):
             return cell, params, xs
         keys = jax.random.split(key)
         masks = self._masks(keys[0], self.rate, xs[0]), self._masks(keys[1], self.recurrent_rate, state.h)
-        return _Masked(cell.hidden_size, cell=cell, dtype=cell.dtype), (params, *masks), xs
+        return _Masked.of(cell), (params, *masks), xs
 
     def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
         if not rate:
             return None
-        return jax.random.bernoulli(key, 1 - rate, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
+        return drawn(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ class GradientClip(CellWrapper):
 
     What comes out of a step is bounded before it goes on to the step before, so one explosive step cannot spoil what
     the others say, as it can where the gradients of the weights are clipped after the walk. Forward mode, which has no
-    such flow, gives the derivative itself. Parameters and state are those of the cell.
+    such flow, gives the derivative itself. `"newton"`, which solves one equation for all steps, has no such flow either
+    and is refused. Parameters and state are those of the cell.
 
     Args:
         layer: an affine cell, such as Elman's, an LSTM or a GRU, or one within layers that keep it affine.
@@ -59,12 +60,14 @@ class GradientClip(CellWrapper):
 
     def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
         """The cell with bounds."""
-        return _Bounded(cell.hidden_size, cell=cell, bound=self.bound, dtype=cell.dtype), params, xs
+        return _Bounded.of(cell, bound=self.bound), params, xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Bounded(AroundAffineCell):
     bound: float = dataclasses.field(default=1.0, kw_only=True)
+
+    alters_gradient: ClassVar[bool] = True
 
     def pointwise(self, params: Params, a: Gates, state: State) -> tuple[State, jax.Array]:
         return self.cell.pointwise(params, tuple(map(self._bounded, a)), state)

@@ -180,6 +180,14 @@ class Cell(Layer):
     # a k x k block for each unit where the state has k parts, all of one shape.
     independent_units: ClassVar[bool] = False
 
+    # The parameters that say how long a state lasts. They keep their dtype whatever that of the products: with its
+    # phases rounded to bfloat16 the outputs of an LRU are off by a seventh after 1,000 steps, not by a 400th.
+    exact: ClassVar[tuple[str, ...]] = ()
+
+    # Whether the gradient that flows back through a step is another than the derivative of the step says. Then an
+    # implementation must go back step by step, through the step itself.
+    alters_gradient: ClassVar[bool] = False
+
     @abc.abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         """Takes one step: from the state and one projected input to the new state and the output."""
@@ -188,6 +196,32 @@ class Cell(Layer):
         """What can be computed from the inputs of all steps at once, `zs`; by default the inputs themselves."""
         return xs
 
+    def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
+        """The output of a step as a function of the state after it, or None for a cell that does not say.
+
+        It must be what `step` returns. A layer that changes the state after a step, as `Zoneout` does, needs it.
+        """
+        return None
+
+    def state_parts(self, state: State) -> tuple[jax.Array, ...]:
+        """The parts of the state that mean something by themselves, each with one entry for every unit of it.
+
+        By default these are the leaves. Where some leaves have a meaning only together, one of them stands for all.
+        """
+        return tuple(jax.tree.leaves(state))
+
+    def mix_states(self, keep: Sequence[Any], old: State, new: State) -> State:
+        """Keep * old + (1 - keep) * new, for each part of the state by itself.
+
+        Args:
+            keep: for each of `state_parts` how much of the old state is kept: a number in [0, 1), or a bool for each
+                unit.
+            old: a state.
+            new: another one.
+        """
+        parts = zip(keep, jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+        return jax.tree.unflatten(jax.tree.structure(new), [mixed(*part) for part in parts])
+
     def output_size(self, input_size: int) -> int:
         """The number of features of one output: `hidden_size`."""
         return self.hidden_size
@@ -195,3 +229,11 @@ class Cell(Layer):
     def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
         """A cell has no parts: the walk itself takes its steps."""
         return walk(self, params, state, xs)
+
+
+def mixed(keep: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+    """Keep * old + (1 - keep) * new, with a number for `keep`, or a choice where `keep` is an array of bools."""
+    old = old.astype(new.dtype)
+    if isinstance(keep, jax.Array):
+        return jnp.where(keep, old, new)
+    return keep * old + (1 - keep) * new

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from recurrax._affine import AffineCell, along
 from recurrax._check import check_rate
+from recurrax._dtype import compute_dtype
 from recurrax._layer import Params, State
+from recurrax._random import drawn
 from recurrax._wrapper import AroundAffineCell, CellWrapper
 
 
@@ -69,8 +70,8 @@ class RecurrentDropout(CellWrapper):
         """The cell with one mask for all steps."""
         if key is None or not self.rate:
             return cell, params, xs
-        mask = _mask(key, self.rate, state.h.shape, state.h.dtype)
-        return _Masked(cell.hidden_size, cell=cell, dtype=cell.dtype), (params, mask), xs
+        mask = drawn(key, 1 - self.rate, state.h).astype(compute_dtype(cell, params, xs))
+        return _Masked.of(cell, rate=self.rate), (params, mask), xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -122,20 +123,26 @@ class UpdateDropout(CellWrapper):
         """The cell with one mask for all steps."""
         if key is None or not self.rate:
             return cell, params, xs
-        mask = _mask(key, self.rate, (*state.h.shape[:-1], cell.hidden_size), state.h.dtype)
-        return _Updated(cell.hidden_size, cell=cell, dtype=cell.dtype), (params, mask), xs
-
-
-def _mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / (1 - rate)
+        shape = (*state.h.shape[:-1], cell.hidden_size)
+        mask = drawn(key, 1 - self.rate, state.h, shape).astype(compute_dtype(cell, params, xs))
+        return _Updated.of(cell, rate=self.rate), (params, mask), xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _WithMask(AroundAffineCell):
-    """A cell whose parameters are `(params, mask)`."""
+    """A cell whose parameters are `(params, mask)`, with a mask of zeros and ones.
+
+    The mask is in the dtype of the products. So it has no say in that dtype, and no rounding changes it.
+    """
+
+    rate: float = dataclasses.field(default=0.0, kw_only=True)
 
     def inner(self, params: Params) -> Params:
         return params[0]
+
+    def masked(self, mask: jax.Array, x: jax.Array) -> jax.Array:
+        """`x` with zeros where the mask has zeros, and the rest scaled."""
+        return x * along(mask, x) / (1 - self.rate)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -144,7 +151,7 @@ class _Masked(_WithMask):
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
         params, mask = params
-        return self.cell.project_state(params, h * along(mask, h))
+        return self.cell.project_state(params, self.masked(mask, h))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -167,7 +174,7 @@ class _Updated(_WithMask):
 
         def update(candidate: jax.Array) -> jax.Array:
             seen.append(candidate)
-            return candidate * mask.astype(candidate.dtype)
+            return self.masked(mask, candidate)
 
         cell = _updating(self.cell, update)
         out = getattr(cell, method)(*args)
@@ -185,5 +192,7 @@ def _updating(cell: AffineCell, update: Callable) -> AffineCell:
     if isinstance(cell, AroundAffineCell):
         object.__setattr__(cell, "cell", _updating(cell.cell, update))
     else:
-        object.__setattr__(cell, "update", update)
+        # The cell may have an `update` already: its own, or that of another `UpdateDropout`.
+        before = cell.update
+        object.__setattr__(cell, "update", lambda candidate: update(before(candidate)))
     return cell

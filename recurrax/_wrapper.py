@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -83,30 +84,41 @@ class CellWrapper(Wrapper):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class AroundAffineCell(AffineCell):
-    """An affine cell in the place of another, so that the same kernels serve it; by itself it changes nothing."""
+class StandIn(Cell):
+    """A cell in the place of another.
 
-    cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+    Whatever an implementation asks of a cell is passed on here, and only here, but for the step itself.
+    """
+
+    cell: Cell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, cell: Cell, **options: Any) -> Self:
+        """One for this cell."""
+        return cls(cell.hidden_size, cell=cell, dtype=cell.dtype, **options)
 
     def inner(self, params: Params) -> Params:
         """The parameters of the cell."""
         return params
 
     @property
-    def gates(self) -> int:  # type: ignore[override]
-        return self.cell.gates
-
-    @property
     def feature_ndim(self) -> int:
         return self.cell.feature_ndim
 
     @property
-    def is_affine(self) -> bool:
-        return self.cell.is_affine
-
-    @property
     def independent_units(self) -> bool:  # type: ignore[override]
         return self.cell.independent_units
+
+    @property
+    def exact(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.cell.exact
+
+    @property
+    def alters_gradient(self) -> bool:  # type: ignore[override]
+        return self.cell.alters_gradient
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        return self.cell.init(key, input_size, dtype)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return self.cell.initial_state(batch_shape, dtype)
@@ -119,6 +131,30 @@ class AroundAffineCell(AffineCell):
 
     def project_inputs(self, params: Params, xs: Any) -> Any:
         return self.cell.project_inputs(self.inner(params), xs)
+
+    def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
+        return self.cell.output(self.inner(params), state, z)
+
+    def state_parts(self, state: State) -> tuple[jax.Array, ...]:
+        return self.cell.state_parts(state)
+
+    def mix_states(self, keep: Sequence[Any], old: State, new: State) -> State:
+        return self.cell.mix_states(keep, old, new)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class AroundAffineCell(StandIn, AffineCell):  # type: ignore[misc]
+    """An affine cell in the place of another, so that the same kernels serve it; by itself it changes nothing."""
+
+    cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+
+    @property
+    def gates(self) -> int:  # type: ignore[override]
+        return self.cell.gates
+
+    @property
+    def is_affine(self) -> bool:
+        return self.cell.is_affine
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
         return self.cell.project_state(self.inner(params), h)

@@ -6,30 +6,40 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from recurrax._check import check_rate
 from recurrax._layer import Cell, Params, State, features
-from recurrax._wrapper import CellWrapper
+from recurrax._random import drawn
+from recurrax._wrapper import CellWrapper, StandIn
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Zoneout(CellWrapper):
     """Lets units of a cell's state keep their value at random, each step on its own.
 
-    s_t = m_t * s_{t-1} + (1 - m_t) * cell(s_{t-1}, x_t),  m_t ~ Bernoulli(rate)
+    s'_t = cell(s_{t-1}, x_t)
+    s_t = m_t * s_{t-1} + (1 - m_t) * s'_t,  m_t ~ Bernoulli(rate)
+    y_t = output(s_t, x_t)
 
-    With a key m is drawn; without one it is its expectation, `rate`. A cell that puts out its h puts out the new one.
+    With a key m is drawn; without one it is its expectation, `rate`. The output is read from the state after zoneout:
+    it is the new h of an LSTM, and o * h of a `QRNNCell`. h is formed before zoneout acts on c, as in the paper.
+
+    A part of the state with a meaning of its own has a mask of its own: h and c of an LSTM. In `SLSTMCell` and
+    `MLSTMCell` c and n are in units of exp(m), so c, n and m are one part, the memory. A unit of it, or a head, is kept
+    or taken as one. Without a key the memories C = c * exp(m) and N = n * exp(m) are mixed, not the three arrays:
+
+    C_t = rate * C_{t-1} + (1 - rate) * C'_t,  N_t = rate * N_{t-1} + (1 - rate) * N'_t
+
     Parameters and state are those of the cell.
 
     Args:
-        layer: the cell.
+        layer: the cell. One of your own must define `output`, unless it is an `AffineCell` or a `LinearCell`.
         rate: the probability of keeping, in [0, 1), one for all parts of the state, or one for each in their order:
-            `(0.05, 0.5)` is 0.05 for h and 0.5 for c of an LSTM.
+            `(0.05, 0.5)` is 0.05 for h and 0.5 for c of an LSTM, or for the memory of an `SLSTMCell`.
 
     Raises:
-        TypeError: if `layer` is not a cell.
+        TypeError: if `layer` is not a cell, or, at the first call, if it does not say how its output follows from its
+            state.
         ValueError: if a rate is outside [0, 1), or their number is not that of the parts of the state.
 
     Example:
@@ -54,7 +64,7 @@ class Zoneout(CellWrapper):
         super().__post_init__()
         if not isinstance(self.cell, Cell):
             raise TypeError(f"`layer` of Zoneout must be a cell, such as LSTMCell(128); got {self.layer!r}.")
-        parts = len(jax.tree.leaves(jax.eval_shape(self.layer.initial_state)))
+        parts = len(self.cell.state_parts(jax.eval_shape(self.cell.initial_state)))
         if isinstance(self.rate, (tuple, list)):
             object.__setattr__(self, "rate", tuple(self.rate))
             if len(self.rate) != parts:
@@ -75,42 +85,21 @@ class Zoneout(CellWrapper):
 
     def around(self, cell: Cell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
         """The cell with noise of its own for every step."""
-        leaves = jax.tree.leaves(state)
-        zoned = _Zoned(cell.hidden_size, cell, self._rates(len(leaves)), dtype=cell.dtype)
+        parts = cell.state_parts(state)
+        zoned = _Zoned.of(cell, rates=self._rates(len(parts)))
         if key is None:
             return zoned, params, (xs, None)
-        steps, keys = features(xs).shape[:1], jax.random.split(key, len(leaves))
-        keep = [
-            jax.random.bernoulli(key, rate, steps + leaf.shape)
-            for key, rate, leaf in zip(keys, zoned.rates, leaves, strict=True)
-        ]
+        steps, keys = features(xs).shape[:1], jax.random.split(key, len(parts))
+        triples = zip(keys, zoned.rates, parts, strict=True)
+        keep = [drawn(key, rate, part, steps + part.shape) for key, rate, part in triples]
         return zoned, params, (xs, keep)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _Zoned(Cell):
-    cell: Cell = None  # type: ignore[assignment]
-    rates: tuple[float, ...] = ()
+class _Zoned(StandIn):
+    """A cell whose inputs are `(xs, keep)`: what each step keeps of each part of the state, or None for the rates."""
 
-    @property
-    def feature_ndim(self) -> int:
-        return self.cell.feature_ndim
-
-    @property
-    def independent_units(self) -> bool:  # type: ignore[override]
-        return self.cell.independent_units
-
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        return self.cell.init(key, input_size, dtype)
-
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return self.cell.initial_state(batch_shape, dtype)
-
-    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return self.cell.first_state(params, batch_shape, dtype)
-
-    def output_size(self, input_size: int) -> int:
-        return self.cell.output_size(input_size)
+    rates: tuple[float, ...] = dataclasses.field(default=(), kw_only=True)
 
     def project_inputs(self, params: Params, xs: Any) -> Any:
         xs, keep = xs
@@ -118,11 +107,15 @@ class _Zoned(Cell):
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         z, keep = z
-        after, y = self.cell.step(params, state, z)
-        old, new = jax.tree.leaves(state), jax.tree.leaves(after)
-        if keep is None:
-            mixed = [rate * o + (1 - rate) * n for rate, o, n in zip(self.rates, old, new, strict=True)]
-        else:
-            mixed = [jnp.where(k, o, n) for k, o, n in zip(keep, old, new, strict=True)]
-        puts_out = next((i for i, leaf in enumerate(new) if leaf is y), None)
-        return jax.tree.unflatten(jax.tree.structure(state), mixed), y if puts_out is None else mixed[puts_out]
+        new, _ = self.cell.step(params, state, z)
+        mixture = self.cell.mix_states(self.rates if keep is None else keep, state, new)
+        y = self.cell.output(params, mixture, z)
+        if y is None:
+            raise TypeError(
+                f"`layer` of Zoneout must say how its output follows from its state; {self.cell} does not. "
+                "Define `output(self, params, state, z)` in it."
+            )
+        return mixture, y
+
+    def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
+        return self.cell.output(params, state, z[0])

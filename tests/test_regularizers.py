@@ -1,5 +1,7 @@
 """Zoneout, dropout over time and on weights: expectations, which steps share a mask, and rest without a key."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
+from recurrax._wrapper import AroundAffineCell, StandIn
 from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
 
 XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
@@ -203,10 +206,45 @@ def test_weight_drop_drops_the_named_weights_alone() -> None:
         assert all(seen[name][other] == 0 for other in names if other != name)  # and all others have one.
 
 
+def test_weight_drop_takes_a_single_name() -> None:
+    one, other = rx.WeightDrop(rx.GRUCell(3), 0.5, "kernel"), rx.WeightDrop(rx.GRUCell(3), 0.5, ("kernel",))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_two_update_dropouts_multiply_their_masks() -> None:
+    """From an empty state a step of Elman's cell puts out its candidate."""
+    cell = rx.ElmanCell(64)
+    params, layer = perturbed_params(cell, 3), rx.UpdateDropout(rx.UpdateDropout(cell, 0.5), 0.2)
+    outer, within = jax.random.split(KEY)
+    kept = jax.random.bernoulli(outer, 0.8, (2, 64)) & jax.random.bernoulli(within, 0.5, (2, 64))
+    _, certain = rx.step(cell, params, None, XS[:, 0])
+    for implementation in ("xla", "hoisted"):
+        _, y = rx.step(layer, params, None, XS[:, 0], key=KEY, implementation=implementation)
+        assert_close(implementation, y, jnp.where(kept, certain / 0.4, 0), 1e-6)
+
+
 class Deaf(rx.ElmanCell):
     def pointwise(self, params, a, state):
         h = jnp.tanh(a[0])
         return rx.ElmanState(h), h
+
+
+class Silent(rx.Cell):
+    """A cell that does not say what its output is."""
+
+    def init(self, key, input_size, dtype=jnp.float32):
+        return jnp.ones((input_size, self.hidden_size), dtype)
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return rx.ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def project_inputs(self, params, xs):
+        return xs @ params
+
+    def step(self, params, state, z):
+        h = jnp.tanh(state.h + z)
+        return rx.ElmanState(h), 2 * h
 
 
 def run(layer: rx.Layer) -> None:
@@ -222,7 +260,11 @@ def run(layer: rx.Layer) -> None:
         (lambda: rx.RecurrentDropout(rx.GRUCell(3, reset_after=False)), TypeError, "must be an affine cell"),
         (lambda: rx.UpdateDropout(rx.CfCCell(3)), TypeError, "`layer` of UpdateDropout must be an AffineCell"),
         (lambda: run(rx.UpdateDropout(Deaf(3))), TypeError, "must pass its candidate through `update`; Deaf"),
-        (lambda: run(rx.WeightDrop(rx.GRUCell(3), 0.1, ("kernal",))), ValueError, "`names` must be among kernel"),
+        (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, ("kernal",)).init(KEY, 3), ValueError, "`names` must be among kern"),
+        (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, (1,)), TypeError, "`names` of WeightDrop must be the name of a"),
+        (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, ()), ValueError, "must hold at least 1 name"),
+        (lambda: rx.Zoneout(rx.SLSTMCell(3), (0.1,) * 4), ValueError, "must be one number or 2"),
+        (lambda: run(rx.Zoneout(Silent(3), 0.1)), TypeError, "must say how its output follows from its state; Silent"),
         (lambda: rx.embedding_dropout(KEY, jnp.ones((3, 2)), 1.0), ValueError, "`rate` must be at least 0"),
     ],
 )
@@ -254,3 +296,101 @@ def test_gradient_clip_bounds_what_flows_back_at_every_step(implementation: str)
     free = lambda params, xs: jnp.sum(rx.scan(cell, params, xs)[1] ** 2)  # noqa: E731
     forward = [jax.jvp(run, (params, XS), (params, XS))[1] for run in (loss, free)]
     assert_close("forward mode", *forward, 1e-5)
+
+
+class Watching(rx.ElmanCell):
+    """Remembers the dtype that its products are to be formed in."""
+
+    seen = None
+
+    def project_inputs(self, params, xs):
+        type(self).seen = params.kernel.dtype
+        return super().project_inputs(params, xs)
+
+
+CLIPPED = rx.GradientClip(rx.ElmanCell(3), 0.05)
+
+
+@pytest.mark.parametrize("layer", [CLIPPED, rx.Zoneout(rx.RecurrentDropout(CLIPPED, 0.1), 0.1)], ids=str)
+@pytest.mark.parametrize("implementation", ["newton", rx.Newton(fallback=True), "associative", "chunked", "cudnn"])
+def test_what_takes_no_step_by_itself_refuses_to_clip(layer: rx.Layer, implementation: str) -> None:
+    with pytest.raises(ValueError, match="cannot serve"):
+        rx.scan(layer, layer.init(KEY, 3), XS, implementation=implementation)
+
+
+@pytest.mark.parametrize("kind", [StandIn, AroundAffineCell])
+def test_a_cell_in_the_place_of_another_passes_on_all_that_may_be_asked_of_it(kind: type[StandIn]) -> None:
+    asked = {name for name in dir(rx.Cell) if not name.startswith("_")}
+    own = {"hidden_size", "dtype", "step", "apply", "parts", "causal", "stochastic"}
+    if kind is AroundAffineCell:
+        asked |= {name for name in dir(rx.AffineCell) if not name.startswith("_")}
+        # What the step consists of is the same for all affine cells; the rest are fields for `init`, and what it calls.
+        own |= {field.name for field in dataclasses.fields(rx.AffineCell)}
+        own |= {"split", "update", "shifted", "gate_params", "recurrent_shape", "has_recurrent_bias"}
+    passed_on = {name for base in kind.__mro__ if issubclass(base, StandIn) for name in vars(base)}
+    assert asked - own <= passed_on
+
+
+@pytest.mark.parametrize("cell", [rx.SLSTMCell(3), rx.SLSTMCell(3, forget_gate="exp"), rx.MLSTMCell(4, 2)], ids=str)
+@pytest.mark.parametrize("key", [None, KEY], ids=["rest", "drawn"])
+def test_zoneout_of_a_memory_in_log_space_does_not_depend_on_its_stabilizer(cell: rx.Cell, key) -> None:
+    layer, params = rx.Zoneout(cell, (0.3, 0.4)), perturbed_params(cell, 3)
+    state, _ = rx.scan(cell, params, XS)
+    axes = tuple(range(state.m.ndim, state.c.ndim)), tuple(range(state.m.ndim, state.n.ndim))
+
+    def shifted(state, by):
+        scales = [jnp.expand_dims(jnp.exp(-by), a) for a in axes]
+        return state._replace(c=state.c * scales[0], n=state.n * scales[1], m=state.m + by)
+
+    by = -jnp.abs(noise(state.m, 5)) - 1
+    final, ys = rx.scan(layer, params, XS, state, key=key)
+    moved, others = rx.scan(layer, params, XS, shifted(state, by), key=key)
+    assert_close("outputs", ys, others, 1e-5)
+    assert_close("memories", shifted(final, -final.m)[1:3], shifted(moved, -moved.m)[1:3], 1e-4)
+
+
+@pytest.mark.parametrize("cell", [rx.SLSTMCell(3), rx.MLSTMCell(4, 2)], ids=str)
+def test_zoneout_mixes_memories_and_not_their_parts(cell: rx.Cell) -> None:
+    params = perturbed_params(cell, 3)
+    state, _ = rx.scan(cell, params, XS)
+    new, _ = rx.step(cell, params, state, XS[:, 0])
+    drawn, _ = rx.step(rx.Zoneout(cell, (0.0, 0.5)), params, state, XS[:, 0], key=KEY)
+    rest, _ = rx.step(rx.Zoneout(cell, (0.25, 0.75)), params, state, XS[:, 0])
+    beside = lambda x, like: jnp.expand_dims(x, tuple(range(x.ndim, like.ndim)))  # noqa: E731
+    kept = drawn.m == state.m
+    assert kept.any()
+    assert not kept.all()
+    for name in ("c", "n"):
+        old_part, new_part, got, at_rest = (getattr(s, name) for s in (state, new, drawn, rest))
+        np.testing.assert_array_equal(got, jnp.where(beside(kept, got), old_part, new_part))
+        logs = (jnp.exp(s.m - rest.m) for s in (state, new))
+        old_part, new_part = (beside(w, part) * part for w, part in zip(logs, (old_part, new_part), strict=True))
+        np.testing.assert_allclose(at_rest, 0.75 * old_part + 0.25 * new_part, rtol=1e-5, atol=1e-6)
+    assert_close("h", rest.h, 0.25 * state.h + 0.75 * new.h, 1e-6)
+
+
+def test_zoneout_rounds_no_decay() -> None:
+    cell = rx.LRUCell(3, dtype=jnp.bfloat16, min_radius=0.999, max_radius=0.9999)
+    params, xs = cell.init(KEY, 3), noise(jax.ShapeDtypeStruct((1, 500, 3), jnp.float32), 1)
+    expected = rx.scan(cell, params, xs)[1]
+    _, ys = rx.scan(rx.Zoneout(rx.Zoneout(cell, 1e-7), 1e-7), params, xs)
+    np.testing.assert_allclose(ys, expected, atol=5e-3 * abs(expected).max())
+
+
+def test_a_mask_has_no_say_in_the_dtype_of_the_products() -> None:
+    half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)  # noqa: E731
+    cell, seen = Watching(3), []
+    params = half(perturbed_params(cell, 3))
+    for layer in (cell, rx.RecurrentDropout(cell, 0.3), rx.UpdateDropout(cell, 0.3)):
+        jax.eval_shape(lambda p, x, layer=layer: rx.scan(layer, p, x, key=KEY), params, half(XS))
+        seen.append(Watching.seen)
+    assert seen == [jnp.bfloat16] * 3
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["rest", "drawn"])
+@pytest.mark.parametrize("cell", [rx.QRNNCell(4), rx.SRUCell(4), rx.LTCCell(4), rx.LSTMCell(4, 2)], ids=str)
+def test_zoneout_puts_out_what_is_read_from_the_state_after_it(cell: rx.Cell, key) -> None:
+    layer, params = rx.Zoneout(cell, 0.5), perturbed_params(cell, 3)
+    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    new, y = rx.step(layer, params, state, XS[:, 0], key=key)
+    assert_close("output", y, cell.output(params, new, cell.project_inputs(params, XS[:, 0])), 1e-6)

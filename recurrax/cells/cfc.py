@@ -160,3 +160,7 @@ class CfCCell(Cell):
         t = frugal(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
         h = (1 - t) * tanh(f) + t * tanh(g)
         return CfCState(h), h
+
+    def output(self, params: CfCParams, state: CfCState, z: TimedInputs) -> jax.Array:
+        """The h of the state."""
+        return state.h

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 from jax.typing import DTypeLike
 
 from recurrax._activation import frugal
@@ -121,10 +122,14 @@ def _convolve(
 ) -> jax.Array:
     """Channels last: multiplied in the kernel's dtype, accumulated and returned in that of `x`, as `affine`."""
     ndim = len(strides)
-    steps, image = x.shape[: x.ndim - ndim - 1], x.shape[x.ndim - ndim - 1 :]
     channels_last = (0, ndim + 1, *range(1, ndim + 1))
+    placed = jax.typeof(x).sharding
+    if any(placed.spec) and jax.typeof(kernel).sharding.mesh.empty:
+        # The gradient of a kernel that was made outside of the mesh needs to know that it lies there too.
+        kernel = reshard(kernel, NamedSharding(placed.mesh, PartitionSpec()))
+    images, back = _as_one_axis(x, x.ndim - ndim - 1)
     y = lax.conv_general_dilated(
-        x.reshape(math.prod(steps), *image).astype(kernel.dtype),
+        images.astype(kernel.dtype),
         kernel,
         strides,
         padding,
@@ -132,8 +137,37 @@ def _convolve(
         dimension_numbers=lax.ConvDimensionNumbers(channels_last, (ndim + 1, ndim, *range(ndim)), channels_last),
         preferred_element_type=x.dtype,
     )
-    y = y.reshape(*steps, *y.shape[1:])
+    y = back(y)
     return y if bias is None else y + along(bias, y)
+
+
+def _as_one_axis(x: jax.Array, number: int) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """`x` with its first `number` axes as one, and the way back for what a map of the other axes makes of it.
+
+    Under a mesh with Explicit axes, only axes that come first can be spread over devices and merged with others. So
+    those that are spread come first.
+    """
+    sizes, sharding = x.shape[:number], jax.typeof(x).sharding
+    mesh, placed = sharding.mesh, sharding.spec
+    if not any(placed):
+        return x.reshape(math.prod(sizes), *x.shape[number:]), lambda y: y.reshape(*sizes, *y.shape[1:])
+    order = sorted(range(number), key=lambda axis: placed[axis] is None)
+    moved = tuple(sizes[axis] for axis in order)
+    names = [placed[axis] for axis in order]
+    meshes = [axis for name in names if name is not None for axis in (name if isinstance(name, tuple) else (name,))]
+    merged = lax.reshape(
+        lax.transpose(x, (*order, *range(number, x.ndim))),
+        (math.prod(sizes), *x.shape[number:]),
+        out_sharding=NamedSharding(mesh, PartitionSpec(tuple(meshes) or None, *placed[number:])),
+    )
+
+    def back(y: jax.Array) -> jax.Array:
+        spec = PartitionSpec(*names, *jax.typeof(y).sharding.spec[1:])
+        y = lax.reshape(y, (*moved, *y.shape[1:]), out_sharding=NamedSharding(mesh, spec))
+        places = [order.index(axis) for axis in range(number)]
+        return lax.transpose(y, (*places, *range(number, y.ndim)))
+
+    return merged, back
 
 
 def _ints(value: Any) -> Any:

@@ -204,8 +204,13 @@ class LTCCell(Cell):
 
         # A loop within the loop would cost more than some copies of its body.
         h, _ = jax.lax.scan(unfold, h, length=self.ode_unfolds, unroll=6)
-        y = h[..., : params.output_scale.shape[0]]
-        return LTCState(h), y * along(params.output_scale, y) + along(params.output_bias, y)
+        state = LTCState(h)
+        return state, self.output(params, state, z)
+
+    def output(self, params: LTCParams, state: LTCState, z: _Currents) -> jax.Array:
+        """The first potentials, scaled and shifted."""
+        y = state.h[..., : params.output_scale.shape[0]]
+        return y * along(params.output_scale, y) + along(params.output_bias, y)
 
 
 def _through(synapses: Synapses, mask: np.ndarray | None, v: jax.Array) -> _Currents:

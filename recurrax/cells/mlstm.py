@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import affine
 from recurrax._dtype import promote
-from recurrax._layer import Cell, Initializer
+from recurrax._layer import Cell, Initializer, mixed
+
+Memory = tuple[jax.Array, ...]  # c, n and m
 
 
 class MLSTMParams(NamedTuple):
@@ -178,6 +181,20 @@ class MLSTMCell(Cell):
         h, *rest = mix(state.c, state.n, state.m, z)
         return MLSTMState(h, *rest), h
 
+    def output(self, params: MLSTMParams, state: MLSTMState, z: jax.Array) -> jax.Array:
+        """The h of the state."""
+        return state.h
+
+    def state_parts(self, state: MLSTMState) -> tuple[jax.Array, ...]:
+        """h, and the memory of each head, for which its m stands."""
+        return state.h, state.m
+
+    def mix_states(self, keep: Sequence[Any], old: MLSTMState, new: MLSTMState) -> MLSTMState:
+        """H by itself, and the memories c * exp(m) and n * exp(m) of each head as one."""
+        keep_h, keep_memory = keep
+        memory = mixed_memory(keep_memory, old[1:], new[1:], without_past(old.c, old.n))
+        return MLSTMState(mixed(keep_h, old.h, new.h), *memory)
+
 
 def without_past(c: jax.Array, n: jax.Array) -> jax.Array:
     """Whether nothing is stored; n alone does not say so, since keys may cancel."""
@@ -188,6 +205,32 @@ def weights(past: jax.Array, present: jax.Array, none: jax.Array) -> tuple[jax.A
     """The stabiliser of two logarithms of weights, of which the first does not count where `none`, and both weights."""
     m = jnp.where(none, present, jnp.maximum(past, present))
     return m, bounded_exp(past - m), jnp.exp(present - m)
+
+
+def mixed_memory(keep: Any, old: Memory, new: Memory, none: jax.Array) -> Memory:
+    """Keep * old + (1 - keep) * new for memories c * exp(m) and n * exp(m), with one stabiliser for both.
+
+    m = max(log keep + m_old, log (1 - keep) + m_new)
+    c = keep * exp(m_old - m) * c_old + (1 - keep) * exp(m_new - m) * c_new, and n alike
+
+    Args:
+        keep: a number in [0, 1), or a bool for each m.
+        old: c, n and m; c and n may have more axes than m.
+        new: the same of another memory.
+        none: whether nothing is stored in the old one.
+    """
+    if isinstance(keep, jax.Array):
+        return tuple(mixed(_beside(keep, b), a, b) for a, b in zip(old, new, strict=True))
+    *sums, past = (a.astype(b.dtype) for a, b in zip(old, new, strict=True))
+    past = past + (math.log(keep) if keep else -math.inf)
+    m, kept, taken = weights(past, new[-1] + math.log1p(-keep), none)
+    pairs = zip(sums, new[:-1], strict=True)
+    return *(_beside(kept, b) * a + _beside(taken, b) * b for a, b in pairs), m
+
+
+def _beside(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` with axes behind its own, as many as `like` has."""
+    return jnp.expand_dims(x, tuple(range(x.ndim, like.ndim)))
 
 
 def bounded_exp(x: jax.Array) -> jax.Array:

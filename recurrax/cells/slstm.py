@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import AffineCell, Gates, affine, along
-from recurrax.cells.mlstm import weights
+from recurrax._layer import mixed
+from recurrax.cells.mlstm import mixed_memory, weights
 
 
 class SLSTMParams(NamedTuple):
@@ -149,3 +151,13 @@ class SLSTMCell(AffineCell):
         i, f, z, o = a
         h, *rest = mix(i, f, self.update(frugal(jnp.tanh)(z)), frugal(jax.nn.sigmoid)(o), state.c, state.n, state.m)
         return SLSTMState(h, *rest), h
+
+    def state_parts(self, state: SLSTMState) -> tuple[jax.Array, ...]:
+        """h, and the memory of each unit, for which its m stands."""
+        return state.h, state.m
+
+    def mix_states(self, keep: Sequence[Any], old: SLSTMState, new: SLSTMState) -> SLSTMState:
+        """H by itself, and the memories c * exp(m) and n * exp(m) of each unit as one."""
+        keep_h, keep_memory = keep
+        memory = mixed_memory(keep_memory, old[1:], new[1:], old.n == 0)
+        return SLSTMState(mixed(keep_h, old.h, new.h), *memory)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._affine import AffineCell, Gates
-from recurrax._dtype import cast, compute_dtype
+from recurrax._dtype import cast_params, compute_dtype
 from recurrax._layer import Cell, Params, State
 from recurrax._platform import forward_unroll, projects_inside
 from recurrax.kernels import Kernel, register
@@ -52,7 +52,7 @@ def run(
     """Takes one step after another, under the derivative rule above."""
     compute = compute_dtype(cell, params, xs)
     loop = _Loop(cell, compute, xs.dtype, reverse, unroll, projects_inside(xs))
-    return _along(loop, cast(params, compute), state, initial, xs.astype(compute), (mask, reset))
+    return _along(loop, cast_params(cell, params, compute), state, initial, xs.astype(compute), (mask, reset))
 
 
 @dataclasses.dataclass(frozen=True)

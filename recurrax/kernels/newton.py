@@ -126,6 +126,8 @@ class Newton:
 
     def refuses(self, cell: Cell, params: Params, state: State, *_: Any, **__: Any) -> str | None:
         """Why a cell has no such form, or None."""
+        if cell.alters_gradient:
+            return "its derivative is that of the equation, and the cell alters what flows back through each step."
         others = {str(leaf.dtype) for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jnp.floating)}
         return f"its state must be of real numbers; got {', '.join(sorted(others))}." if others else None
 

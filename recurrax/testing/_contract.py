@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax._dtype import cast
-from recurrax._layer import Layer, Params, State
+from recurrax._dtype import cast, cast_params, compute_dtype
+from recurrax._layer import Cell, Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
 from recurrax.kernels import Implementation
@@ -34,7 +34,8 @@ def check_contract(
 ) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
-    - Steps one by one, and parts joined by the state, equal the sequence at once, with masks and resets.
+    - Steps one by one, and parts joined by the state, equal the sequence at once, with masks and resets. The outputs of
+      a cell are what its `output` says of the state after a step.
     - Ragged rows, with NaN in the padding and lengths 0 and T among them, equal the trimmed rows. Packed rows equal
       their segments run apart. Both hold in both directions.
     - NaN and inf stay in their segment.
@@ -81,10 +82,20 @@ def _space(layer: Layer) -> tuple[int, ...]:
 
 
 def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    def output(params: Params, state: State, x: jax.Array, y: jax.Array) -> jax.Array:
+        """What a cell says of its output, given the state after a step."""
+        if not isinstance(layer, Cell):
+            return y
+        compute = compute_dtype(layer, params, x)
+        params = cast_params(layer, params, compute)
+        said = layer.output(params, state, layer.project_inputs(params, cast(x, compute)))
+        return y if said is None else said.astype(y.dtype)
+
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
         def advance(state: State, at: tuple) -> tuple[State, jax.Array]:
             x, mask, reset = at
-            return step(layer, params, state, x, mask=mask, reset=reset)
+            state, y = step(layer, params, state, x, mask=mask, reset=reset)
+            return state, where(mask, output(params, state, x, y), jnp.zeros_like(y))
 
         time_major = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, jnp.asarray(_MASK), jnp.asarray(_RESET)))
         state, ys = jax.lax.scan(advance, state, time_major)
