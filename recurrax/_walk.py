@@ -14,6 +14,7 @@ from recurrax import kernels
 from recurrax._dtype import default_state_dtype
 from recurrax._layer import Cell, Layer, Params, State, batch_shape_of, features
 from recurrax._mask import resets_of_walk, where
+from recurrax._timed import in_reverse, without_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ScanWalk:
         self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
     ) -> tuple[State, jax.Array]:
         initial = self.initial if initial is None else initial
+        xs = xs if layer.reads_time else without_time(xs)
         if not isinstance(layer, Cell) and not kernels.takes_whole(self.implementation):
             state, ys = layer.apply(dataclasses.replace(self, initial=initial), params, state, xs)
             return state, ys if self.mask is None else where(self.mask, ys, jnp.zeros_like(ys))
@@ -41,6 +43,8 @@ class ScanWalk:
         kernel = kernels.choose(self.implementation, layer, params, state, xs, **facts)
         if initial is None:
             initial = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
+        if self.reverse:
+            xs = in_reverse(xs, self.mask, self.reset)
         # Under an Explicit mesh the choice between both needs them to lie in the same place.
         initial = jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
         reset = None if self.reset is None else resets_of_walk(self.reset, self.mask, self.reverse)
