@@ -62,7 +62,8 @@ class SLSTMCell(AffineCell):
     but for rounding: it keeps every exponential at most 1. Without a past, where n = 0, m' = log i, as from m = -inf,
     so that the initial state is all zeros and nothing overflows or is divided by zero, whatever the gates. No step ends
     with n between 0 and 1, but a learned initial state may have it. Then log n is added to log f + m in the maximum, so
-    that outputs, states and gradients are continuous at n = 0. Where n is below 0, m' = log i too, and n' is 1/2 or more.
+    that outputs, states and gradients are continuous at n = 0. An n below 0 counts as no past in the maximum, and n' is
+    at least 1/2.
 
     Args:
         hidden_size: the number of features H of the state.
