@@ -291,7 +291,7 @@ class Gated(Layer):
             )
         return size
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Runs both branches over the inputs and multiplies what they say of each step."""
         states, outputs = [], []
         for part_walk, part, part_params, part_state in zip(walk.split(2), self.parts, params, state, strict=True):

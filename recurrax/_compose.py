@@ -13,7 +13,8 @@ from jax.typing import DTypeLike
 
 from recurrax._check import check_axes, check_layer, check_rate
 from recurrax._dropout import Dropout
-from recurrax._layer import Layer, Params, State, Walk
+from recurrax._layer import Layer, Params, State, Walk, features
+from recurrax._timed import with_features
 from recurrax._wrapper import Wrapper
 
 
@@ -99,16 +100,17 @@ class Stack(Layer):
             input_size = layer.output_size(input_size)
         return input_size
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Runs each layer over the outputs of the one below."""
         states, between = [], Dropout(self.dropout)
         walks = walk.split(2 * len(self.layers))
         for depth, layer in enumerate(self.layers):
             if depth and self.dropout:
-                _, xs = walks[2 * depth](between, (), (), xs)
-            layer_state, xs = walks[2 * depth + 1](layer, params[depth], state[depth], xs)
+                xs = with_features(xs, walks[2 * depth](between, (), (), xs)[1])
+            layer_state, ys = walks[2 * depth + 1](layer, params[depth], state[depth], xs)
+            xs = with_features(xs, ys)
             states.append(layer_state)
-        return tuple(states), xs
+        return tuple(states), ys
 
 
 MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -200,7 +202,7 @@ class Bidirectional(Layer):
             )
         return forward
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Runs both directions over the inputs and merges what they say of each step."""
         ahead, back = walk.split(2)
         forward, ys = ahead(self.forward, params.forward, state.forward, xs)
@@ -249,7 +251,7 @@ class Residual(Wrapper):
             )
         return output_size
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Runs the layer and adds the inputs."""
         state, ys = walk(self.layer, params, state, xs)
-        return state, xs + ys
+        return state, features(xs) + ys

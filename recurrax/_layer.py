@@ -96,6 +96,15 @@ class Layer(abc.ABC):
         """Whether the layer draws random numbers when it is given a key."""
         return any(part.stochastic for part in self.parts)
 
+    @property
+    def reads_time(self) -> bool:
+        """Whether the layer reads the time between steps, so that it must be given `TimedInputs` as they are.
+
+        A layer that does not is given the features alone. A cell of your own that reads the time says so:
+        `reads_time = True`.
+        """
+        return any(part.reads_time for part in self.parts)
+
     @abc.abstractmethod
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters for inputs of `input_size` features.
@@ -116,7 +125,7 @@ class Layer(abc.ABC):
         """The number of features of one output, given that of one input."""
 
     @abc.abstractmethod
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
         """Runs the parts of this layer along `walk`; `xs` is `[T, *B, I]`, masked steps are zero."""
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from recurrax._dtype import default_state_dtype
 from recurrax._fitting import check_params
 from recurrax._layer import Layer, Params, State, batch_shape_of, features
 from recurrax._mask import lengths_to_mask
+from recurrax._timed import check_time
 from recurrax._walk import ScanWalk
 from recurrax.kernels import Implementation, find, verify
 
@@ -107,6 +108,7 @@ def scan(
         JAX, `jax.lax.scan`, 2024, https://docs.jax.dev/en/latest/_autosummary/jax.lax.scan.html
     """
     xs = check_inputs(layer, xs)
+    check_time(layer, xs)
     x = features(xs)
     steps = x.shape[: x.ndim - layer.feature_ndim]
     batch_shape = steps[1:] if time_major else steps[:-1]

@@ -15,6 +15,7 @@ from recurrax import kernels
 from recurrax._dtype import default_state_dtype
 from recurrax._layer import Cell, Layer, Params, State, batch_shape_of, features
 from recurrax._mask import fill_masked, restarts, restarts_last, where
+from recurrax._timed import in_reverse, without_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ScanWalk:
         self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
     ) -> tuple[State, jax.Array]:
         context = self if initial is None else dataclasses.replace(self, initial=initial)
+        xs = xs if layer.reads_time else without_time(xs)
         if self.mask is None:
             return context._run(layer, params, state, xs)
         if layer.parts and not kernels.takes_whole(self.implementation):
@@ -71,6 +73,7 @@ class ScanWalk:
         kernel = kernels.choose(self.implementation, layer, params, state, xs, **facts)
         initial = self._initial(layer, params, state, xs)
         restart = None if self.reset is None else restarts(self.reset, self.reverse)
+        xs = in_reverse(xs, self.mask, self.reset) if self.reverse else xs
 
         def run(state: State, at: tuple) -> tuple[State, jax.Array]:
             xs, mask, restart = at

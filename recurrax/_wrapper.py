@@ -126,6 +126,10 @@ class StandIn(Cell):
     def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return self.cell.first_state(self.inner(params), batch_shape, dtype)
 
+    @property
+    def reads_time(self) -> bool:
+        return self.cell.reads_time
+
     def output_size(self, input_size: int) -> int:
         return self.cell.output_size(input_size)
 

@@ -11,6 +11,7 @@ from flax import nnx
 import recurrax as rx
 from recurrax import CfCCell, LTCCell, NCPWiring, TimedInputs
 from recurrax import nnx as rnn
+from recurrax._timed import in_reverse
 from recurrax.testing import assert_close, check_contract, noise, perturbed_params
 
 WIRING = NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
@@ -198,6 +199,78 @@ def test_timed_inputs_are_ragged_and_streamed(cell: Any) -> None:
     assert_close("no dt", rx.scan(cell, params, xs.x), rx.scan(cell, params, TimedInputs(xs.x)), 0.0)
 
 
+TIMED = TimedInputs(jnp.asarray(X, jnp.float32), jnp.asarray(DT, jnp.float32))
+MASK = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]], bool)
+RESET = np.array([[0, 0, 0, 1, 0], [0, 0, 1, 0, 1]], bool)
+
+
+def test_the_time_goes_on_to_every_layer() -> None:
+    cfc, others = CfCCell(4, 3), (rx.Activation(jnp.tanh), rx.LayerNorm(), rx.Zoneout(rx.GRUCell(4)))
+    stack = rx.Stack(
+        (
+            rx.Dense(4),
+            rx.CausalConv(4, 2),
+            rx.Dropout(0.5, shared=True),
+            rx.Residual(rx.Zoneout(cfc)),
+            rx.Gated(rx.LearnedInitialState(cfc), rx.Window(4, 1)),
+            rx.Bidirectional(cfc, rx.MinGRUCell(4), merge="sum"),
+        ),
+        dropout=0.3,
+    )
+    params = perturbed_params(stack, 3)
+    options = {"mask": MASK, "reset": RESET, "reverse": True}
+
+    @jax.jit
+    def both(params: Any, xs: TimedInputs) -> Any:
+        ys = xs
+        for layer, own in zip(stack.layers, params, strict=True):
+            ys = xs._replace(x=rx.scan(layer, own, ys if layer.reads_time else ys.x, **options)[1])
+        return rx.scan(stack, params, xs, **options)[1], ys.x
+
+    assert_close("layer by layer", *both(params, TIMED), 1e-5)
+    drawn = rx.Stack((stack, *others, rx.WeightDrop(cfc, 0.5), LTCCell(4)), dropout=0.5)
+    key = jax.random.key(0)
+    ys = jax.eval_shape(lambda: rx.scan(drawn, drawn.init(key, 3), TIMED, key=key)[1])
+    assert ys.shape == (2, 5, 4)
+
+
+def test_in_reverse_each_step_takes_the_gap_to_the_next_of_its_segment() -> None:
+    rng = np.random.default_rng(0)
+    dt, mask, reset = rng.uniform(size=(11, 5)), rng.random((11, 5)) < 0.7, rng.random((11, 5)) < 0.3
+    mask[:, 4], none = False, np.zeros_like(reset)
+    for real, fresh in ((mask, reset), (mask, none), (np.ones_like(mask), reset), (np.ones_like(mask), none)):
+        expected = np.zeros_like(dt)
+        for row in range(5):
+            segment = np.cumsum(fresh[:, row])
+            for own in np.unique(segment):
+                steps = np.flatnonzero(real[:, row] & (segment == own))
+                expected[steps, row] = np.roll(dt[steps, row], -1)
+        given = [jnp.asarray(f) if seldom else None for f, seldom in ((real, not real.all()), (fresh, fresh.any()))]
+        nested = in_reverse({"a": TimedInputs(jnp.ones((11, 5, 2)), jnp.asarray(dt)), "b": 0}, *given)
+        np.testing.assert_array_equal(np.where(real, nested["a"].dt, 0), np.float32(expected))
+    for shape in ((0, 5), (5, 0)):
+        empty = in_reverse(TimedInputs(None, jnp.ones(shape)), jnp.ones(shape, bool), jnp.ones(shape, bool))
+        assert empty.dt.shape == shape
+
+
+def test_a_reversed_walk_is_a_walk_over_the_reversed_sequence() -> None:
+    cell = CfCCell(4, 3)
+    params = perturbed_params(cell, 3)
+    flipped = TimedInputs(TIMED.x[:, ::-1], jnp.roll(TIMED.dt[:, ::-1], 1, axis=1))
+    state, ys = rx.scan(cell, params, TIMED, reverse=True)
+    expected, zs = rx.scan(cell, params, flipped)
+    assert_close("the sequence", (state, ys), (expected, zs[:, ::-1]), 1e-6)
+
+    # The segments of a packed row, each by itself.
+    _, packed = rx.scan(cell, params, TIMED, mask=MASK, reset=RESET, reverse=True)
+    for row, steps in ((0, [0, 1]), (0, [3, 4]), (1, [2, 3])):  # those that are not masked
+        part = jax.tree.map(lambda leaf, row=row, steps=steps: leaf[row, jnp.array(steps)], TIMED)
+        _, alone = rx.scan(cell, params, part, reverse=True)
+        assert_close(f"steps {steps} of row {row}", packed[row, jnp.array(steps)], alone, 1e-6)
+    kept = rx.scan(cell, params, TIMED, mask=MASK, reset=RESET, reverse=True, remat=2)[1]
+    assert_close("in parts that keep no step", kept, packed, 1e-6)
+
+
 def test_no_time_leaves_a_liquid_network_as_it_is() -> None:
     cell = LTCCell(4)
     state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
@@ -256,7 +329,11 @@ def test_contract(cell: Any, promises: tuple[str, ...] | None) -> None:
         (lambda: NCPWiring(4, 3, 2, 5, 2, 3, 2), "`sensory_fanout` must be at least 1 and at most `inter_neurons` 4"),
         (
             lambda: rx.step(CfCCell(4), CfCCell(4).init(jax.random.key(0), 3), None, TimedInputs(X[:, 0], DT)),
-            r"`dt` must have the axes of `x` .* without its last, .*2\]; got",
+            r"`dt` must be \[1, 2\], one number per step of `x` float32\[1, 2, 3\]; got float32\[1, 2, 5\]\.",
+        ),
+        (
+            lambda: rx.scan(rx.GRUCell(4), rx.GRUCell(4).init(jax.random.key(0), 3), TIMED),
+            r"`xs` must be an array of features, since no part of GRUCell\(hidden_size=4\) reads the time",
         ),
     ],
 )

@@ -64,3 +64,35 @@ def test_modules_begin_with_it() -> None:
 def test_it_is_that_of_one_cell(layer: rx.Layer) -> None:
     with pytest.raises(TypeError, match="`layer` of LearnedInitialState must be a cell"):
         rx.LearnedInitialState(layer)
+
+
+EXPONENTIAL = [rx.SLSTMCell(4, 2), rx.SLSTMCell(4, forget_gate="exp"), rx.MLSTMCell(4, 2)]
+
+
+@pytest.mark.parametrize("cell", EXPONENTIAL, ids=str)
+def test_outputs_and_gradients_are_continuous_where_it_begins(cell: rx.Cell) -> None:
+    layer, rng = rx.LearnedInitialState(cell), np.random.default_rng(0)
+    double = lambda leaf: np.asarray(leaf, np.float64)  # noqa: E731
+    params = jax.tree.map(double, perturbed_params(layer, 3)._replace(state=cell.initial_state()))
+    # The input gates are rather shut, so that a past weighs more than the first step.
+    gates = slice(-2 * cell.num_heads, -cell.num_heads) if isinstance(cell, rx.MLSTMCell) else slice(cell.hidden_size)
+    params.layer.bias[gates] -= 3
+    away = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), params.state)
+    xs = rng.standard_normal((2, 4, 3))
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def at(by: jax.Array) -> tuple:
+            def loss(by: jax.Array) -> tuple:
+                state = jax.tree.map(lambda leaf, way: leaf + by * way, params.state, away)
+                ys = rx.scan(layer, params._replace(state=state), xs)[1]
+                return jnp.sin(ys).sum(), ys
+
+            return jax.value_and_grad(loss, has_aux=True)(by)
+
+        (start, ys), slope = at(jnp.zeros(()))
+        for by in (1e-9, 1e-7, 1e-5, -1e-9, -1e-7, -1e-5):
+            (value, moved), there = at(jnp.asarray(by))
+            assert_close(f"outputs {by} away", moved, ys, 100 * abs(by))
+            assert_close(f"gradient {by} away", there, slope, 1e3 * abs(by))
+            assert_close(f"difference {by} away", (value - start) / by, slope, 1e3 * abs(by) + 1e-6)

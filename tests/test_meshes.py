@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from recurrax.compat.keras._dropout import GateDropout
 
 import recurrax as rx
 from recurrax import nnx as rnn
 from recurrax.cells.convolutional import ConvElmanCell, ConvGRUCell, ConvLSTMCell
-from recurrax.compat.keras._dropout import GateDropout
 from recurrax.testing import assert_close, noise, perturbed_params
 
 KEY = jax.random.key(3)

@@ -141,6 +141,11 @@ class CfCCell(Cell):
         first, *maps = (draw(k, depth) for depth, k in enumerate(keys))
         return CfCParams(first.kernel[:input_size], first.kernel[input_size:], first.bias, tuple(maps))
 
+    @property
+    def reads_time(self) -> bool:
+        """Always."""
+        return True
+
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> CfCState:
         """Zeros, `[*B, H]`."""
         return CfCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))

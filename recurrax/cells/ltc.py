@@ -175,6 +175,11 @@ class LTCCell(Cell):
         )
         return cast(params, jnp.dtype(dtype))
 
+    @property
+    def reads_time(self) -> bool:
+        """Always."""
+        return True
+
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LTCState:
         """Zeros, `[*B, H]`."""
         return LTCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))

@@ -15,7 +15,7 @@ from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import AffineCell, Gates, affine, along
 from recurrax._layer import mixed
-from recurrax.cells.mlstm import mixed_memory, weights
+from recurrax.cells.mlstm import bounded_exp, mixed_memory, weights
 
 
 class SLSTMParams(NamedTuple):
@@ -62,7 +62,10 @@ class SLSTMCell(AffineCell):
 
     where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias, head by head. h does not depend on m
     but for rounding: it keeps every exponential at most 1. Without a past, where n = 0, m' = log i, as from m = -inf,
-    so that the initial state is all zeros and nothing overflows or is divided by zero, whatever the gates.
+    so that the initial state is all zeros and nothing overflows or is divided by zero, whatever the gates. No step ends
+    with n between 0 and 1, but a learned initial state may have it. Then log n is added to log f + m in the maximum, so
+    that outputs, states and gradients are continuous at n = 0. An n below 0 counts as no past in the maximum, and n' is
+    at least 1/2.
 
     Args:
         hidden_size: the number of features H of the state.
@@ -143,10 +146,13 @@ class SLSTMCell(AffineCell):
         def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
             i, f, z, o, c, n, m = a
             past = (jax.nn.log_sigmoid(f) if self.forget_gate == "sigmoid" else f) + m
-            m, f, i = weights(past, i, n == 0)
-            c, n = f * c + i * z, f * n + i
-            # Every step from a state of this cell's leaves n >= 1; the bound tames states that are made up.
-            return o * (c / jnp.maximum(n, 1)), c, n, m
+            some = n >= jnp.finfo(n.dtype).tiny
+            size = jnp.log(jnp.where(some & (n < 1), n, 1))
+            m, _, i = weights(past + size, i, ~some)
+            f = bounded_exp(past - m)
+            # Every step from n >= 0 leaves n >= 1; the bound tames other states, and is far from where these meet.
+            c, n = f * c + i * z, jnp.maximum(f * n + i, 0.5)
+            return o * (c / n), c, n, m
 
         i, f, z, o = a
         h, *rest = mix(i, f, self.update(frugal(jnp.tanh)(z)), frugal(jax.nn.sigmoid)(o), state.c, state.n, state.m)
