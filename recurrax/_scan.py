@@ -17,7 +17,7 @@ from recurrax._check import (
     expected_state,
 )
 from recurrax._dtype import default_state_dtype
-from recurrax._layer import Layer, Params, State, batch_shape_of, features
+from recurrax._layer import Layer, Params, State, batch_shape_of, features, without_initializers
 from recurrax._mask import lengths_to_mask, where
 from recurrax._walk import ScanWalk
 from recurrax.kernels import Implementation, verify
@@ -121,7 +121,7 @@ def scan(
 
     def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
         flags = (lengths, mask, reset, reverse, time_major)
-        return _run(layer, params, xs, state, *flags, unroll, remat, implementation, key)
+        return _run(without_initializers(layer), params, xs, state, *flags, unroll, remat, implementation, key)
 
     outcome = run(implementation)
     verify(implementation, layer, outcome, run)

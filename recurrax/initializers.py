@@ -1,7 +1,7 @@
-"""Initialisers with stable identities, so that two cells with equal hyper-parameters compare and hash as equal.
+"""Initializers that have names, so that cells with equal hyper-parameters are equal, and can be pickled.
 
 Any function `(key, shape, dtype) -> array` will do, those of `jax.nn.initializers` among them; a cell shows it the
-shape of one gate.
+shape of one gate. A layer with a function that has no name, such as a lambda, cannot be pickled.
 """
 
 from __future__ import annotations
@@ -10,10 +10,25 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-glorot_uniform = jax.nn.initializers.glorot_uniform()
-lecun_normal = jax.nn.initializers.lecun_normal()
-orthogonal = jax.nn.initializers.orthogonal()
-zeros = jax.nn.initializers.zeros
+
+def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Glorot's uniform distribution: `jax.nn.initializers.glorot_uniform()`, as a function with a name of its own."""
+    return jax.nn.initializers.glorot_uniform()(key, shape, dtype)
+
+
+def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """LeCun's normal distribution: `jax.nn.initializers.lecun_normal()`, as a function with a name of its own."""
+    return jax.nn.initializers.lecun_normal()(key, shape, dtype)
+
+
+def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """An orthogonal matrix: `jax.nn.initializers.orthogonal()`, as a function with a name of its own."""
+    return jax.nn.initializers.orthogonal()(key, shape, dtype)
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Zeros: `jax.nn.initializers.zeros`."""
+    return jnp.zeros(shape, dtype)
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -41,7 +41,7 @@ class LinenTagger(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array, lengths: jax.Array, deterministic: bool) -> jax.Array:
         x = nn.Embed(11, 5)(ids)
-        output, _ = linen.LSTM(4, 2, batch_first=True, dropout=0.3, bidirectional=True)(
+        output, _ = linen.LSTM(4, num_layers=2, batch_first=True, dropout=0.3, bidirectional=True)(
             x, lengths=lengths, deterministic=deterministic
         )
         _, state = linen.Recurrent(rx.GRUCell(6))(output, lengths=lengths)
@@ -129,7 +129,7 @@ def test_both_frontends_equal_the_core() -> None:
     expected = rx.scan(LAYER, params, xs, state, lengths=lengths, reverse=True)[::-1]
 
     model = rnn.Recurrent(LAYER, 4, deterministic=True, rngs=nnx.Rngs(0))
-    nnx.update(model, {"params": jax.tree.map(lambda p: p, _pure(params))})
+    nnx.update(model, {"weights": jax.tree.map(lambda p: p, _pure(params))})
     assert_close("nnx", model(xs, state, lengths=lengths, reverse=True), expected, 1e-6)
 
     module = linen.Recurrent(LAYER, deterministic=True)
@@ -156,7 +156,7 @@ def _pure(params) -> dict:
 def test_streaming_equals_the_whole(kind: str) -> None:
     xs = normal(6, 2, 3)
     model = getattr(rnn, kind)(3, 4, 2, rngs=nnx.Rngs(0))
-    module = getattr(linen, kind)(4, 2)
+    module = getattr(linen, kind)(4, num_layers=2)
     variables = module.init(jax.random.key(0), xs)
     for call, one_step, zeros in (
         (model, nnx.jit(lambda x, s: model.step(x, s)), model.initial_state((2,))),
@@ -186,7 +186,7 @@ def test_dropout_follows_each_frameworks_habit() -> None:
     model.train()
     assert not jnp.array_equal(model(xs)[0], off)
 
-    module = linen.GRU(8, 2, dropout=0.5)
+    module = linen.GRU(8, num_layers=2, dropout=0.5)
     variables = module.init({"params": jax.random.key(0)}, xs, deterministic=True)
     drop = lambda key: module.apply(variables, xs, deterministic=False, rngs={"dropout": key})[0]  # noqa: E731
     np.testing.assert_array_equal(drop(jax.random.key(1)), drop(jax.random.key(1)))
@@ -234,13 +234,17 @@ ERRORS = [
         "kernel, recurrent_kernel, bias, recu",
     ),
     (lambda: rnn.GRU(3, 4, sharding={"bias": (None, "x")}, rngs=nnx.Rngs(0)), ValueError, "must give 1 mesh axes, one"),
-    (lambda: rnn.LSTM(3, 4, hidden=2, rngs=nnx.Rngs(0)), TypeError, "unexpected keyword argument 'hidden'"),
+    (lambda: rnn.LSTM(3, 4, hidden=2, rngs=nnx.Rngs(0)), TypeError, "LSTM has no argument `hidden`. Is `hidden_size`"),
     (
         lambda: rnn.LSTM(3, 4, 2, rngs=nnx.Rngs(0))(jnp.ones((2, 7, 3)), (jnp.ones((2, 2, 4)), jnp.ones((2, 2, 4)))),
         ValueError,
         "`state.h` must be [2, 7, 4] for `xs` float32[2, 7, 3]",
     ),
-    (lambda: rnn.LSTM(3, 4, rngs=nnx.Rngs(0))(jnp.ones((7, 3)), jnp.ones((1, 4))), ValueError, "got none in float32[1"),
+    (
+        lambda: rnn.LSTM(3, 4, rngs=nnx.Rngs(0))(jnp.ones((7, 3)), jnp.ones((1, 4))),
+        ValueError,
+        "a pair (h, c) of [1, 4] and",
+    ),
     (lambda: rx.scan(rnn.GRU(3, 4, rngs=nnx.Rngs(0)), (), jnp.ones((7, 3))), TypeError, "Call a Flax module itself"),
     (lambda: linen.GRU(4).init(jax.random.key(0), jnp.ones((7, 2), int)), TypeError, "`xs` must be of a floating"),
     (
