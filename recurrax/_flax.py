@@ -122,9 +122,10 @@ def teaches(kind: type[Kind]) -> type[Kind]:
             if name not in parameters:
                 raise TypeError(f"{kind.__name__} has no argument `{name}`. {_hint(name, known)}")
         if len(args) > len(places) == 1:
+            example = f": {kind.__name__}(hidden_size={args[1]!r}, num_layers=...)" if "num_layers" in known else ""
             raise TypeError(
                 f"{kind.__name__} takes `{places[0]}` alone by position; got {', '.join(map(repr, args))}. In Linen "
-                f"the input size is inferred: {kind.__name__}({places[0]}={args[1]!r}, num_layers=...)."
+                f"the input size is inferred{example}."
             )
         init(self, *args, **options)
 

@@ -143,7 +143,7 @@ def unpickled(fields: dict[str, Any]) -> dict[str, Any]:
 
 def restore(kind: type, fields: dict[str, Any]) -> Any:
     """The layer of this class that has been pickled."""
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     made.__dict__.update(unpickled(fields))
     return made
 
@@ -151,8 +151,8 @@ def restore(kind: type, fields: dict[str, Any]) -> Any:
 def _name_of(value: Any) -> Any:
     if not callable(value) or isinstance(value, (type, Layer)):
         return value
-    name = getattr(value, "__name__", "")
-    for module in ("jax.numpy", "jax.nn", getattr(value, "__module__", None)):
+    name, home = getattr(value, "__name__", ""), getattr(value, "__module__", None)
+    for module in ("jax.numpy", "jax.nn", str(home)):
         if getattr(sys.modules.get(module), name, None) is value:
             return _Function(module, name)
     return value

@@ -36,7 +36,7 @@ def scan(
     time_major: bool = False,
     unroll: int = 1,
     remat: int | None = None,
-    implementation: str | Implementation | None = None,
+    implementation: str | Implementation | tuple | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Takes a layer along a sequence.
@@ -71,8 +71,9 @@ def scan(
             `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once;
             the last for `MLSTMCell` too), `"newton"` (any cell, all steps at once, by iterations), `"cudnn"` (stacks of
             LSTMs on NVIDIA GPUs, first-order reverse mode only), or an object that says more, such as `Newton(...)` or
-            `TimeSharded(mesh, "time")`; None for the best one that is exact for these arguments on this platform and
-            has every derivative. What is asked for is honoured or refused.
+            `TimeSharded(mesh, "time")`; a tuple of these takes for each cell the first that serves it, as
+            `("associative", None)` in a stack of several kinds; None for the best one that is exact for these
+            arguments on this platform and has every derivative. What is asked for is honoured or refused.
         key: the source of randomness, for layers that have any. No key means deterministic.
 
     Returns:
@@ -119,7 +120,7 @@ def scan(
     if key is not None and not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
         raise TypeError(f"`key` must be a PRNG key, such as jax.random.key(0); got {describe(key)}.")
 
-    def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
+    def run(implementation: str | Implementation | tuple | None) -> tuple[State, jax.Array]:
         flags = (lengths, mask, reset, reverse, time_major)
         return _run(without_initializers(layer), params, xs, state, *flags, unroll, remat, implementation, key)
 
@@ -136,7 +137,7 @@ def step(
     *,
     mask: jax.Array | None = None,
     reset: jax.Array | None = None,
-    implementation: str | Implementation | None = None,
+    implementation: str | Implementation | tuple | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Takes one step: `scan` over a sequence of one, so that streaming cannot disagree with training.

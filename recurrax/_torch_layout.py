@@ -7,6 +7,7 @@ direction before its backward one; the core has a tuple of layers, each with a s
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from typing import Any
 
@@ -62,8 +63,16 @@ def warn_of_dropout(layer: Stack) -> None:
             "`dropout` acts on the outputs of each layer but the last. With `num_layers=1` there is no such layer, so "
             f"the rate {layer.dropout} has no effect.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=_level_of_the_user(),
         )
+
+
+def _level_of_the_user() -> int:
+    """How many frames lie between the caller of this function and the code that constructs a module."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("recurrax", "flax"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def check_lengths(lengths: Any, x: jax.Array, batch_first: bool) -> None:
@@ -73,14 +82,14 @@ def check_lengths(lengths: Any, x: jax.Array, batch_first: bool) -> None:
         ValueError: if the lengths are those of `x` in the other layout.
     """
     here, other = x.shape[:-2], x.shape[1:-1]
-    layout, wrong = "[*B, T, I]", "time-major, [T, *B, I]: construct without `batch_first=True`"
+    layout, hint = "[*B, T, I]", "If `x` is [T, *B, I], construct without `batch_first=True`."
     if not batch_first:
         here, other = other, here
-        layout, wrong = "[T, *B, I]", "[*B, T, I]: construct with `batch_first=True`"
+        layout, hint = "[T, *B, I]", "If `x` is [*B, T, I], construct with `batch_first=True`."
     if lengths is not None and jnp.shape(lengths) != here and jnp.shape(lengths) == other:
         raise ValueError(
             f"`lengths` must be int[{', '.join(map(str, here))}], one length per sequence of `x` {describe(x)}, "
-            f"which is {layout} here; got {describe(lengths)}. Is `x` {wrong}, or transpose it."
+            f"which is {layout} here; got {describe(lengths)}. {hint}"
         )
 
 
