@@ -23,7 +23,6 @@ import tokenize
 from collections import Counter
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime
