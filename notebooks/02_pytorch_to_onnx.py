@@ -23,7 +23,6 @@ import tokenize
 from collections import Counter
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime
@@ -200,7 +199,7 @@ assert after > before
 # The recurrent layers become ONNX' own `LSTM` operators. Ids go in, logits come out, for any batch and any length.
 
 # %%
-params = jax.tree.map(lambda p: p[...], tagger.rnn.params, is_leaf=lambda p: isinstance(p, nnx.Variable))
+params = rnn.params_of(tagger.rnn)
 onnx_model = interop.to_onnx(layer, params, embedding=tagger.embedding[...], lengths=True)
 print("operators:", ", ".join(sorted({node.op_type for node in onnx_model.graph.node})))
 

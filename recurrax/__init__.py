@@ -113,3 +113,12 @@ from recurrax.kernels.newton import NewtonReport as NewtonReport
 from recurrax.kernels.time_sharded import TimeSharded as TimeSharded
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Says where PyTorch's layers are."""
+    hint = ""
+    if name in ("RNN", "LSTM", "GRU"):
+        cell = {"RNN": "ElmanCell"}.get(name, f"{name}Cell")
+        hint = f" As a Flax module it is recurrax.nnx.{name} or recurrax.linen.{name}, as a cell recurrax.{cell}."
+    raise AttributeError(f"module 'recurrax' has no attribute {name!r}.{hint}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,3 +49,17 @@ def frugal(activation: Activation) -> Activation:
 def mixture(gate: jax.Array, opened: jax.Array, closed: jax.Array) -> jax.Array:
     """`opened` as far as the gate is open, `closed` as far as it is not."""
     return gate * opened + (1 - gate) * closed
+
+
+def closes_over_tracer(value: Any, depth: int = 4) -> bool:
+    """Whether a function among the fields of a layer reads a traced value from outside, as `lambda x: a * x` may."""
+    if isinstance(value, jax.core.Tracer):
+        return True
+    within: list[Any] = []
+    if dataclasses.is_dataclass(value):
+        within = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    elif isinstance(value, functools.partial):
+        within = [value.func, *value.args, *value.keywords.values()]
+    elif inspect.isfunction(value):
+        within = list(inspect.getclosurevars(value).nonlocals.values())
+    return depth > 0 and any(closes_over_tracer(part, depth - 1) for part in within)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._layer import Cell, Initializer, Params, State
+from recurrax._layer import INITIALIZER, Cell, Initializer, Params, State
 from recurrax._platform import flattens_products
 
 Gates = tuple[jax.Array, ...]
@@ -41,9 +41,13 @@ class AffineCell(Cell):
 
     bias: bool = dataclasses.field(default=True, kw_only=True)
     recurrent_bias: bool = dataclasses.field(default=False, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
-    recurrent_kernel_init: Initializer = dataclasses.field(default=initializers.orthogonal, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(
+        default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
+    )
+    recurrent_kernel_init: Initializer = dataclasses.field(
+        default=initializers.orthogonal, kw_only=True, metadata=INITIALIZER
+    )
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     gates: ClassVar[int]
     params_type: ClassVar[type]

@@ -16,7 +16,7 @@ from recurrax import initializers
 from recurrax._affine import affine, along
 from recurrax._check import check_axes, check_layer, check_number
 from recurrax._dtype import cast, compute_dtype, widened
-from recurrax._layer import Initializer, Layer, Params, State, Walk
+from recurrax._layer import INITIALIZER, Initializer, Layer, Params, State, Walk
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -108,8 +108,8 @@ class Dense(_Stateless):
     features: int
     activation: Callable[[jax.Array], jax.Array] | None = None
     bias: bool = dataclasses.field(default=True, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -72,8 +72,8 @@ class Stack(Layer):
 
     @property
     def parts(self) -> tuple[Layer, ...]:
-        """The layers and the dropout between them."""
-        return (*self.layers, Dropout(self.dropout))
+        """The layers and the dropout between them, if there is a between."""
+        return (*self.layers, Dropout(self.dropout)) if len(self.layers) > 1 else self.layers
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
         """Draws the parameters of each layer for the output size of the one below."""

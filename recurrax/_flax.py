@@ -1,15 +1,22 @@
-"""What parameters are called outside of the core, and where they are to lie on a mesh."""
+"""What both Flax frontends share: names of parameters, their places on a mesh, and errors that teach."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 
-from recurrax._check import check_kinds
+from recurrax._arguments import describe
+from recurrax._check import check_kinds, expected_params
 from recurrax._fitting import fitting
-from recurrax._layer import Layer, Params
+from recurrax._layer import Layer, Params, features
+
+Sharding = Mapping[str, tuple] | Callable[[str, tuple[int, ...]], tuple | None]
+Kind = TypeVar("Kind")
 
 
 def names_of(path: Any) -> tuple[str, ...]:
@@ -30,33 +37,109 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
         ValueError: if for no input size the layer has parameters of these names and shapes.
         TypeError: if they are of another kind of dtype.
     """
+    size = input_size_of(layer, leaves)
+    if size is None:
+        shapes = {".".join(name): jax.numpy.shape(leaf) for name, leaf in leaves.items()}
+        held = ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
+        raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
+    expected = expected_params(layer, size)
+    params = jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
+    check_kinds("params", params, expected, layer)
+    return params
+
+
+def input_size_of(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> int | None:
+    """For inputs of how many features a layer has parameters of these names and shapes, or None."""
     shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
     found = fitting(layer, shapes, lambda params: by_name(params).items())
-    if found is not None:
-        _, expected = found
-        arrays = [leaves[name] for name in by_name(expected)]
-        params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
-        check_kinds("params", params, expected, layer)
-        return params
-    held = ", ".join(f"{'.'.join(name)} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
-    raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
+    return None if found is None else found[0]
 
 
-def mesh_axes(layer: Layer, params: Params, sharding: Mapping[str, tuple] | None) -> list[tuple | None]:
-    """The mesh axes of each leaf of `params`, as `sharding` gives them by the name of a field.
+def mesh_axes(layer: Layer, params: Params, sharding: Sharding | None) -> list[tuple | None]:
+    """The mesh axes of each leaf of `params`.
+
+    Args:
+        layer: the layer, for errors.
+        params: its parameters.
+        sharding: mesh axes by the name of a parameter, `"kernel"`, or by the end of its path, `"layers_0/kernel"`, of
+            which the longest counts; or a function of path and shape.
 
     Raises:
-        ValueError: if `sharding` names a parameter that the layer does not have, or not one mesh axis per array axis.
+        TypeError: if `sharding` is neither a mapping nor a function.
+        ValueError: if it names a parameter that the layer does not have, or not one mesh axis per array axis.
     """
-    sharding = sharding or {}
-    fields = [(names_of(path)[-1], leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    if unknown := sharding.keys() - {name for name, _ in fields}:
-        known = ", ".join(dict.fromkeys(name for name, _ in fields))
-        raise ValueError(f"`sharding` must name parameters of {layer}: {known}; got {', '.join(sorted(unknown))}.")
-    for name, leaf in fields:
-        if name in sharding and len(sharding[name]) != leaf.ndim:
+    leaves = [("/".join(name), leaf) for name, leaf in by_name(params).items()]
+    if callable(sharding):
+        axes = [sharding(path, leaf.shape) for path, leaf in leaves]
+    elif sharding is None or isinstance(sharding, Mapping):
+        axes = _axes_by_name(layer, [path for path, _ in leaves], sharding or {})
+    else:
+        raise TypeError(
+            "`sharding` must be a mapping, such as {'kernel': (None, 'model')}, or a function of path and shape; "
+            f"got {sharding!r}."
+        )
+    for (path, leaf), names in zip(leaves, axes, strict=True):
+        if names is not None and len(names) != leaf.ndim:
+            name = path.split("/")[-1]
             raise ValueError(
-                f"`sharding[{name!r}]` must give {leaf.ndim} mesh axes, one for each axis of "
-                f"[{', '.join(map(str, leaf.shape))}], None for those that are not sharded; got {sharding[name]}."
+                f"`sharding[{name!r}]` must give {leaf.ndim} mesh axes, one for each axis of {path} "
+                f"[{', '.join(map(str, leaf.shape))}], None for those that are not sharded; got {names}. Where "
+                f"parameters of one name differ in their axes, name them by path, as {path!r}."
             )
-    return [sharding.get(name) for name, _ in fields]
+    return axes
+
+
+def _axes_by_name(layer: Layer, paths: list[str], sharding: Mapping[str, tuple]) -> list[tuple | None]:
+    def meant(path: str) -> list[str]:
+        return [key for key in sharding if f"/{path}".endswith(f"/{key}")]
+
+    if unknown := sharding.keys() - {key for path in paths for key in meant(path)}:
+        known = ", ".join(dict.fromkeys([path.split("/")[-1] for path in paths] + paths))
+        raise ValueError(f"`sharding` must name parameters of {layer}: {known}; got {', '.join(sorted(unknown))}.")
+    keys = [max(meant(path), key=len, default=None) for path in paths]
+    return [None if key is None else sharding[key] for key in keys]
+
+
+def check_features(x: Any, input_size: int) -> None:
+    """Checks that inputs have the number of features for which there are parameters.
+
+    Raises:
+        ValueError: if they have another.
+    """
+    size = jax.numpy.shape(features(x))[-1:]
+    if size and size[0] != input_size:
+        raise ValueError(f"`x` must have {input_size} features, got {size[0]}: it is {describe(features(x))}.")
+
+
+def teaches(kind: type[Kind]) -> type[Kind]:
+    """Lets the constructor of a module say what is wrong with arguments that it does not take."""
+    init = kind.__init__
+    parameters = inspect.signature(init).parameters
+    known = [name for name in parameters if name not in ("self", "parent", "name")]
+    places = [name for name in known if parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in parameters:
+                raise TypeError(f"{kind.__name__} has no argument `{name}`. {_hint(name, known)}")
+        if len(args) > len(places) == 1:
+            example = f": {kind.__name__}(hidden_size={args[1]!r}, num_layers=...)" if "num_layers" in known else ""
+            raise TypeError(
+                f"{kind.__name__} takes `{places[0]}` alone by position; got {', '.join(map(repr, args))}. In Linen "
+                f"the input size is inferred{example}."
+            )
+        init(self, *args, **options)
+
+    kind.__init__ = checked  # type: ignore[method-assign]
+    return kind
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if name == "device":
+        return (
+            "JAX places arrays by itself: use `jax.device_put` for one device, `jax.default_device` for all, or "
+            "`sharding` for a mesh."
+        )
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Is `{near[0]}` meant?" if near else f"It has {', '.join(known)}."

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
+import importlib
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,9 @@ from recurrax._arguments import check_fields, checks_arguments
 Params = Any
 State = Any
 Initializer = Callable[..., jax.Array]
+
+# The mark of a field for a function that draws parameters: no step uses it, so `scan` looks past it.
+INITIALIZER = {"initializer": True}
 
 
 def features(xs: Any) -> jax.Array:
@@ -138,6 +144,66 @@ class Layer(abc.ABC):
                 shown.append(f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def __reduce__(self) -> tuple:
+        """How a layer is pickled: functions go by name, those too that `jax.jit` has wrapped."""
+        return restore, (type(self), pickled(vars(self)))
+
+
+class _Function(NamedTuple):
+    """Where a function is found: pickle by itself does not find those that `jax.jit` has wrapped, as `jnp.tanh`."""
+
+    module: str
+    name: str
+
+
+def pickled(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an object with names in the place of functions."""
+    return {name: _name_of(value) for name, value in fields.items()}
+
+
+def unpickled(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that `pickled` has written."""
+    return {name: _function_of(value) if isinstance(value, _Function) else value for name, value in fields.items()}
+
+
+def restore(kind: type, fields: dict[str, Any]) -> Any:
+    """The layer of this class that has been pickled."""
+    made: Any = object.__new__(kind)
+    made.__dict__.update(unpickled(fields))
+    return made
+
+
+def _name_of(value: Any) -> Any:
+    if not callable(value) or isinstance(value, (type, Layer)):
+        return value
+    name, home = getattr(value, "__name__", ""), getattr(value, "__module__", None)
+    for module in ("jax.numpy", "jax.nn", str(home)):
+        if getattr(sys.modules.get(module), name, None) is value:
+            return _Function(module, name)
+    return value
+
+
+def _function_of(found: _Function) -> Any:
+    return getattr(importlib.import_module(found.module), found.name)
+
+
+# A layer made anew with a new initializer, such as a closure, would else be compiled anew.
+@functools.lru_cache(maxsize=4096)
+def without_initializers(layer: Layer) -> Layer:
+    """The same layer with the initializers that its class has: what runs a layer has no use for them."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(layer):  # type: ignore[arg-type]
+        value = getattr(layer, field.name)
+        if field.metadata.get("initializer"):
+            changes[field.name] = field.default
+        elif isinstance(value, Layer) and field.init:
+            changes[field.name] = without_initializers(value)
+        elif type(value) is tuple and field.init:
+            parts = (without_initializers(part) if isinstance(part, Layer) else part for part in value)
+            changes[field.name] = tuple(parts)
+    changes = {name: value for name, value in changes.items() if value != getattr(layer, name)}
+    return dataclasses.replace(layer, **changes) if changes else layer  # type: ignore[type-var]
+
 
 def batch_shape_of(layer: Layer, xs: Any) -> tuple[int, ...]:
     """The batch axes of time-major inputs."""
@@ -151,6 +217,11 @@ class Cell(Layer):
 
     To write a cell of your own, say what its parameters and its initial state are and how one step works; `scan`
     brings batches, lengths, masks, resets, both directions, streaming, stacking and both Flax frontends.
+
+    A layer is a part of the key of what is compiled for it. Layers that are equal share a program. A function that is
+    made anew, a lambda or a `functools.partial`, equals no other. So a cell with `activation=lambda x: ...` that is
+    made at each call is compiled at each call. Define such a function once, by `def` in a module, or keep the cell.
+    The initializers of the cells of recurrax have no part in the key.
 
     Args:
         hidden_size: the number of features H of the output.

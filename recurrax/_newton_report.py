@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import jax
+import jax.numpy as jnp
 
-from recurrax._layer import Cell, Params, State
-from recurrax._scan import scan
-from recurrax.kernels.newton import Newton, NewtonReport, _Reporter
+from recurrax._dtype import default_state_dtype
+from recurrax._layer import Cell, Params, State, batch_shape_of, features
+from recurrax._mask import fill_masked, restarts
+from recurrax._scan import check_sequence, time_first
+from recurrax.kernels.newton import Newton, NewtonReport
 
 
 def newton_report(
@@ -18,7 +21,11 @@ def newton_report(
     state: State | None = None,
     *,
     newton: Newton = Newton(),  # noqa: B008  (it is frozen)
-    **walk: Any,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    reverse: bool = False,
+    time_major: bool = False,
 ) -> NewtonReport:
     """How the iterations go for `scan(cell, params, xs, state, implementation=newton)`, which it runs once more.
 
@@ -30,7 +37,11 @@ def newton_report(
         xs: the inputs, as in `scan`.
         state: the state before the first step, as in `scan`.
         newton: the options of the iterations.
-        **walk: `lengths`, `mask`, `reset`, `reverse` and `time_major` of `scan`.
+        lengths: as in `scan`.
+        mask: as in `scan`.
+        reset: as in `scan`.
+        reverse: as in `scan`.
+        time_major: as in `scan`.
 
     Returns:
         For each row the number of iterations, the residual and whether it is within the tolerance.
@@ -53,4 +64,18 @@ def newton_report(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"`cell` must be a recurrax.Cell, such as GRUCell(128); got {cell!r}.")
-    return scan(cell, params, xs, state, implementation=_Reporter(newton), **walk)[0]
+    flags = {"lengths": lengths, "mask": mask, "reset": reset, "time_major": time_major}
+    xs, lengths, mask, reset = check_sequence(cell, params, xs, state, **flags)
+    return _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major)
+
+
+@functools.partial(jax.jit, static_argnames=("newton", "cell", "reverse", "time_major"))
+def _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major):
+    time = 0 if time_major else features(xs).ndim - cell.feature_ndim - 1
+    xs, state, mask, reset = time_first(cell, params, xs, state, lengths, mask, reset, time)
+    initial = cell.first_state(params, batch_shape_of(cell, xs), default_state_dtype(params, xs))
+    initial = jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
+    if mask is not None:
+        xs = fill_masked(mask, xs)
+    restart = None if reset is None else restarts(reset, reverse)
+    return newton.report(cell, params, state, xs, initial=initial, mask=mask, reset=restart, reverse=reverse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,11 @@ from recurrax._check import (
 )
 from recurrax._dtype import default_state_dtype
 from recurrax._fitting import check_params
-from recurrax._layer import Layer, Params, State, batch_shape_of, features
+from recurrax._layer import Layer, Params, State, batch_shape_of, features, without_initializers
 from recurrax._mask import lengths_to_mask
 from recurrax._timed import check_time
 from recurrax._walk import ScanWalk
-from recurrax.kernels import Implementation, find, verify
+from recurrax.kernels import Implementation, find
 
 
 def scan(
@@ -38,7 +39,7 @@ def scan(
     time_major: bool = False,
     unroll: int = 1,
     remat: int | None = None,
-    implementation: str | Implementation | None = None,
+    implementation: str | Implementation | tuple | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Takes a layer along a sequence.
@@ -74,8 +75,9 @@ def scan(
             `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once;
             the last for `MLSTMCell` too), `"newton"` (any cell, all steps at once, by iterations), `"cudnn"` (stacks of
             LSTMs on NVIDIA GPUs, first-order reverse mode only), or an object that says more, such as `Newton(...)` or
-            `TimeSharded(mesh, "time")`; None for the best one that is exact for these arguments on this platform and
-            has every derivative. What is asked for is honoured or refused.
+            `TimeSharded(mesh, "time")`; a tuple of these takes for each cell the first that serves it, as
+            `("associative", None)` in a stack of several kinds; None for the best one that is exact for these
+            arguments on this platform and has every derivative. What is asked for is honoured or refused.
         key: the source of randomness, for layers that have any. No key means deterministic.
 
     Returns:
@@ -84,8 +86,8 @@ def scan(
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
-        ValueError: if an argument has the wrong shape or structure, `lengths` and `mask` are both given,
-            `implementation` cannot serve the layer, or a `Newton` did not converge.
+        ValueError: if an argument has the wrong shape or structure, `lengths` and `mask` are both given, or
+            `implementation` cannot serve the layer.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -107,23 +109,14 @@ def scan(
     References:
         JAX, `jax.lax.scan`, 2024, https://docs.jax.dev/en/latest/_autosummary/jax.lax.scan.html
     """
-    xs = check_inputs(layer, xs)
-    check_time(layer, xs)
-    x = features(xs)
-    steps = x.shape[: x.ndim - layer.feature_ndim]
-    batch_shape = steps[1:] if time_major else steps[:-1]
-    _check("xs", layer, params, x, state, batch_shape, implementation, key)
-    lengths, mask, reset = check_steps("xs", x, steps, time_major, lengths, mask, reset)
+    xs, lengths, mask, reset = check_sequence(
+        layer, params, xs, state, lengths=lengths, mask=mask, reset=reset, time_major=time_major
+    )
+    _check_options(implementation, key)
     unroll = check_number("unroll", unroll)
     remat = None if remat is None else check_number("remat", remat)
-
-    def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
-        flags = (lengths, mask, reset, reverse, time_major)
-        return _run(layer, params, xs, state, *flags, unroll, remat, implementation, key)
-
-    outcome = run(implementation)
-    verify(implementation, layer, outcome, run)
-    return outcome
+    flags = (lengths, mask, reset, reverse, time_major)
+    return _run(without_initializers(layer), params, xs, state, *flags, unroll, remat, implementation, key)
 
 
 def step(
@@ -134,7 +127,7 @@ def step(
     *,
     mask: jax.Array | None = None,
     reset: jax.Array | None = None,
-    implementation: str | Implementation | None = None,
+    implementation: str | Implementation | tuple | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Takes one step: `scan` over a sequence of one, so that streaming cannot disagree with training.
@@ -176,40 +169,51 @@ def step(
     x = check_inputs(layer, x, "x")
     features_x = features(x)
     batch_shape = features_x.shape[: features_x.ndim - layer.feature_ndim]
-    _check("x", layer, params, features_x, state, batch_shape, implementation, key)
+    _check_trees("x", layer, params, x, state, batch_shape)
+    _check_options(implementation, key)
     meaning = f"one flag per row of `x` {describe(features_x)}"
     mask = check_flags("mask", mask, jnp.bool_, batch_shape, meaning)
     reset = check_flags("reset", reset, jnp.bool_, batch_shape, meaning)
     xs, mask, reset = jax.tree.map(lambda leaf: leaf[None], (x, mask, reset))
-
-    def run(implementation: str | Implementation | None) -> tuple[State, jax.Array]:
-        flags = (None, mask, reset, False, True)
-        return _run(layer, params, xs, state, *flags, 1, None, implementation, key)
-
-    outcome = run(implementation)
-    verify(implementation, layer, outcome, run)
-    state, ys = outcome
+    flags = (None, mask, reset, False, True)
+    state, ys = _run(without_initializers(layer), params, xs, state, *flags, 1, None, implementation, key)
     return state, ys[0]
 
 
-def _check(
-    of: str,
-    layer: Layer,
-    params: Params,
-    xs: jax.Array,
-    state: State | None,
-    batch_shape: tuple[int, ...],
-    implementation: str | Implementation | None,
-    key: jax.Array | None,
+def check_sequence(
+    layer: Layer, params: Params, xs: Any, state: State | None, *, lengths: Any, mask: Any, reset: Any, time_major: bool
+) -> tuple[Any, Any, Any, Any]:
+    """Checks what a layer is to be run over, as `scan` takes it; returns `xs`, `lengths`, `mask` and `reset` as arrays.
+
+    Raises:
+        TypeError: as `scan`.
+        ValueError: as `scan`.
+    """
+    xs = check_inputs(layer, xs)
+    x = features(xs)
+    steps = x.shape[: x.ndim - layer.feature_ndim]
+    batch_shape = steps[1:] if time_major else steps[:-1]
+    _check_trees("xs", layer, params, xs, state, batch_shape)
+    return xs, *check_steps("xs", x, steps, time_major, lengths, mask, reset)
+
+
+def _check_trees(
+    of: str, layer: Layer, params: Params, xs: Any, state: State | None, batch_shape: tuple[int, ...]
 ) -> None:
-    """Checks what a sequence and a step have in common; `xs` are the features of the argument `of`."""
-    check_params(params, layer, xs, of)
+    """Checks inputs, an argument named `of`, and the parameters and the state that meet them."""
+    check_time(layer, xs)
+    x = features(xs)
+    check_params(params, layer, x, of)
     if state is not None:
-        check_tree("state", state, expected_state(layer, batch_shape), layer, xs, of)
-    if jnp.iscomplexobj(xs):
-        check_features(layer, xs, params, expected_state(layer, batch_shape), of)
-    if implementation is not None:
-        find(implementation)
+        check_tree("state", state, expected_state(layer, batch_shape), layer, x, of)
+    if jnp.iscomplexobj(x):
+        check_features(layer, x, params, expected_state(layer, batch_shape), of)
+
+
+def _check_options(implementation: str | Implementation | tuple | None, key: jax.Array | None) -> None:
+    for one in implementation if isinstance(implementation, tuple) else (implementation,):
+        if one is not None:
+            find(one)
     if key is not None:
         check_key("key", key)
 
@@ -218,15 +222,25 @@ def _check(
 @functools.partial(jax.jit, static_argnames=("layer", "reverse", "time_major", "unroll", "remat", "implementation"))
 def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, remat, implementation, key):
     time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
+    xs, state, mask, reset = time_first(layer, params, xs, state, lengths, mask, reset, time)
+    walk = ScanWalk(lengths, mask, reset, reverse, unroll, remat, implementation, key)
+    state, ys = walk(layer, params, state, xs)
+    return state, jnp.moveaxis(ys, 0, time)
+
+
+def time_first(
+    layer: Layer, params: Params, xs: Any, state: State | None, lengths: Any, mask: Any, reset: Any, time: int
+) -> tuple[Any, State, Any, Any]:
+    """What a layer is run over, with the axis of time, `time`, put first: `xs`, `state`, `mask` and `reset`.
+
+    `lengths` are told by the mask, and no state by the first one.
+    """
     if lengths is not None:
         mask = jnp.moveaxis(lengths_to_mask(lengths, features(xs).shape[time]), -1, time)
     xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (xs, mask, reset))
     if state is None:
         state = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
-    state = _placed_like(features(xs), layer.feature_ndim, state)
-    walk = ScanWalk(lengths, mask, reset, reverse, unroll, remat, implementation, key)
-    state, ys = walk(layer, params, state, xs)
-    return state, jnp.moveaxis(ys, 0, time)
+    return xs, _placed_like(features(xs), layer.feature_ndim, state), mask, reset
 
 
 def _placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:

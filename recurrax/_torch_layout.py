@@ -7,14 +7,17 @@ direction before its backward one; the core has a tuple of layers, each with a s
 from __future__ import annotations
 
 import functools
+import inspect
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from recurrax._affine import AffineCell
-from recurrax._check import check_tree
+from recurrax._check import check_tree, describe
 from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer
 from recurrax.cells.lstm import LSTMState
@@ -33,12 +36,61 @@ def stack(
     **cell_options: Any,
 ) -> Stack:
     """The stack of equal cells that PyTorch's `RNN`, `LSTM` and `GRU` are, each with two biases or none."""
-    if not isinstance(num_layers, int) or isinstance(num_layers, bool) or num_layers < 1:
+    if not isinstance(num_layers, (int, np.integer)) or isinstance(num_layers, bool) or num_layers < 1:
         raise ValueError(f"`num_layers` must be an int of at least 1; got {num_layers!r}.")
+    bias, bidirectional = check_flag("bias", bias), check_flag("bidirectional", bidirectional)
     recurrent_bias = bias if recurrent_bias is None else recurrent_bias
     cell = cell_type(hidden_size, bias=bias, recurrent_bias=recurrent_bias, **cell_options)
     layer: Layer = Bidirectional(cell) if bidirectional else cell
     return Stack((layer,) * num_layers, dropout=dropout)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Checks an argument that is yes or no: a string such as "False" would count as yes.
+
+    Raises:
+        TypeError: if it is neither True nor False.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False; got {value!r} of type {type(value).__name__}.")
+    return bool(value)
+
+
+def warn_of_dropout(layer: Stack) -> None:
+    """Says, as PyTorch does, that dropout between layers does nothing where there is one layer."""
+    if layer.dropout and len(layer.layers) == 1:
+        warnings.warn(
+            "`dropout` acts on the outputs of each layer but the last. With `num_layers=1` there is no such layer, so "
+            f"the rate {layer.dropout} has no effect.",
+            UserWarning,
+            stacklevel=_level_of_the_user(),
+        )
+
+
+def _level_of_the_user() -> int:
+    """How many frames lie between the caller of this function and the code that constructs a module."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("recurrax", "flax"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def check_lengths(lengths: Any, x: jax.Array, batch_first: bool) -> None:
+    """Checks that there is one length per sequence, where the two layouts of `x` are easily confused.
+
+    Raises:
+        ValueError: if the lengths are those of `x` in the other layout.
+    """
+    here, other = x.shape[:-2], x.shape[1:-1]
+    layout, hint = "[*B, T, I]", "If `x` is [T, *B, I], construct without `batch_first=True`."
+    if not batch_first:
+        here, other = other, here
+        layout, hint = "[T, *B, I]", "If `x` is [*B, T, I], construct with `batch_first=True`."
+    if lengths is not None and jnp.shape(lengths) != here and jnp.shape(lengths) == other:
+        raise ValueError(
+            f"`lengths` must be int[{', '.join(map(str, here))}], one length per sequence of `x` {describe(x)}, "
+            f"which is {layout} here; got {describe(lengths)}. {hint}"
+        )
 
 
 def activation_of(nonlinearity: Any) -> Any:
@@ -68,8 +120,16 @@ def split_state(layer: Layer, state: Any, x: jax.Array, batch_shape: tuple[int, 
     if state is None:
         return None
     expected, cells, structure = _layout(layer, batch_shape)
-    if isinstance(expected, LSTMState) and isinstance(state, (tuple, list)) and len(state) == 2:
+    if isinstance(expected, LSTMState):
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            h, c = (f"[{', '.join(map(str, part.shape))}]" for part in expected)
+            raise ValueError(
+                f"`state` of an LSTM must be a pair (h, c) of {h} and {c} for `x` {describe(x)}; "
+                f"got {describe(state)}. Give zeros for c if there is only h."
+            )
         state = LSTMState(*state)  # PyTorch's plain pair (h, c)
+    elif hasattr(state, "h"):
+        state = state.h  # a GRUState(h), where PyTorch has the array itself
     check_tree("state", state, expected, layer, x)
     rows = [type(cell)(*jax.tree.leaves(jax.tree.map(lambda s, k=k: s[k], state))) for k, cell in enumerate(cells)]
     return jax.tree.unflatten(structure, rows)

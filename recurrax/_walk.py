@@ -28,7 +28,7 @@ class ScanWalk:
     reverse: bool
     unroll: int
     remat: int | None
-    implementation: str | kernels.Implementation | None
+    implementation: str | kernels.Implementation | tuple | None
     key: jax.Array | None
     initial: State | None = None  # within a layer that says it for its cell
 

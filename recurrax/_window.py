@@ -17,7 +17,7 @@ from recurrax import initializers
 from recurrax._affine import along
 from recurrax._check import check_input_size, check_number
 from recurrax._dtype import cast, compute_dtype, promote
-from recurrax._layer import Initializer, Layer, Params, State, Walk
+from recurrax._layer import INITIALIZER, Initializer, Layer, Params, State, Walk
 from recurrax._mask import restarts, restarts_last, where
 
 
@@ -206,8 +206,8 @@ class CausalConv(_Windowed):
     hidden_size: int
     width: int = 4
     bias: bool = dataclasses.field(default=True, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

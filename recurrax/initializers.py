@@ -1,7 +1,7 @@
-"""Initialisers with stable identities, so that two cells with equal hyper-parameters compare and hash as equal.
+"""Initializers that have names, so that cells with equal hyper-parameters are equal, and can be pickled.
 
 Any function `(key, shape, dtype) -> array` will do, those of `jax.nn.initializers` among them; a cell shows it the
-shape of one gate.
+shape of one gate. A layer with a function that has no name, such as a lambda, cannot be pickled.
 """
 
 from __future__ import annotations
@@ -10,10 +10,96 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-glorot_uniform = jax.nn.initializers.glorot_uniform()
-lecun_normal = jax.nn.initializers.lecun_normal()
-orthogonal = jax.nn.initializers.orthogonal()
-zeros = jax.nn.initializers.zeros
+
+def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws from Glorot's uniform distribution, U(-a, a) with a = √(6 / (inputs + outputs)).
+
+    Args:
+        key: a PRNG key.
+        shape: the shape of one gate.
+        dtype: the dtype of the result.
+
+    Returns:
+        An array of the given shape and dtype.
+
+    Example:
+        >>> import jax
+        >>> from recurrax.initializers import glorot_uniform
+        >>> glorot_uniform(jax.random.key(0), (3, 4)).shape
+        (3, 4)
+
+    References:
+        Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010,
+        https://proceedings.mlr.press/v9/glorot10a.html
+    """
+    return jax.nn.initializers.glorot_uniform()(key, shape, dtype)
+
+
+def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws from LeCun's normal distribution, of variance 1 / inputs, without its tails.
+
+    Args:
+        key: a PRNG key.
+        shape: the shape of one gate.
+        dtype: the dtype of the result.
+
+    Returns:
+        An array of the given shape and dtype.
+
+    Example:
+        >>> import jax
+        >>> from recurrax.initializers import lecun_normal
+        >>> lecun_normal(jax.random.key(0), (3, 4)).shape
+        (3, 4)
+
+    References:
+        LeCun et al., Efficient backprop, 1998, https://doi.org/10.1007/3-540-49430-8_2
+    """
+    return jax.nn.initializers.lecun_normal()(key, shape, dtype)
+
+
+def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws an orthogonal matrix, or as many orthonormal rows or columns as there are.
+
+    Args:
+        key: a PRNG key.
+        shape: the shape of one gate.
+        dtype: the dtype of the result.
+
+    Returns:
+        An array of the given shape and dtype.
+
+    Example:
+        >>> import jax
+        >>> from recurrax.initializers import orthogonal
+        >>> orthogonal(jax.random.key(0), (4, 4)).shape
+        (4, 4)
+
+    References:
+        Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural networks, 2013,
+        https://arxiv.org/abs/1312.6120
+    """
+    return jax.nn.initializers.orthogonal()(key, shape, dtype)
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Makes zeros; there is nothing random in them.
+
+    Args:
+        key: a PRNG key.
+        shape: the shape of one gate.
+        dtype: the dtype of the result.
+
+    Returns:
+        An array of the given shape and dtype.
+
+    Example:
+        >>> import jax
+        >>> from recurrax.initializers import zeros
+        >>> zeros(jax.random.key(0), (4,)).shape
+        (4,)
+    """
+    return jnp.zeros(shape, dtype)
 
 
 def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -147,18 +147,17 @@ def test_a_cell_that_expands_takes_as_many_iterations_as_steps_at_most(newton: r
         np.testing.assert_allclose(ys[:, 1:], steps[:, :, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_what_does_not_converge_is_refused() -> None:
+def test_rows_that_do_not_converge_are_nan() -> None:
     cell, params = expanding(3.0)
     xs, few = normal(3, 60, 3), rx.Newton(max_iterations=5)
-    got = (
-        r"must solve every row of ElmanCell.*; got 3 of 3 rows unsolved after 5 iterations, with residuals up to [0-9]"
-    )
-    with pytest.raises(ValueError, match="max_iterations=5.*" + got):
-        rx.scan(cell, params, xs, implementation=few)
-    with pytest.raises(ValueError, match=r"got NaN\. `newton_report` says"):
-        rx.scan(rx.Stack((cell,)), (params,), xs, implementation=few)
-    with pytest.raises(ValueError, match=r"got 1 of 3 rows unsolved .* up to nan.* Is something not finite"):
-        rx.scan(cell, params, xs.at[1, 3].set(jnp.nan), implementation="newton")
+    assert jnp.isnan(rx.scan(cell, params, xs, implementation=few)[1]).all()
+    assert jnp.isnan(rx.scan(rx.Stack((cell,)), (params,), xs, implementation=few)[1]).all()
+    broken = xs.at[1, 3].set(jnp.nan)
+    ys = rx.scan(cell, params, broken, implementation="newton")[1]
+    assert jnp.isnan(ys).any(axis=(1, 2)).tolist() == [False, True, False]
+    report = rx.newton_report(cell, params, broken)
+    assert report.converged.tolist() == [True, False, True]
+    assert jnp.isnan(report.residual).tolist() == [False, True, False]
 
     @jax.jit
     def run(params: rx.ElmanParams) -> Any:
@@ -179,8 +178,7 @@ def test_fallback() -> None:
     few = rx.Newton("diagonal", max_iterations=3, fallback=True)
     got, expected = (pulled(name, cell, *args) for name in (few, "xla"))
     assert_close("fallback", got, expected, 1e-4)
-    with pytest.raises(ValueError, match="must solve"):
-        rx.scan(cell, *args, implementation=dataclasses.replace(few, fallback=False))
+    assert jnp.isnan(rx.scan(cell, *args, implementation=dataclasses.replace(few, fallback=False))[1]).all()
     assert not rx.newton_report(cell, *args, newton=few).converged.any()
     nan = args[1].at[0, 5].set(jnp.nan)
     assert jnp.isnan(rx.scan(cell, params, nan, implementation=few)[1]).sum() == 35 * 4

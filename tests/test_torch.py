@@ -81,7 +81,7 @@ def in_nnx(name: str, args: tuple, named: Named, x: jax.Array) -> Callable:
     """Our NNX layer as a function of its parameters, which must have the names and shapes of `named`."""
     model = getattr(recurrax.nnx, name)(x.shape[-1], *args, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    paths = {("params", int(path[0].removeprefix("layers_")), *path[1:]): path for path in named}
+    paths = {("weights", int(path[0].removeprefix("layers_")), *path[1:]): path for path in named}
     shapes = {paths.get(path, path): leaf.shape for path, leaf in nnx.to_flat_state(params)}
     assert shapes == {path: leaf.shape for path, leaf in named.items()}
 
@@ -92,9 +92,19 @@ def in_nnx(name: str, args: tuple, named: Named, x: jax.Array) -> Callable:
     return run
 
 
+def in_linen_order(name: str, args: tuple) -> Any:
+    """Our Linen layer, whose arguments after the size are keywords."""
+    fields = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    if name == "RNN":
+        fields.insert(1, "nonlinearity")
+    if name == "LSTM":
+        fields.append("proj_size")
+    return getattr(recurrax.linen, name)(args[0], **dict(zip(fields, args[1:], strict=True)))
+
+
 def in_linen(name: str, args: tuple, named: Named, x: jax.Array) -> Callable:
     """Our Linen layer as a function of its parameters, which must have the names and shapes of `named`."""
-    model = getattr(recurrax.linen, name)(*args)
+    model = in_linen_order(name, args)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     assert {path: leaf.shape for path, leaf in flatten_dict(shapes).items()} == {
         path: leaf.shape for path, leaf in named.items()
@@ -222,7 +232,7 @@ def test_defaults_are_those_of_torch(name: str):
         field: getattr(module, field) for field in fields
     }
     nnx_layer = getattr(recurrax.nnx, name)(I, H, rngs=nnx.Rngs(0))
-    assert nnx_layer.layer == linen_layer._stack()
+    assert nnx_layer.layer == linen_layer.layer
     assert nnx_layer.batch_first == module.batch_first
     assert nnx_layer.layer == interop.from_torch(module)[0]
 
@@ -266,7 +276,7 @@ def dropped(frontend: str, rate: float, x: jax.Array, name: str = "LSTM", **opti
     torch.manual_seed(0)
     named = ours(dict(getattr(torch.nn, name)(I, H, 2).named_parameters()))
     if frontend == "linen":
-        model = getattr(recurrax.linen, name)(H, 2, dropout=rate, **options)
+        model = getattr(recurrax.linen, name)(H, num_layers=2, dropout=rate, **options)
         variables = {"params": unflatten_dict(named)}
         return model, lambda training, seed=0: model.apply(
             variables, x, deterministic=not training, rngs={"dropout": jax.random.key(seed)} if training else None

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._affine import Gates, affine
 from recurrax._dtype import widened
-from recurrax._layer import Initializer
+from recurrax._layer import INITIALIZER, Initializer
 from recurrax._linear import LinearCell
 
 
@@ -34,8 +34,10 @@ class GatedLinearCell(LinearCell):
     """A linear recurrence with coefficients from gates `x @ kernel + bias`."""
 
     bias: bool = dataclasses.field(default=True, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(
+        default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
+    )
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     @property
     @abc.abstractmethod

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import affine
-from recurrax._layer import Cell, Initializer
+from recurrax._layer import INITIALIZER, Cell, Initializer
 from recurrax._timed import TimedInputs, elapsed, timed
 
 
@@ -117,8 +117,10 @@ class CfCCell(Cell):
     backbone_size: int = 128
     backbone_layers: int = 1
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=lecun_tanh, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(
+        default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
+    )
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     def __post_init__(self) -> None:
         super().__post_init__()

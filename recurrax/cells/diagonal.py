@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._affine import AffineCell, along
-from recurrax._layer import Initializer, Params
+from recurrax._layer import INITIALIZER, Initializer, Params
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 
@@ -22,7 +22,7 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.floa
 class DiagonalCell(AffineCell):
     """What such cells have in common: `recurrent_kernel` is `[G*H]`, and u = h * recurrent_kernel + recurrent_bias."""
 
-    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True)
+    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
 
     independent_units: ClassVar[bool] = True
 

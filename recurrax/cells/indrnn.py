@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from recurrax._layer import Initializer
+from recurrax._layer import INITIALIZER, Initializer
 from recurrax.cells.diagonal import DiagonalCell
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.layer_norm import LayerNormElmanCell
 
-_uniform = jax.nn.initializers.uniform(1.0)
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype)
 
 
 class IndRNNParams(NamedTuple):
@@ -70,7 +73,7 @@ class IndRNNCell(DiagonalCell, ElmanCell):
     """
 
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
-    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True)
+    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
 
     params_type: ClassVar[type] = IndRNNParams
 
@@ -113,6 +116,6 @@ class LayerNormIndRNNCell(DiagonalCell, LayerNormElmanCell):
     """
 
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
-    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True)
+    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
 
     independent_units: ClassVar[bool] = False

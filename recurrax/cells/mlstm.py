@@ -16,7 +16,7 @@ from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import affine
 from recurrax._dtype import promote
-from recurrax._layer import Cell, Initializer, mixed
+from recurrax._layer import INITIALIZER, Cell, Initializer, mixed
 
 Memory = tuple[jax.Array, ...]  # c, n and m
 
@@ -122,8 +122,10 @@ class MLSTMCell(Cell):
     forget_gate: Literal["sigmoid", "exp"] = "sigmoid"
     forget_bias: tuple[float, float] = (3.0, 6.0)
     bias: bool = dataclasses.field(default=True, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(
+        default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
+    )
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import AffineCell, Gates, affine
-from recurrax._layer import Initializer, Params
+from recurrax._layer import INITIALIZER, Initializer, Params
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -105,7 +105,7 @@ class PeepholeLSTMCell(LSTMCell):
     """
 
     cell_clip: float | None = dataclasses.field(default=None, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     params_type: ClassVar[type] = PeepholeLSTMParams
 
@@ -176,7 +176,7 @@ class CIFGCell(AffineCell):
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
     gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
     cell_clip: float | None = dataclasses.field(default=None, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = CIFGParams

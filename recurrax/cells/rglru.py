@@ -14,7 +14,7 @@ from recurrax._activation import frugal
 from recurrax._affine import along
 from recurrax._check import check_input_size
 from recurrax._dtype import widened
-from recurrax._layer import Initializer
+from recurrax._layer import INITIALIZER, Initializer
 from recurrax._linear import Coefficients, LinearCell
 
 
@@ -90,8 +90,8 @@ class RGLRUCell(LinearCell):
     min_radius: float = dataclasses.field(default=0.9, kw_only=True)
     max_radius: float = dataclasses.field(default=0.999, kw_only=True)
     c: float = dataclasses.field(default=8.0, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     exact: ClassVar[tuple[str, ...]] = ("log_decay",)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax
 
 from recurrax._layer import Layer, Params, State, features
 from recurrax._platform import accumulates_inside, linear_solver, several
@@ -30,11 +29,7 @@ class Kernel(NamedTuple):
 
 
 class Implementation(Protocol):
-    """What `scan` takes as `implementation` beside a name: a hashable object that has what a `Kernel` has.
-
-    It may have `verify(layer, outcome, again)` too, which sees what `scan` is about to return where that can be looked
-    at, outside of any trace, and may raise; `again(implementation)` is the outcome of another implementation.
-    """
+    """What `scan` takes as `implementation` beside a name: a hashable object that has what a `Kernel` has."""
 
     @property
     def run(self) -> Callable: ...  # noqa: D102
@@ -66,7 +61,7 @@ def _either(first: Implementation, second: Implementation) -> Implementation:
     return Kernel(run, refuses)
 
 
-def find(implementation: str | Implementation) -> Implementation:
+def find(implementation: str | Implementation | tuple) -> Implementation:
     """The kernel of this name, or the object itself if it is one.
 
     Raises:
@@ -84,20 +79,18 @@ def find(implementation: str | Implementation) -> Implementation:
     return implementation  # type: ignore[return-value]
 
 
-def takes_whole(implementation: str | Implementation | None) -> bool:
+def takes_whole(implementation: str | Implementation | tuple | None) -> bool:
     """Whether this implementation takes layers that are made of others."""
-    return implementation is not None and find(implementation).whole
-
-
-def verify(implementation: str | Implementation | None, layer: Layer, outcome: Any, again: Callable) -> None:
-    """Lets an implementation refuse its outcome, where that is not traced."""
-    look = None if implementation is None else getattr(find(implementation), "verify", None)
-    if look is not None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(outcome)):
-        look(layer, outcome, again)
+    return not (implementation is None or type(implementation) is tuple) and find(implementation).whole
 
 
 def choose(
-    implementation: str | Implementation | None, layer: Layer, params: Params, state: State, xs: Any, **facts: Any
+    implementation: str | Implementation | tuple | None,
+    layer: Layer,
+    params: Params,
+    state: State,
+    xs: Any,
+    **facts: Any,
 ) -> Implementation:
     """The kernel that was asked for, or the best one for these arguments if none was.
 
@@ -105,6 +98,13 @@ def choose(
         ValueError: if there is no such kernel or it cannot serve the layer.
     """
     args = (layer, params, state, xs)
+    if type(implementation) is tuple:
+        for one in implementation:
+            if one is None or not find(one).refuses(*args, **facts):
+                return choose(one, *args, **facts)
+        raise ValueError(
+            f"`implementation` {implementation} must hold one that can serve {layer}. End it with None, the best one."
+        )
     if implementation is None:  # Among those that have every derivative.
         steps = features(xs).shape[0]
         if several(steps) and not linear.refuses(layer):

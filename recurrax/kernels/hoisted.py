@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from recurrax._activation import closes_over_tracer
 from recurrax._affine import AffineCell, Gates
 from recurrax._dtype import cast_params, compute_dtype
 from recurrax._layer import Cell, Params, State
@@ -178,6 +179,8 @@ def _zeros(tree: Any) -> Any:
 def refuses(cell: Cell, *_: Any, **__: Any) -> str | None:
     """Why a cell has no such derivative, or None."""
     if isinstance(cell, AffineCell) and cell.is_affine:
+        if closes_over_tracer(cell):
+            return "a function in it reads a traced value from outside, which its derivative rule cannot see."
         return None
     return "it meets its state through more than `u = h @ recurrent_kernel + recurrent_bias`."
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -48,8 +47,7 @@ class Newton:
     equation s_t = f_t(s_{t-1}), to every order, whatever the iterations were.
 
     A row that has not converged within `max_iterations`, or whose inputs are not finite, is never returned as if it
-    had: `scan` raises a ValueError, and where it cannot look, under `jax.jit` or another transformation, that row's
-    state, outputs and gradients are NaN.
+    had: its state, outputs and gradients are NaN. `newton_report` says how the iterations went.
 
     States are iterated, and products formed, in float32 at least: no iteration can settle below the rounding of its
     map.
@@ -131,22 +129,16 @@ class Newton:
         others = {str(leaf.dtype) for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jnp.floating)}
         return f"its state must be of real numbers; got {', '.join(sorted(others))}." if others else None
 
-    def verify(self, layer: Layer, outcome: Any, again: Callable) -> None:
-        """Raises if there is NaN in what `scan` is about to return."""
-        if self.fallback or not any(bool(jnp.isnan(leaf).any()) for leaf in jax.tree.leaves(outcome)):
-            return
-        got = "NaN. `newton_report` says of each cell by itself how it went."
-        if isinstance(layer, Cell):
-            report = again(_Reporter(self))[0]
-            residual = report.residual[~report.converged]
-            got = (
-                f"{residual.size} of {report.residual.size} rows unsolved after {report.iterations.max()} iterations, "
-                f"with residuals up to {residual.max(initial=0):.2g}. Allow more, or take another `damping` or "
-                "`fallback=True`."
-            )
-            if jnp.isnan(residual).any():
-                got += " Is something not finite in the parameters or the inputs?"
-        raise ValueError(f"`implementation` {self} must solve every row of {layer}; got {got}")
+    def report(self, cell: Cell, params: Params, state: State, xs: Any, **given: Any) -> NewtonReport:
+        """How the iterations go; arguments as those of `run`. `fallback` is left aside."""
+        equation, given_arrays, flags = dataclasses.replace(self, fallback=False)._pose(
+            cell, params, state, xs, **given
+        )
+        row = given_arrays.state[..., 0, 0]  # [*B]
+        residual = iterations = jnp.zeros_like(row)
+        if features(xs).shape[0]:
+            _, (residual, iterations) = trajectory(equation, given_arrays, flags)
+        return NewtonReport(iterations.astype(jnp.int32), residual, residual <= equation.tol)
 
     def _pose(
         self,
@@ -179,27 +171,6 @@ class Newton:
         zs = cell.project_inputs(params, cast(xs, dtype))
         join = lambda state: equation.cut.join(state, dtype)  # noqa: E731
         return equation, Given(params, join(state), join(initial), zs), (mask, reset)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reporter:
-    """Puts the report where `scan` returns the state, and nothing of worth where it returns outputs."""
-
-    newton: Newton
-
-    whole: ClassVar[bool] = False
-
-    def run(self, cell: Cell, params: Params, state: State, xs: Any, **walk: Any) -> tuple[NewtonReport, jax.Array]:
-        newton = dataclasses.replace(self.newton, fallback=False)
-        equation, given, flags = newton._pose(cell, params, state, xs, **walk)
-        rows = given.state.shape[:-2]
-        residual = iterations = jnp.zeros(rows, given.state.dtype)
-        if features(xs).shape[0]:
-            _, (residual, iterations) = trajectory(equation, given, flags)
-        return NewtonReport(iterations.astype(jnp.int32), residual, residual <= equation.tol), features(xs)
-
-    def refuses(self, *args: Any, **facts: Any) -> str | None:
-        return self.newton.refuses(*args, **facts)
 
 
 register("newton", Newton())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -12,10 +13,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
-from recurrax._flax import by_name, from_names, mesh_axes, names_of
-from recurrax._layer import Layer, Params, State, features
+from recurrax import _torch_layout as torch_layout
+from recurrax._check import check_layer
+from recurrax._flax import Sharding, by_name, check_features, from_names, input_size_of, mesh_axes, names_of, teaches
+from recurrax._layer import Layer, Params, State, features, pickled, unpickled
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
+from recurrax.kernels import Implementation
 
 
 class Module(nn.Module):
@@ -23,25 +27,38 @@ class Module(nn.Module):
 
     _: KW_ONLY
     param_dtype: DTypeLike = jnp.float32
-    sharding: Mapping[str, tuple] | None = None
+    sharding: Sharding | None = None
     deterministic: bool | None = None
+    return_state: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        torch_layout.check_flag("return_state", self.return_state)
+        if self.deterministic is not None:
+            torch_layout.check_flag("deterministic", self.deterministic)
+
+    def __reduce__(self) -> tuple:
+        """How a module is pickled: as a layer is, and bound to nothing."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        return _made, (type(self), pickled(fields | {"parent": None}))
 
     @nn.compact
     def _run(
-        self, driver: Callable, layer: Layer, x: jax.Array, state: State, deterministic: bool | None, **options: Any
+        self, driver: Any, layer: Layer, x: jax.Array, state: State, deterministic: bool | None, **options: Any
     ) -> tuple[jax.Array, State]:
         key = None
         if layer.stochastic and not nn.merge_param("deterministic", self.deterministic, deterministic):
             key = self.make_rng("dropout")
-        params = self._params(layer, features(x).shape[-1])
+        params = self._params(layer, x)
         if driver is core_step:
             state, output = core_step(layer, params, state, x, key=key, **options)
         else:
             state, output = scan(layer, params, x, state, key=key, **options)
         return output, state
 
-    def _params(self, layer: Layer, input_size: int) -> Any:
+    def _params(self, layer: Layer, x: Any) -> Any:
         """The layer's parameters, kept as nested dictionaries of names, as Linen's users expect."""
+        input_size = features(x).shape[-1]
 
         def draw(key: jax.Array) -> Any:
             params = layer.init(key, input_size, self.param_dtype)
@@ -56,11 +73,25 @@ class Module(nn.Module):
             drawn = draw(self.make_rng("params"))
         else:  # Linen compares shapes with those of the stored parameters.
             shapes = jax.eval_shape(draw, jax.random.key(0))
+            self._check_features(layer, x, nn.unbox(shapes))
             drawn = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         leaves, structure = jax.tree_util.tree_flatten_with_path(drawn, is_leaf=lambda n: isinstance(n, nn.Partitioned))
         nested = unflatten_dict({names_of(path): leaf for path, leaf in leaves})
         kept = flatten_dict({name: self.param(name, lambda _, value=value: value) for name, value in nested.items()})
         return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in leaves])
+
+    def _check_features(self, layer: Layer, x: Any, expected: Any) -> None:
+        """Says it of the inputs where the stored parameters are those of the layer, for another input size."""
+        stored = flatten_dict(nn.unbox(self.variables.get("params", {})))
+        wanted = {name: leaf.shape for name, leaf in by_name(expected).items()}
+        if wanted != {name: jnp.shape(leaf) for name, leaf in stored.items()}:
+            size = input_size_of(layer, stored)
+            if size is not None:
+                check_features(x, size)
+
+
+def _made(kind: type[Module], fields: dict[str, Any]) -> Module:
+    return kind(**unpickled(fields))
 
 
 def variables(params: Params) -> dict[str, Any]:
@@ -89,7 +120,7 @@ def params_of(layer: Layer, variables: Mapping[str, Any]) -> Params:
     """The other way: the parameters in the layer's own structure, from a module's variables.
 
     Args:
-        layer: the layer that the module holds.
+        layer: the layer that the module holds, `module.layer`.
         variables: `{"params": ...}`, as `init` makes them.
 
     Returns:
@@ -109,17 +140,22 @@ def params_of(layer: Layer, variables: Mapping[str, Any]) -> Params:
     return from_names(layer, flatten_dict(nn.unbox(dict(variables["params"]))))
 
 
+@teaches
 class Recurrent(Module):
     """Any layer of the core, with its parameters.
 
     Args:
         layer: the layer.
         param_dtype: the dtype of the parameters.
-        sharding: the mesh axes of parameters that are to be sharded, such as `{"kernel": (None, "model")}`; they become
-            `nn.Partitioned`.
+        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None, "model")}`, by the end
+            of the path, `{"layers_0/kernel": (None, "model")}`, or as a function of path and shape. These parameters
+            become `nn.Partitioned`.
         deterministic: whether dropout is off; here or at the call. Dropout draws from the rng `dropout`.
+        return_state: whether a call returns the state beside the outputs. Without it the module may stand in an
+            `nn.Sequential`, which hands on all that a module returns; `step` returns both in any case.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: as `recurrax.scan`, at the call.
 
     Example:
@@ -138,6 +174,10 @@ class Recurrent(Module):
 
     layer: Layer
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layer("layer", self.layer)
+
     def __call__(
         self,
         x: jax.Array,
@@ -146,33 +186,52 @@ class Recurrent(Module):
         lengths: jax.Array | None = None,
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
+        reverse: bool = False,
+        time_major: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
         deterministic: bool | None = None,
-        **options: Any,
-    ) -> tuple[jax.Array, State]:
+    ) -> Any:
         """Runs the layer over a sequence.
 
         Args:
             x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
             state: the state before the first step; None for the initial state.
-            lengths: `int[*B]`, as in `recurrax.scan`.
-            mask: `bool[*B, T]`, as in `recurrax.scan`.
-            reset: `bool[*B, T]`, as in `recurrax.scan`.
+            lengths: `int[*B]`, the number of real steps of each sequence.
+            mask: `bool[*B, T]`, laid out as `x`: True at the real steps, in any pattern.
+            reset: `bool[*B, T]`, laid out as `x`: True at the first step of a new segment.
+            reverse: as in `recurrax.scan`, and so are the next four.
+            time_major: whether time is the first axis.
+            unroll: how many steps one iteration of the compiled loop takes.
+            remat: for how many steps at a time derivatives keep what happens within a step.
+            implementation: how to compute it.
             deterministic: whether dropout is off.
-            **options: `reverse`, `time_major`, `unroll` and `implementation` of `recurrax.scan`.
 
         Returns:
-            The outputs and the final state, in the core's structure.
+            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone without
+            `return_state`.
         """
-        options |= {"lengths": lengths, "mask": mask, "reset": reset}
-        return self._run(scan, self.layer, x, state, deterministic, **options)
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options |= {"time_major": time_major, "unroll": unroll, "remat": remat, "implementation": implementation}
+        output, state = self._run(scan, self.layer, x, state, deterministic, **options)
+        return (output, state) if self.return_state else output
 
     def step(
-        self, x: jax.Array, state: State | None = None, *, deterministic: bool | None = None, **options: Any
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
     ) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
-        The options are the `mask`, `reset` and `implementation` of `recurrax.step`.
+        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
         """
+        options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
         return self._run(core_step, self.layer, x, state, deterministic, **options)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
 from recurrax._affine import AffineCell
-from recurrax._layer import Initializer, Layer
+from recurrax._compose import Stack
+from recurrax._flax import teaches
+from recurrax._layer import Initializer
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
+from recurrax.kernels import Implementation
 from recurrax.linen._recurrent import Module
 
 
@@ -31,52 +35,95 @@ class _TorchLayer(Module):
     bias_init: Initializer = AffineCell.bias_init
     dtype: DTypeLike | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        torch_layout.check_flag("batch_first", self.batch_first)
+        torch_layout.warn_of_dropout(self.layer)
+
     def __call__(
-        self, x: jax.Array, state: Any = None, *, deterministic: bool | None = None, **options: Any
-    ) -> tuple[jax.Array, Any]:
+        self,
+        x: jax.Array,
+        state: Any = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        reverse: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
+    ) -> Any:
         """Runs the layer over a sequence, in PyTorch's layout.
 
         Args:
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
-            state: `[num_layers*D, *B, H]`, for an `LSTM` a pair of these; None for zeros.
+            state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
+            lengths: `int[*B]`, the number of real steps of each sequence.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any pattern.
+            reset: `bool`, laid out as `mask`: True at the first step of a new segment.
+            reverse: as in `recurrax.scan`, and so are the next three.
+            unroll: how many steps one iteration of the compiled loop takes.
+            remat: for how many steps at a time derivatives keep what happens within a step.
+            implementation: how to compute it.
             deterministic: whether dropout is off.
-            **options: `lengths` `[*B]`, `mask` and `reset`, laid out as `x`, and the others of `Recurrent`.
 
         Returns:
-            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`.
+            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`; the outputs alone
+            without `return_state`.
         """
-        stack = self._stack()
-        state = torch_layout.split_state(stack, state, x, x.shape[:-2] if self.batch_first else x.shape[1:-1])
-        output, state = self._run(scan, stack, x, state, deterministic, time_major=not self.batch_first, **options)
-        return output, torch_layout.join_state(state)
+        x = jnp.asarray(x)
+        torch_layout.check_lengths(lengths, x, self.batch_first)
+        batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
+        state = torch_layout.split_state(self.layer, state, x, batch_shape)
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options |= {"time_major": not self.batch_first, "unroll": unroll, "remat": remat}
+        output, state = self._run(scan, self.layer, x, state, deterministic, implementation=implementation, **options)
+        return (output, torch_layout.join_state(state)) if self.return_state else output
 
     def step(
-        self, x: jax.Array, state: Any = None, *, deterministic: bool | None = None, **options: Any
+        self,
+        x: jax.Array,
+        state: Any = None,
+        *,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
     ) -> tuple[jax.Array, Any]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout."""
-        stack = self._stack()
-        state = torch_layout.split_state(stack, state, x, x.shape[:-1])
-        y, state = self._run(core_step, stack, x, state, deterministic, **options)
+        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout.
+
+        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        """
+        x = jnp.asarray(x)
+        state = torch_layout.split_state(self.layer, state, x, x.shape[:-1])
+        options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
+        y, state = self._run(core_step, self.layer, x, state, deterministic, **options)
         return y, torch_layout.join_state(state)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
         """Zeros `[num_layers*D, *B, H]`, for an `LSTM` an `LSTMState` of these; it needs neither rng nor parameters."""
-        return torch_layout.initial_state(self._stack(), batch_shape, dtype)
+        return torch_layout.initial_state(self.layer, batch_shape, dtype)
 
-    def _stack_of(self, cell_type: type[AffineCell], **options: Any) -> Layer:
+    @nn.nowrap
+    def _stack(self, cell_type: type[AffineCell], **options: Any) -> Stack:
         for name in ("recurrent_bias", "kernel_init", "recurrent_kernel_init", "bias_init", "dtype"):
             options[name] = getattr(self, name)
         sizes = self.hidden_size, self.num_layers, self.bias, self.dropout, self.bidirectional
         return torch_layout.stack(cell_type, *sizes, **options)
 
 
+@teaches
 class RNN(_TorchLayer):
-    """Stacked Elman layers: `torch.nn.RNN` in Linen's idiom. Its arguments are those of `recurrax.nnx.RNN`.
+    """Stacked Elman layers: `torch.nn.RNN` in Linen's idiom.
+
+    Its arguments are those of `recurrax.nnx.RNN`, by keyword. There is no `input_size`: it is inferred.
 
     h' = tanh(x @ kernel + bias + h @ recurrent_kernel + recurrent_bias)
 
     Raises:
-        ValueError: if an argument is out of range, at `init` or `apply`.
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -92,6 +139,7 @@ class RNN(_TorchLayer):
     """
 
     hidden_size: int
+    _: KW_ONLY
     num_layers: int = 1
     nonlinearity: str | Callable = "tanh"
     bias: bool = True
@@ -99,17 +147,23 @@ class RNN(_TorchLayer):
     dropout: float = 0.0
     bidirectional: bool = False
 
-    def _stack(self) -> Layer:
-        return self._stack_of(ElmanCell, activation=torch_layout.activation_of(self.nonlinearity))
+    @property
+    def layer(self) -> Stack:
+        """The layer of the core, for `params_of` and `recurrax.interop`."""
+        return self._stack(ElmanCell, activation=torch_layout.activation_of(self.nonlinearity))
 
 
+@teaches
 class LSTM(_TorchLayer):
-    """Stacked LSTM layers: `torch.nn.LSTM` in Linen's idiom. Its arguments are those of `recurrax.nnx.LSTM`.
+    """Stacked LSTM layers: `torch.nn.LSTM` in Linen's idiom.
+
+    Its arguments are those of `recurrax.nnx.LSTM`, by keyword. There is no `input_size`: it is inferred.
 
     The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's pair is taken as well.
 
     Raises:
-        ValueError: if an argument is out of range, at `init` or `apply`.
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -125,29 +179,35 @@ class LSTM(_TorchLayer):
     """
 
     hidden_size: int
+    _: KW_ONLY
     num_layers: int = 1
     bias: bool = True
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
     proj_size: int = 0
-    _: KW_ONLY
     forget_bias: float = LSTMCell.forget_bias
     activation: Callable = jnp.tanh
     gate_activation: Callable = jax.nn.sigmoid
 
-    def _stack(self) -> Layer:
+    @property
+    def layer(self) -> Stack:
+        """The layer of the core, for `params_of` and `recurrax.interop`."""
         options = {name: getattr(self, name) for name in ("proj_size", "forget_bias", "activation", "gate_activation")}
-        return self._stack_of(LSTMCell, **options)
+        return self._stack(LSTMCell, **options)
 
 
+@teaches
 class GRU(_TorchLayer):
-    """Stacked GRU layers: `torch.nn.GRU` in Linen's idiom. Its arguments are those of `recurrax.nnx.GRU`.
+    """Stacked GRU layers: `torch.nn.GRU` in Linen's idiom.
+
+    Its arguments are those of `recurrax.nnx.GRU`, by keyword. There is no `input_size`: it is inferred.
 
     The equations are those of `recurrax.GRUCell`. The state is the array h.
 
     Raises:
-        ValueError: if an argument is out of range, at `init` or `apply`.
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -163,16 +223,18 @@ class GRU(_TorchLayer):
     """
 
     hidden_size: int
+    _: KW_ONLY
     num_layers: int = 1
     bias: bool = True
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
-    _: KW_ONLY
     reset_after: bool = GRUCell.reset_after
     activation: Callable = jnp.tanh
     gate_activation: Callable = jax.nn.sigmoid
 
-    def _stack(self) -> Layer:
+    @property
+    def layer(self) -> Stack:
+        """The layer of the core, for `params_of` and `recurrax.interop`."""
         options = {name: getattr(self, name) for name in ("reset_after", "activation", "gate_activation")}
-        return self._stack_of(GRUCell, **options)
+        return self._stack(GRUCell, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,15 +9,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from recurrax._check import check_tree, expected_params
-from recurrax._flax import mesh_axes
+from recurrax import _torch_layout as torch_layout
+from recurrax._check import check_layer, check_tree, expected_params
+from recurrax._flax import Sharding, check_features, mesh_axes, teaches
 from recurrax._layer import Layer, Params, State
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
+from recurrax.kernels import Implementation
+from recurrax.nnx._tabulate import shown, taken
 
 Randomness = nnx.Rngs | nnx.RngStream | jax.Array | None
 
 
+@teaches
 class Recurrent(nnx.Module):
     """Any layer of the core, with its parameters.
 
@@ -27,14 +30,19 @@ class Recurrent(nnx.Module):
         input_size: the number of features I of one input.
         params: the parameters to begin with, as `recurrax.interop` has them from elsewhere; None to draw them.
         param_dtype: the dtype of the parameters that are drawn.
-        sharding: the mesh axes of parameters that are to be sharded, such as `{"kernel": (None, "model")}`.
-        deterministic: whether dropout is off; `train()` and `eval()` set it.
-        rngs: the source of the initial parameters (stream `params`) and of dropout (stream `dropout`).
+        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None, "model")}`, by the end
+            of the path, `{"layers_0/kernel": (None, "model")}`, or as a function of path and shape.
+        deterministic: whether dropout is off; `train()`, `eval()` and `nnx.view` set it.
+        return_state: whether a call returns the state beside the outputs. Without it the module may stand in an
+            `nnx.Sequential`, which hands on all that a module returns; `step` returns both in any case.
+        rngs: the source of the initial parameters (stream `params`) and of dropout (stream `dropout`). It may be None
+            where `params` are given.
 
     Attributes:
-        params: the parameters, in the layer's structure, each an `nnx.Param`.
+        params: the parameters, in the layer's structure, each an `nnx.Param`; in `nnx.state` they are under `weights`.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if `params` are not those of the layer; as `recurrax.scan`, at the call.
 
     Example:
@@ -58,15 +66,22 @@ class Recurrent(nnx.Module):
         *,
         params: Params | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        sharding: Mapping[str, tuple] | None = None,
+        sharding: Sharding | None = None,
         deterministic: bool = False,
-        rngs: nnx.Rngs,
+        return_state: bool = True,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
+        check_layer("layer", layer)
+        if not (isinstance(rngs, nnx.Rngs) or (rngs is None and params is not None)):
+            raise TypeError(f"`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; got {rngs!r}.")
         self.layer = layer
-        self.deterministic = deterministic
-        self.rngs = rngs["dropout"].fork() if layer.stochastic else nnx.data(None)
+        self.input_size = input_size
+        self.return_state = torch_layout.check_flag("return_state", return_state)
+        self.deterministic = torch_layout.check_flag("deterministic", deterministic)
+        self.rngs = rngs["dropout"].fork() if layer.stochastic and rngs is not None else nnx.data(None)
 
         if params is None:
+            assert rngs is not None
             params = layer.init(rngs.params(), input_size, param_dtype)
         else:
             x = jax.ShapeDtypeStruct((input_size,), jnp.float32)
@@ -76,7 +91,22 @@ class Recurrent(nnx.Module):
             {"out_sharding": axes} if axes else {} for axes in mesh_axes(layer, params, sharding)
         ]
         variables = [nnx.Param(leaf, **more) for leaf, more in zip(leaves, metadata, strict=True)]
-        self.params = nnx.data(jax.tree.unflatten(structure, variables))
+        # Not under `params`: that is what Linen calls the collection, so `nnx.bridge.ToLinen` would refuse it.
+        self.weights = nnx.data(jax.tree.unflatten(structure, variables))
+
+    @property
+    def params(self) -> Params:
+        """The parameters, in the layer's structure, each an `nnx.Param`."""
+        return self.weights
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Sets what `nnx.view` is given.
+
+        Args:
+            deterministic: whether dropout is off.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def __call__(
         self,
@@ -86,50 +116,121 @@ class Recurrent(nnx.Module):
         lengths: jax.Array | None = None,
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
+        reverse: bool = False,
+        time_major: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
         deterministic: bool | None = None,
         rngs: Randomness = None,
-        **options: Any,
-    ) -> tuple[jax.Array, State]:
+    ) -> Any:
         """Runs the layer over a sequence.
 
         Args:
             x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
             state: the state before the first step; None for the initial state.
-            lengths: `int[*B]`, as in `recurrax.scan`.
-            mask: `bool[*B, T]`, as in `recurrax.scan`.
-            reset: `bool[*B, T]`, as in `recurrax.scan`.
+            lengths: `int[*B]`, the number of real steps of each sequence.
+            mask: `bool[*B, T]`, laid out as `x`: True at the real steps, in any pattern.
+            reset: `bool[*B, T]`, laid out as `x`: True at the first step of a new segment.
+            reverse: as in `recurrax.scan`, and so are the next four.
+            time_major: whether time is the first axis.
+            unroll: how many steps one iteration of the compiled loop takes.
+            remat: for how many steps at a time derivatives keep what happens within a step.
+            implementation: how to compute it.
             deterministic: overrides the attribute of that name.
             rngs: overrides the source of dropout.
-            **options: `reverse`, `time_major`, `unroll` and `implementation` of `recurrax.scan`.
 
         Returns:
-            The outputs and the final state, in the core's structure.
+            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone without
+            `return_state`.
         """
-        options |= {"lengths": lengths, "mask": mask, "reset": reset, "key": self._key(deterministic, rngs)}
-        state, output = scan(self.layer, self._arrays(), x, state, **options)
-        return output, state
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options |= {"time_major": time_major, "unroll": unroll, "remat": remat, "implementation": implementation}
+        output, state = self._run(scan, x, taken(state), deterministic, rngs, **options)
+        return (output, shown(self, state)) if self.return_state else output
 
-    def step(self, x: jax.Array, state: State | None = None, **options: Any) -> tuple[jax.Array, State]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
+    def step(
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
+        rngs: Randomness = None,
+    ) -> tuple[jax.Array, State]:
+        """Runs the layer over one step.
 
-        The options are the `mask`, `reset` and `implementation` of `recurrax.step`, `deterministic` and `rngs`.
+        Args:
+            x: `[*B, I]`.
+            state: the state before the step; None for the initial state.
+            mask: `bool[*B]`, True where the step is real.
+            reset: `bool[*B]`, True where a new segment begins.
+            implementation: as in the call.
+            deterministic: as in the call.
+            rngs: as in the call.
+
+        Returns:
+            The output `[*B, O]` and the new state.
         """
-        key = self._key(options.pop("deterministic", None), options.pop("rngs", None))
-        state, y = core_step(self.layer, self._arrays(), state, x, key=key, **options)
-        return y, state
+        options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
+        y, state = self._run(core_step, x, taken(state), deterministic, rngs, **options)
+        return y, shown(self, state)
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
-        return self.layer.first_state(self._arrays(), batch_shape, dtype)
+        return shown(self, self.layer.first_state(params_of(self), batch_shape, dtype))
 
-    def _arrays(self) -> Params:
-        return jax.tree.map(lambda p: p[...], self.params, is_leaf=lambda p: isinstance(p, nnx.Variable))
+    def _run(
+        self,
+        driver: Any,
+        x: jax.Array,
+        state: State | None,
+        deterministic: bool | None,
+        rngs: Randomness,
+        **options: Any,
+    ) -> tuple[jax.Array, State]:
+        check_features(x, self.input_size)
+        options["key"] = self._key(deterministic, rngs)
+        if driver is core_step:
+            state, output = core_step(self.layer, params_of(self), state, x, **options)
+        else:
+            state, output = scan(self.layer, params_of(self), x, state, **options)
+        return output, state
 
     def _key(self, deterministic: bool | None, rngs: Randomness) -> jax.Array | None:
         off = self.deterministic if deterministic is None else deterministic
-        source = self.rngs if rngs is None else rngs
-        if off or source is None or not self.layer.stochastic:
+        if off or not self.layer.stochastic:
             return None
+        source = self.rngs if rngs is None else rngs
+        if source is None:
+            raise ValueError(
+                "`rngs` must be given, here or at construction, for dropout to draw from; got None. Or give "
+                "`deterministic=True`."
+            )
         if isinstance(source, nnx.Rngs):
             return source["dropout"]()
         return source() if isinstance(source, nnx.RngStream) else source
+
+
+def params_of(module: Recurrent) -> Params:
+    """The parameters of a module as arrays, in the structure of its layer.
+
+    Args:
+        module: a module of `recurrax.nnx`.
+
+    Returns:
+        The parameters, for `recurrax.scan(module.layer, ...)` and `recurrax.interop`.
+
+    Example:
+        >>> import recurrax
+        >>> from flax import nnx
+        >>> from recurrax import nnx as rnn
+        >>> model = rnn.GRU(3, 4, rngs=nnx.Rngs(0))
+        >>> params = rnn.params_of(model)
+        >>> params[0].kernel.shape, recurrax.num_params(model.layer, 3)
+        ((3, 12), 108)
+    """
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf[...], module.params, is_leaf=is_variable)

@@ -11,57 +11,98 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
+from recurrax._affine import AffineCell
+from recurrax._compose import Stack
+from recurrax._flax import Sharding, teaches
+from recurrax._layer import Initializer, Params
+from recurrax._scan import scan
+from recurrax._scan import step as core_step
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
-from recurrax.nnx._recurrent import Recurrent
-
-_OF_RECURRENT = ("params", "param_dtype", "sharding", "deterministic")
+from recurrax.kernels import Implementation
+from recurrax.nnx._recurrent import Randomness, Recurrent
+from recurrax.nnx._tabulate import shown, taken
 
 
 class _TorchLayer(Recurrent):
     """A stack of equal cells in PyTorch's layout."""
 
-    def __init__(
-        self,
-        sizes: tuple,
-        input_size: int,
-        batch_first: bool,
-        *,
-        rngs: nnx.Rngs,
-        **options: Any,
-    ) -> None:
-        own = {name: options.pop(name) for name in _OF_RECURRENT if name in options}
-        super().__init__(torch_layout.stack(*sizes, **options), input_size, rngs=rngs, **own)
-        self.batch_first = batch_first
+    def __init__(self, layer: Stack, input_size: int, batch_first: bool, **options: Any) -> None:
+        super().__init__(layer, input_size, **options)
+        self.batch_first = torch_layout.check_flag("batch_first", batch_first)
+        torch_layout.warn_of_dropout(layer)
 
-    def __call__(self, x: jax.Array, state: Any = None, **options: Any) -> tuple[jax.Array, Any]:
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        state: Any = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        reverse: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
+        rngs: Randomness = None,
+    ) -> Any:
         """Runs the layer over a sequence, in PyTorch's layout.
 
         Args:
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
-            state: `[num_layers*D, *B, H]`, for an `LSTM` a pair of these; None for zeros.
-            **options: `lengths` `[*B]`, `mask` and `reset`, laid out as `x`, and the others of `Recurrent`.
+            state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
+            lengths: `int[*B]`, the number of real steps of each sequence.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any pattern.
+            reset: `bool`, laid out as `mask`: True at the first step of a new segment.
+            reverse: as in `recurrax.scan`, and so are the next three.
+            unroll: how many steps one iteration of the compiled loop takes.
+            remat: for how many steps at a time derivatives keep what happens within a step.
+            implementation: how to compute it.
+            deterministic: overrides the attribute of that name.
+            rngs: overrides the source of dropout.
 
         Returns:
-            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`.
+            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`; the outputs alone
+            without `return_state`.
         """
         x = jnp.asarray(x)
-        state = torch_layout.split_state(self.layer, state, x, x.shape[:-2] if self.batch_first else x.shape[1:-1])
-        output, state = super().__call__(x, state, time_major=not self.batch_first, **options)
-        return output, torch_layout.join_state(state)
+        torch_layout.check_lengths(lengths, x, self.batch_first)
+        batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
+        state = torch_layout.split_state(self.layer, taken(state), x, batch_shape)
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options |= {"time_major": not self.batch_first, "unroll": unroll, "remat": remat}
+        output, state = self._run(scan, x, state, deterministic, rngs, implementation=implementation, **options)
+        return (output, shown(self, torch_layout.join_state(state))) if self.return_state else output
 
-    def step(self, x: jax.Array, state: Any = None, **options: Any) -> tuple[jax.Array, Any]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout."""
+    def step(
+        self,
+        x: jax.Array,
+        state: Any = None,
+        *,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
+        rngs: Randomness = None,
+    ) -> tuple[jax.Array, Any]:
+        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout.
+
+        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        """
         x = jnp.asarray(x)
-        y, state = super().step(x, torch_layout.split_state(self.layer, state, x, x.shape[:-1]), **options)
-        return y, torch_layout.join_state(state)
+        state = torch_layout.split_state(self.layer, taken(state), x, x.shape[:-1])
+        options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
+        y, state = self._run(core_step, x, state, deterministic, rngs, **options)
+        return y, shown(self, torch_layout.join_state(state))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
         """Zeros `[num_layers*D, *B, H]`, for an `LSTM` an `LSTMState` of these."""
-        return torch_layout.initial_state(self.layer, batch_shape, dtype)
+        return shown(self, torch_layout.initial_state(self.layer, batch_shape, dtype))
 
 
+@teaches
 class RNN(_TorchLayer):
     """Stacked Elman layers: `torch.nn.RNN`, with the same arguments, equations, shapes and layout.
 
@@ -76,11 +117,20 @@ class RNN(_TorchLayer):
         batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the state is not affected.
         dropout: the rate of the dropout on the outputs of each layer but the last.
         bidirectional: whether each layer walks both ways, and puts out 2*H features.
+        recurrent_bias: whether the recurrent product has a bias of its own; None for what `bias` says.
+        kernel_init: draws each gate of `kernel`; Glorot uniform by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
+        bias_init: draws each gate of each bias; zeros by default.
+        dtype: the dtype of the matrix products; None follows the parameters and the inputs.
+        params: as in `Recurrent`, and so are all that follow.
+        param_dtype: the dtype of the parameters that are drawn.
+        sharding: the mesh axes of parameters.
+        deterministic: whether dropout is off.
+        return_state: whether a call returns the state beside the outputs.
         rngs: the source of the initial parameters and of dropout.
-        **options: those of `Recurrent` (`params`, `param_dtype`, `sharding`, `deterministic`), and
-            of `recurrax.ElmanCell` (`kernel_init`, `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
 
     Example:
@@ -107,27 +157,60 @@ class RNN(_TorchLayer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
-        rngs: nnx.Rngs,
-        **options: Any,
+        recurrent_bias: bool | None = None,
+        kernel_init: Initializer = AffineCell.kernel_init,
+        recurrent_kernel_init: Initializer = AffineCell.recurrent_kernel_init,
+        bias_init: Initializer = AffineCell.bias_init,
+        dtype: DTypeLike | None = None,
+        params: Params | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        sharding: Sharding | None = None,
+        deterministic: bool = False,
+        return_state: bool = True,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
-        sizes = ElmanCell, hidden_size, num_layers, bias, dropout, bidirectional
-        activation = torch_layout.activation_of(nonlinearity)
-        super().__init__(sizes, input_size, batch_first, rngs=rngs, activation=activation, **options)
+        layer = torch_layout.stack(
+            ElmanCell,
+            hidden_size,
+            num_layers,
+            bias,
+            dropout,
+            bidirectional,
+            activation=torch_layout.activation_of(nonlinearity),
+            recurrent_bias=recurrent_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+        )
+        super().__init__(
+            layer,
+            input_size,
+            batch_first,
+            params=params,
+            param_dtype=param_dtype,
+            sharding=sharding,
+            deterministic=deterministic,
+            return_state=return_state,
+            rngs=rngs,
+        )
 
 
+@teaches
 class LSTM(_TorchLayer):
     """Stacked LSTM layers: `torch.nn.LSTM`, with the same arguments, equations, shapes and layout.
 
     The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's pair is taken as well.
 
     Args:
-        input_size: as in `RNN`, and so are all arguments up to `bidirectional`, and `rngs`.
+        input_size: as in `RNN`, and so are all arguments that are not named here.
         proj_size: the number of features P of h and of the output; 0 for no projection.
-        **options: those of `Recurrent` (`params`, `param_dtype`, `sharding`, `deterministic`), and of
-            `recurrax.LSTMCell` (`forget_bias`, `activation`, `gate_activation`, `kernel_init`,
-            `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
+        forget_bias: what is added to the forget gate's bias when it is drawn; PyTorch has 0.
+        activation: the nonlinearity of g and of c'.
+        gate_activation: the nonlinearity of the gates.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
 
     Example:
@@ -154,25 +237,65 @@ class LSTM(_TorchLayer):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
-        rngs: nnx.Rngs,
-        **options: Any,
+        forget_bias: float = LSTMCell.forget_bias,
+        activation: Callable = jnp.tanh,
+        gate_activation: Callable = jax.nn.sigmoid,
+        recurrent_bias: bool | None = None,
+        kernel_init: Initializer = AffineCell.kernel_init,
+        recurrent_kernel_init: Initializer = AffineCell.recurrent_kernel_init,
+        bias_init: Initializer = AffineCell.bias_init,
+        dtype: DTypeLike | None = None,
+        params: Params | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        sharding: Sharding | None = None,
+        deterministic: bool = False,
+        return_state: bool = True,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
-        sizes = LSTMCell, hidden_size, num_layers, bias, dropout, bidirectional
-        super().__init__(sizes, input_size, batch_first, rngs=rngs, proj_size=proj_size, **options)
+        layer = torch_layout.stack(
+            LSTMCell,
+            hidden_size,
+            num_layers,
+            bias,
+            dropout,
+            bidirectional,
+            proj_size=proj_size,
+            forget_bias=forget_bias,
+            activation=activation,
+            gate_activation=gate_activation,
+            recurrent_bias=recurrent_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+        )
+        super().__init__(
+            layer,
+            input_size,
+            batch_first,
+            params=params,
+            param_dtype=param_dtype,
+            sharding=sharding,
+            deterministic=deterministic,
+            return_state=return_state,
+            rngs=rngs,
+        )
 
 
+@teaches
 class GRU(_TorchLayer):
     """Stacked GRU layers: `torch.nn.GRU`, with the same arguments, equations, shapes and layout.
 
     The equations are those of `recurrax.GRUCell`. The state is the array h.
 
     Args:
-        input_size: as in `RNN`, and so are all arguments up to `bidirectional`, and `rngs`.
-        **options: those of `Recurrent` (`params`, `param_dtype`, `sharding`, `deterministic`), and of
-            `recurrax.GRUCell` (`reset_after`, `activation`, `gate_activation`, `kernel_init`,
-            `recurrent_kernel_init`, `bias_init`, `recurrent_bias`, `dtype`).
+        input_size: as in `RNN`, and so are all arguments that are not named here.
+        reset_after: whether the reset gate acts after the recurrent product, as in PyTorch, or before it.
+        activation: the nonlinearity of the candidate n.
+        gate_activation: the nonlinearity of the gates.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
 
     Example:
@@ -198,8 +321,45 @@ class GRU(_TorchLayer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
-        rngs: nnx.Rngs,
-        **options: Any,
+        reset_after: bool = GRUCell.reset_after,
+        activation: Callable = jnp.tanh,
+        gate_activation: Callable = jax.nn.sigmoid,
+        recurrent_bias: bool | None = None,
+        kernel_init: Initializer = AffineCell.kernel_init,
+        recurrent_kernel_init: Initializer = AffineCell.recurrent_kernel_init,
+        bias_init: Initializer = AffineCell.bias_init,
+        dtype: DTypeLike | None = None,
+        params: Params | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        sharding: Sharding | None = None,
+        deterministic: bool = False,
+        return_state: bool = True,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
-        sizes = GRUCell, hidden_size, num_layers, bias, dropout, bidirectional
-        super().__init__(sizes, input_size, batch_first, rngs=rngs, **options)
+        layer = torch_layout.stack(
+            GRUCell,
+            hidden_size,
+            num_layers,
+            bias,
+            dropout,
+            bidirectional,
+            reset_after=reset_after,
+            activation=activation,
+            gate_activation=gate_activation,
+            recurrent_bias=recurrent_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+        )
+        super().__init__(
+            layer,
+            input_size,
+            batch_first,
+            params=params,
+            param_dtype=param_dtype,
+            sharding=sharding,
+            deterministic=deterministic,
+            return_state=return_state,
+            rngs=rngs,
+        )

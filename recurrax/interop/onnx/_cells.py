@@ -14,7 +14,7 @@ from recurrax import initializers
 from recurrax._activation import frugal
 from recurrax._affine import AffineCell, Gates, along
 from recurrax._check import check_layer
-from recurrax._layer import Initializer, Params, State, Walk
+from recurrax._layer import INITIALIZER, Initializer, Params, State, Walk
 from recurrax._wrapper import Wrapper
 from recurrax.cells.lstm import LSTMState
 
@@ -84,7 +84,7 @@ class OnnxLSTMCell(AffineCell):
     gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
     output_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
+    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
     params_type: ClassVar[type] = OnnxLSTMParams
     state_type: ClassVar[type] = LSTMState
