@@ -306,6 +306,14 @@ def test_parameters_come_back_out() -> None:
     assert_close("linen", linen.params_of(module.layer, linen.variables(params)), params, 0)
 
 
+def test_a_gru_takes_h_bare_or_as_its_state() -> None:
+    x, h = normal(5, 2, 3), normal(1, 2, 4)
+    model, module = rnn.GRU(3, 4, rngs=nnx.Rngs(0)), linen.GRU(4)
+    variables = linen.variables(rnn.params_of(model))
+    for state in (h, rx.GRUState(h)):
+        assert_close("nnx and linen", model(x, state), module.apply(variables, x, state), 0)
+
+
 def test_sharding_by_path_and_by_function() -> None:
     layer = rx.Stack((rx.LSTMCell(4), rx.IndRNNCell(4)))
     by_path = {
