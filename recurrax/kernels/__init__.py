@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-
 from recurrax._layer import Layer, Params, State, features
 from recurrax._platform import accumulates_inside, linear_solver, several
 
