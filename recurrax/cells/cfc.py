@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +120,8 @@ class CfCCell(Cell):
     kernel_init: Initializer = dataclasses.field(default=initializers.glorot_uniform, kw_only=True)
     bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True)
 
+    output_part: ClassVar[str] = "h"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.backbone_layers < 0:
@@ -160,7 +162,3 @@ class CfCCell(Cell):
         t = frugal(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
         h = (1 - t) * tanh(f) + t * tanh(g)
         return CfCState(h), h
-
-    def output(self, params: CfCParams, state: CfCState, z: TimedInputs) -> jax.Array:
-        """The h of the state."""
-        return state.h
