@@ -68,10 +68,6 @@ class AffineCell(Cell):
         """What `pointwise` lets into the state, of shape `[*B, H]`, as it goes there: `UpdateDropout` masks it here."""
         return candidate
 
-    def output(self, params: Params, state: State, z: Any) -> jax.Array:
-        """The h of the state, unless a subclass puts out something else."""
-        return state.h
-
     @property
     def is_affine(self) -> bool:
         """Whether a step is the one of this class, so that the kernels for affine cells may take it apart."""

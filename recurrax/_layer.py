@@ -264,6 +264,9 @@ class Cell(Layer):
     # phases rounded to bfloat16 the outputs of an LRU are off by a seventh after 1,000 steps, not by a 400th.
     exact: ClassVar[tuple[str, ...]] = ()
 
+    # The name of the part of the state that is the output, such as "h"; None where there is no such part.
+    output_part: ClassVar[str | None] = None
+
     # Whether the gradient that flows back through a step is another than the derivative of the step says. Then an
     # implementation must go back step by step, through the step itself.
     alters_gradient: ClassVar[bool] = False
@@ -279,9 +282,10 @@ class Cell(Layer):
     def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
         """The output of a step as a function of the state after it, or None for a cell that does not say.
 
-        It must be what `step` returns. A layer that changes the state after a step, as `Zoneout` does, needs it.
+        By default it is the part of the state that `output_part` names. It must be what `step` returns. A layer that
+        changes the state after a step, as `Zoneout` does, needs it.
         """
-        return None
+        return None if self.output_part is None else getattr(state, self.output_part)
 
     def state_parts(self, state: State) -> tuple[jax.Array, ...]:
         """The parts of the state that mean something by themselves, each with one entry for every unit of it.

@@ -114,6 +114,10 @@ class StandIn(Cell):
         return self.cell.exact
 
     @property
+    def output_part(self) -> str | None:  # type: ignore[override]
+        return self.cell.output_part
+
+    @property
     def alters_gradient(self) -> bool:  # type: ignore[override]
         return self.cell.alters_gradient
 
@@ -147,7 +151,7 @@ class StandIn(Cell):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class AroundAffineCell(StandIn, AffineCell):  # type: ignore[misc]
+class AroundAffineCell(StandIn, AffineCell):
     """An affine cell in the place of another, so that the same kernels serve it; by itself it changes nothing."""
 
     cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]

@@ -33,7 +33,7 @@ class Zoneout(CellWrapper):
     Parameters and state are those of the cell.
 
     Args:
-        layer: the cell. One of your own must define `output`, unless it is an `AffineCell` or a `LinearCell`.
+        layer: the cell. One of your own must set `output_part` or define `output`, unless it is a `LinearCell`.
         rate: the probability of keeping, in [0, 1), one for all parts of the state, or one for each in their order:
             `(0.05, 0.5)` is 0.05 for h and 0.5 for c of an LSTM, or for the memory of an `SLSTMCell`.
 
@@ -113,7 +113,8 @@ class _Zoned(StandIn):
         if y is None:
             raise TypeError(
                 f"`layer` of Zoneout must say how its output follows from its state; {self.cell} does not. "
-                "Define `output(self, params, state, z)` in it."
+                'Set `output_part = "h"` in its class if the output is the h of the state; else define '
+                "`output(self, params, state, z)`."
             )
         return mixture, y
 

@@ -377,6 +377,13 @@ def test_zoneout_rounds_no_decay() -> None:
     np.testing.assert_allclose(ys, expected, atol=5e-3 * abs(expected).max())
 
 
+def test_every_cell_says_what_its_output_is() -> None:
+    """That it is what `step` returns is in the contract."""
+    cells = [value for value in vars(rx).values() if isinstance(value, type) and issubclass(value, rx.Cell)]
+    silent = {cell.__name__ for cell in cells if cell.output_part is None and cell.output is rx.Cell.output}
+    assert silent == {"Cell", "AffineCell"}
+
+
 def test_a_mask_has_no_say_in_the_dtype_of_the_products() -> None:
     half = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)  # noqa: E731
     cell, seen = Watching(3), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,8 @@ class CfCCell(Cell):
     )
     bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
+    output_part: ClassVar[str] = "h"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.backbone_layers < 0:
@@ -167,7 +169,3 @@ class CfCCell(Cell):
         t = frugal(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
         h = (1 - t) * tanh(f) + t * tanh(g)
         return CfCState(h), h
-
-    def output(self, params: CfCParams, state: CfCState, z: TimedInputs) -> jax.Array:
-        """The h of the state."""
-        return state.h

@@ -76,6 +76,7 @@ class ElmanCell(AffineCell):
     gates: ClassVar[int] = 1
     params_type: ClassVar[type] = ElmanParams
     state_type: ClassVar[type] = ElmanState
+    output_part: ClassVar[str] = "h"
 
     def pointwise(self, params: ElmanParams, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""

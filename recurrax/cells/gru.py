@@ -98,6 +98,7 @@ class GRUCell(AffineCell):
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = GRUParams
     state_type: ClassVar[type] = GRUState
+    output_part: ClassVar[str] = "h"
 
     @property
     def has_recurrent_bias(self) -> bool:

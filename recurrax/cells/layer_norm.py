@@ -123,6 +123,7 @@ class _LayerNormCell(AffineCell):
 
     params_type: ClassVar[type] = LayerNormParams
     _groups: ClassVar[tuple[int, ...]]
+    output_part: ClassVar[str] = "h"
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters; every scale is one."""

@@ -108,6 +108,7 @@ class LSTMCell(AffineCell):
     gates: ClassVar[int] = 4
     params_type: ClassVar[type] = LSTMParams
     state_type: ClassVar[type] = LSTMState
+    output_part: ClassVar[str] = "h"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -57,6 +57,7 @@ class _OneGateCell(AffineCell):
 
     gates: ClassVar[int] = 2
     state_type: ClassVar[type] = GRUState
+    output_part: ClassVar[str] = "h"
 
     @property
     def _open_keeps(self) -> bool:

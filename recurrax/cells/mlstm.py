@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,8 @@ class MLSTMCell(Cell):
     )
     bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
 
+    output_part: ClassVar[str] = "h"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_heads < 1 or self.hidden_size % self.num_heads:
@@ -182,10 +184,6 @@ class MLSTMCell(Cell):
 
         h, *rest = mix(state.c, state.n, state.m, z)
         return MLSTMState(h, *rest), h
-
-    def output(self, params: MLSTMParams, state: MLSTMState, z: jax.Array) -> jax.Array:
-        """The h of the state."""
-        return state.h
 
     def state_parts(self, state: MLSTMState) -> tuple[jax.Array, ...]:
         """h, and the memory of each head, for which its m stands."""

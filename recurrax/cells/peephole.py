@@ -181,6 +181,7 @@ class CIFGCell(AffineCell):
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = CIFGParams
     state_type: ClassVar[type] = LSTMState
+    output_part: ClassVar[str] = "h"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -103,6 +103,7 @@ class SLSTMCell(AffineCell):
     gates: ClassVar[int] = 4
     params_type: ClassVar[type] = SLSTMParams
     state_type: ClassVar[type] = SLSTMState
+    output_part: ClassVar[str] = "h"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -88,6 +88,7 @@ class OnnxLSTMCell(AffineCell):
 
     params_type: ClassVar[type] = OnnxLSTMParams
     state_type: ClassVar[type] = LSTMState
+    output_part: ClassVar[str] = "h"
 
     @property
     def gates(self) -> int:  # type: ignore[override]
