@@ -69,12 +69,12 @@ def find(implementation: str | Implementation | tuple) -> Implementation:
     """
     if isinstance(implementation, str) and implementation in _kernels:
         return _kernels[implementation]
-    if isinstance(implementation, type):
-        name = implementation.__name__
-        raise TypeError(f"`implementation` must be an object; got the class {name}. Write {name}().")
     if not all(hasattr(implementation, name) for name in Kernel._fields):
         names = ", ".join(f'"{name}"' for name in _kernels)
         raise ValueError(f"`implementation` must be None or one of {names}; got {implementation!r}.")
+    if isinstance(implementation, type):
+        name = implementation.__name__
+        raise TypeError(f"`implementation` must be an object; got the class {name}. Write {name}().")
     return implementation  # type: ignore[return-value]
 
 
