@@ -99,7 +99,7 @@ def in_reverse(xs: Any, mask: jax.Array | None, reset: jax.Array | None) -> Any:
     return jax.tree.map(turned, xs, is_leaf=lambda part: isinstance(part, TimedInputs))
 
 
-def _next_step(mask: jax.Array | None, reset: jax.Array | None) -> jax.Array:
+def _next_step(mask: Any, reset: Any) -> jax.Array:
     """For each step the next unmasked one of its segment; for the last of a segment, the first."""
     real = jnp.ones_like(reset) if mask is None else mask
     # Made of the flags, so that it lies on a mesh as they do.
