@@ -241,7 +241,7 @@ def test_a_layer_has_the_fields_of_its_nearest_ancestor_and_of_its_docstring() -
     for kind in filter(dataclasses.is_dataclass, PUBLIC):
         fields = {field.name: field for field in dataclasses.fields(kind)}
         for name, field in fields.items():
-            owner = next(base for base in kind.__mro__ if name in base.__dict__.get("__annotations__", {}))
+            owner = next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
             said = next(other for other in dataclasses.fields(owner) if other.name == name)
             for what in ("type", "default", "default_factory", "kw_only", "init", "compare"):
                 assert getattr(field, what) == getattr(said, what), f"{what} of {kind.__name__}.{name}"

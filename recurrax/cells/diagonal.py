@@ -22,8 +22,8 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.floa
 class DiagonalCell:
     """What such cells have in common: `recurrent_kernel` is `[G*H]`, and u = h * recurrent_kernel + recurrent_bias.
 
-    It stands before the affine cell with the equations. It is no cell itself: a dataclass takes over the fields that its
-    first base inherits, so a base of `AffineCell` would bring back the fields that the other cell has changed.
+    It stands before the affine cell with the equations. It is no cell itself: a dataclass takes over the fields that
+    its first base inherits. So as an `AffineCell` it would bring back the fields that the other cell has changed.
     """
 
     recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True)
