@@ -13,9 +13,11 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._layer import Cell, Params
+from recurrax._mask import where
 
-# From a and b `[T, ...]` to every h, starting from zero; `reverse` walks from the last step to the first.
-Solver = Callable[[jax.Array, jax.Array, bool], jax.Array]
+# From a and b `[T, ...]` and `restart` `bool[T, *B]` or None to every h, starting from zero; `reverse` walks from the
+# last step to the first. Where a step restarts, h = b: what came before is not selected, so it may be NaN.
+Solver = Callable[[jax.Array, jax.Array, jax.Array | None, bool], jax.Array]
 
 
 class LinearState(NamedTuple):
@@ -106,8 +108,10 @@ class LinearCell(Cell):
         return state._replace(h=h), self.outputs(params, h, z.rest)
 
 
-def linear_scan(solve: Solver, a: jax.Array, b: jax.Array, *, reverse: bool = False) -> jax.Array:
-    """Every h of h_t = a_t * h_{t-1} + b_t, from zero.
+def linear_scan(
+    solve: Solver, a: jax.Array, b: jax.Array, restart: jax.Array | None = None, *, reverse: bool = False
+) -> jax.Array:
+    """Every h of h_t = a_t * h_{t-1} + b_t, from zero; h_t = b_t where step t restarts.
 
     That is a linear system, and so is its derivative: dh_t = a_t * dh_{t-1} + (da_t * h_{t-1} + db_t), and its
     transpose is the same recurrence walked the other way. So `solve` serves all of them, to every order, and they keep
@@ -117,6 +121,7 @@ def linear_scan(solve: Solver, a: jax.Array, b: jax.Array, *, reverse: bool = Fa
         solve: evaluates such a recurrence.
         a: `[T, ...]`, of the rank of `b`.
         b: `[T, ...]`.
+        restart: `bool[T, *B]`, or None.
         reverse: whether to walk from the last step to the first.
 
     Returns:
@@ -124,12 +129,16 @@ def linear_scan(solve: Solver, a: jax.Array, b: jax.Array, *, reverse: bool = Fa
     """
 
     def residual(h: jax.Array) -> jax.Array:
-        return h - a * shifted(h, 1, reverse)
+        before = shifted(h, 1, reverse)
+        if restart is not None:  # Selected, not multiplied by 0: it may be NaN.
+            before = where(restart, jnp.zeros_like(before), before)
+        return h - a * before
 
     def transpose_solve(_: Callable, g: jax.Array) -> jax.Array:
-        return solve(shifted(a, -1, reverse), g, not reverse)
+        later = None if restart is None else shifted(restart, -1, reverse)
+        return solve(shifted(a, -1, reverse), g, later, not reverse)
 
-    return lax.custom_linear_solve(residual, b, lambda _, b: solve(a, b, reverse), transpose_solve)
+    return lax.custom_linear_solve(residual, b, lambda _, b: solve(a, b, restart, reverse), transpose_solve)
 
 
 def shifted(x: jax.Array, by: int, reverse: bool) -> jax.Array:

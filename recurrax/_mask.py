@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -54,32 +55,58 @@ def segment_ids_to_reset(segment_ids: jax.Array) -> jax.Array:
     return (segment_ids != previous) & (segment_ids != 0)
 
 
-def resets_of_walk(reset: jax.Array, mask: jax.Array | None, reverse: bool) -> jax.Array:
-    """Before which steps a walk sets its state back, from where the data's segments begin.
+def restarts(reset: jax.Array, reverse: bool) -> jax.Array:
+    """The flags of `reset`, converted for the direction: before which steps the state returns to the initial state.
 
-    A step's segment is the number of flags up to it. A walk resets where the segment of a real step differs from that
-    of the real step before it: so a flag on a masked step takes effect at the next real one, flags in the padding have
-    none, and going backwards the state is reset between the same two steps as going forwards.
+    Forwards the state returns before step t where `reset[t]` is set. Backwards it returns between the same two steps:
+    after step t, before step t - 1. The flag of the first step then acts at the very end: see `restarts_last`.
 
     Args:
-        reset: `bool[T, *B]`.
-        mask: `bool[T, *B]`, or None.
-        reverse: the direction of the walk.
+        reset: `bool[T, *B]`, True at the first step of each segment of the data.
+        reverse: the direction.
 
     Returns:
-        `bool[T, *B]`; its value at masked steps means nothing.
+        `bool[T, *B]`. A flag acts on masked steps too, so a sequence in parts gives what the sequence gives.
     """
-    segment = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
-    if reverse:
-        none = jnp.iinfo(jnp.int32).max
-        seen = segment if mask is None else jnp.where(mask, segment, none)
-        after = lax.cummin(seen, axis=0, reverse=True)
-        after = jnp.concatenate([after[1:], jnp.full_like(after[:1], none)], axis=0)
-        return (after != none) & (after != segment)
-    seen = segment if mask is None else jnp.where(mask, segment, 0)
-    before = lax.cummax(seen, axis=0)
-    before = jnp.concatenate([jnp.zeros_like(before[:1]), before[:-1]], axis=0)
-    return before != segment
+    if not reverse:
+        return reset
+    return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])], axis=0)
+
+
+def restarts_last(reset: jax.Array | None, reverse: bool) -> jax.Array | None:
+    """Where the state returns to the initial state after all steps, `bool[*B]`: backwards, at the first step's flag."""
+    if reset is None or not reverse or not reset.shape[0]:
+        return None
+    return reset[0]
+
+
+def fill_masked(mask: jax.Array, xs: Any) -> Any:
+    """Inputs whose masked steps hold ordinary numbers: those of the first real step of the same row.
+
+    A masked step is computed like any other, and its outcome is not used. So it must be a step at which every function
+    has a derivative: at zeros, `sqrt(abs(x))` or a norm have none, and 0 times NaN would reach the gradients of the
+    parameters. A row without a real step gets distinct positive numbers. No gradient flows into what is filled in.
+
+    Args:
+        mask: `bool[T, *B]`.
+        xs: a pytree of `[T, *B, ...]`.
+
+    Returns:
+        A pytree like `xs`; leaves that are not of a floating or complex dtype are left alone.
+    """
+    first = mask & (jnp.cumsum(mask, axis=0, dtype=jnp.int32) == 1)
+    some = mask.any(axis=0)
+
+    def fill(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        own = where(first, x, jnp.zeros_like(x)).sum(axis=0, dtype=x.dtype)
+        shape = x.shape[mask.ndim :]
+        ramp = jnp.linspace(1, 2, math.prod(shape), dtype=x.dtype).reshape(shape)
+        ordinary = where(some, own, jnp.zeros_like(own) + jnp.expand_dims(ramp, tuple(range(mask.ndim - 1))))
+        return where(mask, x, jnp.zeros_like(x) + lax.stop_gradient(ordinary)[None])
+
+    return jax.tree.map(fill, xs)
 
 
 def where(flags: jax.Array, yes: Any, no: Any) -> Any:

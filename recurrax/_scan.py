@@ -18,7 +18,7 @@ from recurrax._check import (
 )
 from recurrax._dtype import default_state_dtype
 from recurrax._layer import Layer, Params, State, batch_shape_of, features
-from recurrax._mask import lengths_to_mask, where
+from recurrax._mask import lengths_to_mask
 from recurrax._timed import check_time
 from recurrax._walk import ScanWalk
 from recurrax.kernels import Implementation, verify
@@ -45,7 +45,7 @@ def scan(
     state_t, y_t = layer(state_{t-1}, x_t) for t = 1 ... T
 
     A masked step keeps the state, puts out zero, and what `xs` holds there has no influence, not even on gradients: it
-    may be NaN. So the final state is that after the last real step, and with no real step it is the initial state.
+    may be NaN. So the final state is that after the last real step, or the initial state without a real step.
 
     The state keeps the dtype that it came in; the outputs have that of the inputs; matrix products follow the layer's
     `dtype`, or the parameters and the inputs. Everything is differentiable, in both modes and to every order.
@@ -59,9 +59,10 @@ def scan(
             (float64 where parameters or inputs have it).
         lengths: `int[*B]`, the number of real steps of right-padded sequences. Lengths over T count as T.
         mask: `bool[*B, T]`, laid out as `xs` without its last axis: True at the real steps, in any pattern.
-        reset: `bool`, laid out as `mask`: True at the first step of a new segment; before that step the state is set
-            back to the initial state. Going backwards it is set back between the same two steps. A flag on a masked
-            step takes effect at the next real one.
+        reset: `bool`, laid out as `mask`: True at the first step of a new segment. Before that step the state returns
+            to the initial state. Backwards it returns between the same two steps: after the flagged step, before the
+            one to its left. A flag acts on a masked step too, so the state that is returned already counts it, and a
+            sequence in parts gives what the sequence gives. NaN in one segment does not reach the next one.
         reverse: walks from the last step to the first; outputs stay aligned with inputs.
         time_major: whether time is the first axis of `xs`, `mask`, `reset` and the outputs.
         unroll: how many steps one iteration of the compiled loop takes.
@@ -199,8 +200,6 @@ def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, un
     if lengths is not None:
         mask = jnp.moveaxis(lengths_to_mask(lengths, features(xs).shape[time]), -1, time)
     xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (xs, mask, reset))
-    if mask is not None:
-        xs = where(mask, xs, jax.tree.map(jnp.zeros_like, xs))
     if state is None:
         state = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
     state = _placed_like(features(xs), layer.feature_ndim, state)

@@ -18,7 +18,7 @@ from recurrax._affine import along
 from recurrax._check import check_input_size, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Initializer, Layer, Params, State, Walk
-from recurrax._mask import resets_of_walk
+from recurrax._mask import restarts, restarts_last, where
 
 
 class WindowState(NamedTuple):
@@ -52,8 +52,8 @@ class _Windowed(Layer):
     def apply(self, walk: Walk, params: Params, state: WindowState, xs: jax.Array) -> tuple[State, jax.Array]:
         """All steps at once, after those in the state."""
         compute = compute_dtype(self, params, xs)
-        mask, reset = walk.mask, walk.reset
-        reset = None if reset is None else resets_of_walk(reset, mask, walk.reverse)
+        mask = walk.mask
+        reset = None if walk.reset is None else restarts(walk.reset, walk.reverse)
         if walk.reverse:
             ahead, mask, reset = jax.tree.map(lambda a: jnp.flip(a, axis=0), (xs, mask, reset))
         else:
@@ -62,8 +62,11 @@ class _Windowed(Layer):
         ahead = jnp.concatenate([jnp.moveaxis(state.xs, -2, 0).astype(both), ahead.astype(both)])
         window, last = _lags(ahead, self._sizes[1], mask, reset)
         ys = self._over(cast(params, compute), cast(window, compute)).astype(xs.dtype)
-        state = WindowState(jnp.moveaxis(last, 0, -2).astype(state.xs.dtype))
-        return state, jnp.flip(ys, axis=0) if walk.reverse else ys
+        last = jnp.moveaxis(last, 0, -2).astype(state.xs.dtype)
+        ended = restarts_last(walk.reset, walk.reverse)
+        if ended is not None:
+            last = where(ended, jnp.zeros_like(last), last)
+        return WindowState(last), jnp.flip(ys, axis=0) if walk.reverse else ys
 
 
 def _lags(
@@ -77,7 +80,7 @@ def _lags(
     if mask is None and reset is None:
         return [xs[lag : lag + steps] for lag in range(width)], xs[steps:]
     real = jnp.ones((steps, *xs.shape[1:-1]), bool) if mask is None else mask
-    fresh = jnp.zeros_like(real) if reset is None else reset & real
+    fresh = jnp.zeros_like(real) if reset is None else reset
     real, fresh = (
         jnp.pad(f, [(past, 0)] + [(0, 0)] * (f.ndim - 1), constant_values=v) for f, v in ((real, True), (fresh, False))
     )

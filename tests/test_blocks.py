@@ -23,15 +23,15 @@ def windows(xs: np.ndarray, state: np.ndarray, mask: np.ndarray, reset: np.ndarr
     """The last inputs of each real step, row by row, as a stream would see them."""
     ys, finals = np.zeros((*xs.shape[:2], state.shape[1] + 1, xs.shape[2])), []
     for row, past in enumerate(map(list, state)):
-        segment, at = np.cumsum(reset[row]), None if reverse else 0
-        steps = np.flatnonzero(mask[row])
-        for t in steps[::-1] if reverse else steps:
-            if at is not None and segment[t] != at:
-                past = [np.zeros_like(xs[row, t])] * len(past)
-            at = segment[t]
-            past.append(xs[row, t])
-            ys[row, t] = past
-            past = past[1:]
+        nothing = [np.zeros(xs.shape[2])] * len(past)
+        steps = range(xs.shape[1])
+        for t in reversed(steps) if reverse else steps:
+            # Forwards a segment ends before its first step; backwards it ends after that step.
+            past = nothing if reset[row, t] and not reverse else past
+            if mask[row, t]:
+                ys[row, t] = [*past, xs[row, t]]
+                past = [*past, xs[row, t]][1:]
+            past = nothing if reset[row, t] and reverse else past
         finals.append(np.reshape(past, state.shape[1:]))
     return np.stack(finals), ys
 

@@ -1,7 +1,11 @@
 """README and docs are true: their Python blocks run, and every public name is documented."""
 
 import inspect
+import itertools
 import os
+import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import jax
@@ -45,7 +49,7 @@ def public(module) -> dict:
 
 @pytest.mark.parametrize(
     "module",
-    [recurrax, rnn, linen, interop, testing, initializers, keras, keras.regularizers, keras.constraints],
+    [recurrax, rnn, linen, interop, testing, initializers, keras],
     ids=lambda m: m.__name__,
 )
 def test_every_public_name_is_documented(module) -> None:
@@ -61,3 +65,45 @@ def test_every_public_name_is_documented(module) -> None:
             assert "Attributes:" in doc, f"the docstring of {full} does not say what its fields are"
         elif name not in WITHOUT_EXAMPLE:
             assert ">>>" in doc, f"the docstring of {full} has no example"
+
+
+@pytest.mark.parametrize(
+    "module", [keras.initializers, keras.regularizers, keras.constraints], ids=lambda m: m.__name__
+)
+def test_a_module_of_small_functions_has_one_example_for_all(module) -> None:
+    assert f".. automodule:: {module.__name__}\n" in (ROOT / "docs" / "api.md").read_text()
+    assert ">>>" in inspect.getdoc(module)
+    assert all(inspect.getdoc(function) for name, function in public(module).items())
+
+
+def test_the_source_distribution_holds_every_file_that_git_does() -> None:
+    # Setuptools takes the package, pyproject.toml, README and LICENSE by itself, and what MANIFEST.in names.
+    found = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("not a clone")
+    lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text().splitlines() if line and line[0] != "#"]
+    words = {word for command, *words in lines if command in ("include", "graft") for word in words}
+    words |= {"recurrax", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", ".gitignore"}
+    missing = [path for path in found.stdout.splitlines() if path.split("/")[0] not in words]
+    assert not missing, f"MANIFEST.in must name {', '.join(missing)}"
+    assert not [word for word in words if not (ROOT / word).exists()]
+
+
+def test_a_clone_installs_what_it_is_tested_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text().lower(), re.MULTILINE)
+    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in asked} - {"recurrax"}
+    assert not names - set(pinned), "constraints.txt must pin every requirement"
+    # NumPy's floor is that of the oldest jax: an older NumPy could never be installed beside it.
+    assert "numpy>=2.0" in project["dependencies"]
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", ".github/pull_request_template.md"])
+def test_a_page_names_files_that_exist(page: str) -> None:
+    named = re.findall(r"`((?:recurrax|tests|docs|\.ci)/[\w./]*)`", (ROOT / page).read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+    # The workflow runs the script that everybody runs, and the hooks run what is installed.
+    assert "run: .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert hooks.count("repo: ") == hooks.count("repo: local") == 1

@@ -49,6 +49,11 @@ class GRUCell(AffineCell):
 
     where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias.
 
+    There are 3 * H * (I + H + b) parameters with b biases: two by default, as in PyTorch and in Keras' `GRU`. The reset
+    gate multiplies u_n, so the second bias of n is not the first bias again. One bias, 3 * H fewer numbers, is
+    `recurrent_bias=False` or `reset_after=False`. The GRU that "Dive into Deep Learning" writes from scratch is
+    `reset_after=False`.
+
     Args:
         hidden_size: the number of features H of the state.
         reset_after: whether the reset gate acts after the recurrent product (cuDNN, PyTorch) or before it (Cho 2014).
@@ -73,6 +78,13 @@ class GRUCell(AffineCell):
         >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
         >>> ys.shape, state.h.shape
         ((2, 7, 4), (2, 4))
+
+        The number of parameters, on 5 features:
+
+        >>> recurrax.num_params(recurrax.GRUCell(10), input_size=5)  # PyTorch, Keras
+        510
+        >>> recurrax.num_params(recurrax.GRUCell(10, reset_after=False), input_size=5)  # Cho 2014
+        480
 
     References:
         Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, https://arxiv.org/abs/1406.1078

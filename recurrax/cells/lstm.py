@@ -55,6 +55,9 @@ class LSTMCell(AffineCell):
 
     where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias.
 
+    There are 4 * H * (I + H + b) parameters without a projection, with b biases: one by default, as in Keras. PyTorch
+    has two, `recurrent_bias=True`. Their sum alone counts, so the second bias adds nothing to what an LSTM can do.
+
     Args:
         hidden_size: the number of features H of the cell state.
         proj_size: the number of features P of the output, below H; 0 for no projection.
@@ -80,6 +83,13 @@ class LSTMCell(AffineCell):
         >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
         >>> ys.shape, state.h.shape, state.c.shape
         ((2, 7, 4), (2, 4), (2, 4))
+
+        The number of parameters, on 5 features:
+
+        >>> recurrax.num_params(recurrax.LSTMCell(10), input_size=5)  # Keras
+        640
+        >>> recurrax.num_params(recurrax.LSTMCell(10, recurrent_bias=True), input_size=5)  # PyTorch
+        680
 
     References:
         Hochreiter and Schmidhuber, Long short-term memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735

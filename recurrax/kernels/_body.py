@@ -27,9 +27,10 @@ def guarded(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.dt
     """
 
     def body(kept: State, at: tuple) -> tuple[State, tuple[jax.Array, Any]]:
-        z, real, fresh = at
-        before = kept if fresh is None else where(fresh, initial, kept)
-        after, y, extra = advance(jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), before), z)
+        z, real, restart = at
+        # A flag on a masked step acts at once: whatever comes next, the state is the initial state.
+        kept = kept if restart is None else where(restart, initial, kept)
+        after, y, extra = advance(jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), kept), z)
         after = jax.tree.map(lambda a, k: a.astype(k.dtype), after, kept)
         y = y.astype(output)
         if real is not None:

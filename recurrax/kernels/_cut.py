@@ -89,7 +89,7 @@ def block_scan(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
 def solve(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
     """The same without a derivative rule: an associative scan over pairs (a, b)."""
     if b.shape[-1] == 1:
-        return linear.associative(a[..., 0], b, reverse)
+        return linear.associative(a[..., 0], b, None, reverse)
 
     def then(before: tuple, after: tuple) -> tuple[jax.Array, jax.Array]:
         (a1, b1), (a2, b2) = before, after

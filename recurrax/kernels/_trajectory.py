@@ -79,8 +79,9 @@ class Equation:
     def outputs(self, given: Given, flags: Flags, s: jax.Array) -> jax.Array:
         """The outputs of every step, from the trajectory."""
 
-        def output(before: jax.Array, z: Any, fresh: jax.Array | None) -> jax.Array:
-            return self.cell.step(given.params, self._seen(given, before, fresh), z)[1]
+        def output(before: jax.Array, z: Any, restart: jax.Array | None) -> jax.Array:
+            before = self._restarted(given, before, restart)
+            return self.cell.step(given.params, self.cut.part(before), z)[1]
 
         return jax.vmap(output)(self.before(given, s), given.zs, flags[1])
 
@@ -109,9 +110,10 @@ class Equation:
                 done + 1,
             )
 
-        rows, steps = given.state.shape[:-2], jax.tree.leaves(given.zs)[0].shape[0]
+        steps = jax.tree.leaves(given.zs)[0].shape[0]
         s = jnp.broadcast_to(given.state, (steps, *given.state.shape))
-        carry = (s, jnp.full(rows, jnp.inf, s.dtype), jnp.zeros(rows, jnp.int32), 0)
+        row = given.state[..., 0, 0]  # [*B], placed like the batch
+        carry = (s, jnp.full_like(row, jnp.inf), jnp.zeros_like(row, jnp.int32), 0)
         s, residual, iterations, _ = lax.while_loop(unsolved, body, carry)
         if self.fallback:
             solved = jnp.all(residual <= self.tol)
@@ -129,7 +131,8 @@ class Equation:
             # For each i < k, the Jacobian times the i-th numbers of all units, so weighted.
             basis = jnp.eye(k, dtype=s.dtype)[:, None, :] * weights.astype(s.dtype)[None, :, None]
             basis = jnp.expand_dims(basis, tuple(range(1, s.ndim - 1)))
-            return jax.vmap(push, out_axes=-1)(jnp.broadcast_to(basis, (k, *s.shape)))
+            # Zeros made of s bring its placement along, which an Explicit mesh asks for.
+            return jax.vmap(push, out_axes=-1)(jnp.zeros_like(s)[None] + basis)
 
         if self.exact:
             return after, columns(jnp.ones(units))
@@ -144,12 +147,14 @@ class Equation:
         return after, a / jnp.maximum(1, jnp.abs(a).sum(axis=-1, keepdims=True).max(axis=-2, keepdims=True))
 
     def _advance(self, step: Callable, given: Given, before: jax.Array, at: tuple) -> jax.Array:
-        z, real, fresh = at
-        after = self.cut.join(step(given.params, self._seen(given, before, fresh), z)[0], before.dtype)
+        z, real, restart = at
+        # A flag on a masked step acts at once, as in the loop.
+        before = self._restarted(given, before, restart)
+        after = self.cut.join(step(given.params, self.cut.part(before), z)[0], before.dtype)
         return after if real is None else where(real, after, before)
 
-    def _seen(self, given: Given, before: jax.Array, fresh: jax.Array | None) -> State:
-        return self.cut.part(before if fresh is None else where(fresh, given.initial, before))
+    def _restarted(self, given: Given, before: jax.Array, restart: jax.Array | None) -> jax.Array:
+        return before if restart is None else where(restart, given.initial, before)
 
     def _one_by_one(self, given: Given, flags: Flags) -> jax.Array:
         def body(before: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
@@ -197,7 +202,7 @@ def _refined(equation: Equation, residual: Callable, a: jax.Array, b: jax.Array)
                 moves = jnp.abs(r).max(axis=(0, -2, -1)) > equation.tol * size.max(axis=(0, -2, -1))
                 return v + jnp.where(moves[None, ..., None, None], solve(a, r, reverse), 0), moves, done + 1
 
-            carry = (jnp.zeros_like(b), jnp.full(b.shape[1:-2], True), 0)
+            carry = (jnp.zeros_like(b), jnp.ones_like(b[0, ..., 0, 0], bool), 0)
             return lax.while_loop(lambda c: jnp.any(c[1]) & (c[2] < b.shape[0]), body, carry)[0]
 
         return refine

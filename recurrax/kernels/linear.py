@@ -30,7 +30,7 @@ def run(
     reverse: bool,
     **_: Any,
 ) -> tuple[State, jax.Array]:
-    """Takes all steps at once: a masked step has a = 1, b = 0; a reset has a = 0 and starts from the initial state."""
+    """Takes all steps at once: a masked step has a = 1, b = 0; at a reset h = a * initial + b."""
     compute, output = compute_dtype(cell, params, xs), features(xs).dtype
     params = cast_params(cell, params, compute)
     a, b, rest = cell.project_inputs(params, cast(xs, compute))
@@ -38,36 +38,40 @@ def run(
         return state, cell.outputs(params, b, rest).astype(output)
     # The state has at least float32, and so has all that is summed up into it.
     a, b = (part.astype(promote(part.dtype, state.h.dtype)) for part in (a, b))
-    if reset is not None:
-        b = where(reset, a * initial.h[None].astype(b.dtype) + b, b)
-        a = where(reset, jnp.zeros_like(a), a)
     if mask is not None:
         a, b = where(mask, a, jnp.ones_like(a)), where(mask, b, jnp.zeros_like(b))
     first, last = (-1, 0) if reverse else (0, -1)
-    b = b.at[first].add(a[first] * state.h.astype(b.dtype))
-    hs = linear_scan(solve, a, b, reverse=reverse)
+    entering = state.h.astype(b.dtype)
+    if reset is not None:
+        initial = initial.h.astype(b.dtype)
+        b = where(reset, a * initial[None] + b, b)
+        entering = where(reset[first], jnp.zeros_like(entering), entering)
+    b = b.at[first].add(a[first] * entering)
+    hs = linear_scan(solve, a, b, reset, reverse=reverse)
     ys = cell.outputs(params, hs, rest).astype(output)
     ys = ys if mask is None else where(mask, ys, jnp.zeros_like(ys))
     return state._replace(h=hs[last].astype(state.h.dtype)), ys
 
 
-def sequential(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
+def sequential(a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool) -> jax.Array:
     """One step after another."""
 
-    def advance(h: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        a, b = at
-        h = a * h + b
+    def advance(h: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
+        a, b, restart = at
+        h = after(restart, a, h, b)
         return h, h
 
-    return lax.scan(advance, jnp.zeros_like(b[0]), (a, b), reverse=reverse)[1]
+    return lax.scan(advance, jnp.zeros_like(b[0]), (a, b, restart), reverse=reverse)[1]
 
 
-def associative(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
+def associative(a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool) -> jax.Array:
     """In about 2 log T rounds over all steps."""
-    return _products_and_sums(a, b, reverse, axis=0)[1]
+    return _combined(a, b, restart, reverse, axis=0)[1]
 
 
-def chunked(a: jax.Array, b: jax.Array, reverse: bool, *, length: int | None = None) -> jax.Array:
+def chunked(
+    a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool, *, length: int | None = None
+) -> jax.Array:
     """In parallel within chunks of `length` steps, about the root of T by default, and one chunk after another."""
     steps = b.shape[0]
     length = length or max(1, round(math.sqrt(steps)))
@@ -79,21 +83,32 @@ def chunked(a: jax.Array, b: jax.Array, reverse: bool, *, length: int | None = N
         missing[0] = (number * length - steps, 0) if reverse else (0, number * length - steps)
         return jnp.pad(x, missing).reshape(number, length, *x.shape[1:])
 
-    kept, added = _products_and_sums(folded(a), folded(b), reverse, axis=1)
+    # Of each step: the product of a, the sum, and whether a restart stands, from the chunk's first step up to it.
+    kept, added, cut = _combined(*jax.tree.map(folded, (a, b, restart)), reverse, axis=1)
     end = 0 if reverse else -1
-    carried = sequential(kept[:, end], added[:, end], reverse)
+    carried = sequential(*jax.tree.map(lambda x: x[:, end], (kept, added, cut)), reverse)
     nothing = jnp.zeros_like(carried[:1])
     before = jnp.concatenate([carried[1:], nothing] if reverse else [nothing, carried[:-1]])
-    hs = (added + kept * before[:, None]).reshape(number * length, *b.shape[1:])
+    hs = after(cut, kept, before[:, None], added).reshape(number * length, *b.shape[1:])
     return hs[number * length - steps :] if reverse else hs[:steps]
 
 
-def _products_and_sums(a: jax.Array, b: jax.Array, reverse: bool, axis: int) -> tuple[jax.Array, jax.Array]:
-    def then(before: tuple, after: tuple) -> tuple[jax.Array, jax.Array]:
-        (a1, b1), (a2, b2) = before, after
-        return a1 * a2, a2 * b1 + b2
+def after(restart: jax.Array | None, a: jax.Array, h: jax.Array, b: jax.Array) -> jax.Array:
+    """The new state a * h + b, or b alone where `restart` is set: h may be NaN there."""
+    return a * h + b if restart is None else where(restart, b, a * h + b)
 
-    return lax.associative_scan(then, (a, b), reverse=reverse, axis=axis)
+
+def _combined(
+    a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool, axis: int
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The product of a, the sum and whether there was a restart, from the first step up to each."""
+
+    def then(one: tuple, two: tuple) -> tuple:
+        (a1, b1, restart1), (a2, b2, restart2) = one, two
+        restart = None if restart2 is None else restart1 | restart2
+        return a1 * a2, after(restart2, a2, b1, b2), restart
+
+    return lax.associative_scan(then, (a, b, restart), reverse=reverse, axis=axis)
 
 
 def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:

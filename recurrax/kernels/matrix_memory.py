@@ -4,6 +4,9 @@ With F_ts the sum of log f over the steps after s up to t, the memory after step
 t with the weight exp(F_ts + log i_s). So what the queries of a chunk read is the product of queries and keys, weighed,
 times the values, and what they read of the memory before the chunk. A masked step has log f = 0 and log i = -inf; what
 stands before a reset has no weight.
+
+A weight of 0 does not remove NaN: 0 times NaN is NaN. So steps and memories that are not finite enter the products as
+zeros, and what would have read them is set to NaN afterwards.
 """
 
 from __future__ import annotations
@@ -33,14 +36,25 @@ class _Memory(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Some steps of every head: q, k, v `[*B, N, L, D]`, the logarithms of the gates and the resets `[*B, N, L]`."""
+    """Some steps of every head: q, k, v `[*B, N, L, D]`; the rest `[*B, N, L]`.
+
+    Attributes:
+        q: the queries.
+        k: the keys.
+        v: the values.
+        i: the logarithms of the input gate.
+        f: the logarithms of the forget gate.
+        broken: whether a step is not finite, so that it breaks the memory.
+        reset: whether the memory returns to the initial one before a step, or None.
+    """
 
     q: jax.Array
     k: jax.Array
     v: jax.Array
     i: jax.Array
     f: jax.Array
-    fresh: jax.Array | None
+    broken: jax.Array
+    reset: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +119,14 @@ class Chunkwise:
         compute = compute_dtype(cell, params, xs)
         sums = promote(jnp.float32, compute, state.c.dtype)
         q, k, v, o, i, f = cell.heads(cell.project_inputs(cast(params, compute), xs.astype(compute)), sums)
+        # A gate may be -inf: nothing comes in, or nothing stays.
+        broken = ~(_finite(q) & _finite(k) & _finite(v) & (i < jnp.inf) & (f < jnp.inf))  # [T, *B, N]
+        q, k, v, f = where(broken, jax.tree.map(jnp.zeros_like, (q, k, v, f)), (q, k, v, f))
+        i = jnp.where(broken, -jnp.inf, i)
         if mask is not None:
+            broken = where(mask, broken, jnp.zeros_like(broken))
             i, f = where(mask, i, jnp.full_like(i, -jnp.inf)), where(mask, f, jnp.zeros_like(f))
-        if reset is not None:
-            reset = reset if mask is None else reset & mask
-            reset = jnp.broadcast_to(reset[..., None], i.shape)
+        heads_reset = None if reset is None else jnp.broadcast_to(reset[..., None], i.shape)
 
         def folded(a: jax.Array, fill: float = 0) -> jax.Array:
             # Behind the last step stand masked ones; an axis of features stays the last.
@@ -118,9 +135,10 @@ class Chunkwise:
 
         length = min(self.length, len(xs))
         number = -(-len(xs) // length)  # not -1 in a shape, which an empty batch leaves open
-        chunks = _Chunk(folded(q), folded(k), folded(v), folded(i, -jnp.inf), folded(f), jax.tree.map(folded, reset))
-        before, fresh = (cast(_Memory(*s[1:]), sums) for s in (state, initial))
-        body = jax.checkpoint(functools.partial(_advance, fresh), prevent_cse=False)
+        gates = folded(i, -jnp.inf), folded(f)
+        chunks = _Chunk(*map(folded, (q, k, v)), *gates, folded(broken), jax.tree.map(folded, heads_reset))
+        before, at_reset = (cast(_Memory(*s[1:]), sums) for s in (state, initial))
+        body = jax.checkpoint(functools.partial(_advance, at_reset), prevent_cse=False)
         after, reads = lax.scan(body, before, chunks)
         reads = jnp.moveaxis(reads, -2, 1)
         hs = o * reads.reshape(number * length, *q.shape[1:])[: len(xs)].reshape(o.shape)
@@ -128,16 +146,32 @@ class Chunkwise:
         if mask is None:
             h = hs[-1]
         else:
-            last = mask & (lax.cumsum(mask.astype(jnp.int32), reverse=True) == 1)
-            h = jnp.where(mask.any(0)[..., None], where(last, hs, jnp.zeros_like(hs)).sum(0), state.h.astype(sums))
+            h = _last(mask, reset, hs, state.h.astype(sums), initial.h.astype(sums))
             ys = where(mask, ys, jnp.zeros_like(ys))
         state = jax.tree.map(lambda s, old: s.astype(old.dtype), type(state)(h, *after), state)
         return state, jnp.flip(ys, 0) if reverse else ys
 
 
-def _advance(fresh: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, jax.Array]:
+def _finite(x: jax.Array) -> jax.Array:
+    """Whether every feature of a head is finite."""
+    return jnp.isfinite(x).all(axis=-1)
+
+
+def _last(mask: jax.Array, reset: jax.Array | None, hs: jax.Array, h: jax.Array, initial: jax.Array) -> jax.Array:
+    """The h after the last step: that of the last real step, or the initial one where a reset comes after it."""
+    last = mask & (lax.cumsum(mask.astype(jnp.int32), reverse=True) == 1)
+    h = where(mask.any(0), where(last, hs, jnp.zeros_like(hs)).sum(0), h)
+    if reset is None:
+        return h
+    behind = ~(lax.cumsum(mask.astype(jnp.int32), reverse=True) > 0)  # steps after the last real one
+    return where((reset & behind).any(0), initial, h)
+
+
+def _advance(at_reset: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, jax.Array]:
     """From the memory before a chunk to that after it and what its queries read, `[*B, N, L, D]`."""
-    q, k, v, i, f, reset = chunk
+    q, k, v, i, f, broken, reset = chunk
+    lost = ~(jnp.isfinite(memory.c).all(axis=(-2, -1)) & _finite(memory.n) & jnp.isfinite(memory.m))  # [*B, N]
+    memory = where(lost, jax.tree.map(jnp.zeros_like, memory), memory)
     square = (*f.shape, f.shape[-1])
     same = jnp.broadcast_to(np.tri(f.shape[-1], dtype=bool), square)
     later = jnp.broadcast_to(np.tri(f.shape[-1], k=-1, dtype=bool), square)
@@ -149,7 +183,7 @@ def _advance(fresh: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, j
 
     def before(of_memory: Callable[[_Memory], Any], begun: jax.Array | None) -> Any:
         """What holds of the memory that a step's segment began with."""
-        return of_memory(memory) if begun is None else where(begun, of_memory(fresh), of_memory(memory))
+        return of_memory(memory) if begun is None else where(begun, of_memory(at_reset), of_memory(memory))
 
     def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.einsum(subscripts, a.astype(q.dtype), b.astype(q.dtype), preferred_element_type=f.dtype)
@@ -171,6 +205,10 @@ def _advance(fresh: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, j
     )
     values = product("...ts,...sv->...tv", inner, v) + outer[..., None] * values
     read = read_out(values, inner.sum(-1) + outer * normaliser, m)
+    # Every step after a broken one, up to the end of its segment.
+    spoiled = (same & broken[..., None, :]).any(-1)
+    spoiled = spoiled | (lost[..., None] if begun is None else lost[..., None] & ~begun)
+    read = jnp.where(spoiled[..., None], jnp.nan, read)
 
     # The memory after the chunk. With no real step in it, it is that before, whatever that says of a past.
     c, n = before(lambda kept: (kept.c, kept.n), None if begun is None else begun[..., -1])
@@ -180,7 +218,8 @@ def _advance(fresh: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, j
     added = jnp.exp(present - m[..., None])[..., None]
     c = kept[..., None, None] * c + product("...sv,...sk->...vk", added * v.astype(f.dtype), k)
     n = kept[..., None] * n + (added * k.astype(f.dtype)).sum(-2)
-    return _Memory(c, n, m), read
+    after = _Memory(c, n, m)
+    return where(spoiled[..., -1], jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), after), after), read
 
 
 DEFAULT = Chunkwise()

@@ -76,27 +76,32 @@ class TimeSharded:
         """All steps at once, as the other implementations of linear recurrences."""
         return linear.run(self._solve, cell, params, state, xs, **walk)
 
-    def _solve(self, a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
+    def _solve(self, a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool) -> jax.Array:
         steps, devices = b.shape[0], self.mesh.shape[self.axis]
         missing = -steps % devices
-        # Steps of zeros stand behind the last one in the direction of the walk, where nothing reads them.
-        a, b = (jnp.pad(x, [(missing, 0) if reverse else (0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in (a, b))
-        spec = PartitionSpec(self.axis)
+
+        def padded(x: jax.Array) -> jax.Array:
+            # Steps of zeros stand behind the last one in the direction of the walk, where nothing reads them.
+            return jnp.pad(x, [(missing, 0) if reverse else (0, missing)] + [(0, 0)] * (x.ndim - 1))
+
         part = functools.partial(_part, linear.SOLVERS[self.within], self.axis, reverse)
-        whole: Callable = jax.shard_map(
-            part, mesh=self.mesh, in_specs=(spec, spec), out_specs=spec, axis_names={self.axis}
-        )
-        hs = whole(a, b)
+        spec = PartitionSpec(self.axis)
+        spread: Callable = jax.shard_map(part, mesh=self.mesh, in_specs=spec, out_specs=spec, axis_names={self.axis})
+        hs = spread(*jax.tree.map(padded, (a, b, restart)))
         return hs[missing:] if reverse else hs[:steps]
 
 
-def _part(solve: Callable, axis: str, reverse: bool, a: jax.Array, b: jax.Array) -> jax.Array:
+def _part(
+    solve: Callable, axis: str, reverse: bool, a: jax.Array, b: jax.Array, restart: jax.Array | None
+) -> jax.Array:
     """One device's share of the steps."""
-    hs, kept = solve(a, b, reverse), lax.cumprod(a, axis=0, reverse=reverse)
+    hs, kept = solve(a, b, restart, reverse), lax.cumprod(a, axis=0, reverse=reverse)
+    # Whether a restart stands between the beginning of this share and a step: then nothing from before reaches it.
+    cut = None if restart is None else lax.cummax(restart.astype(jnp.int32), axis=0, reverse=reverse) > 0
     end = 0 if reverse else -1
-    products, sums = lax.all_gather((kept[end], hs[end]), axis)
-    carried = linear.sequential(products, sums, reverse)
+    ends = lax.all_gather(jax.tree.map(lambda x: x[end], (kept, hs, cut)), axis)
+    carried = linear.sequential(*ends, reverse)
     before = lax.axis_index(axis) + (1 if reverse else -1)
     inside = (before >= 0) & (before < carried.shape[0])
     begin = jnp.where(inside, carried[jnp.clip(before, 0, carried.shape[0] - 1)], jnp.zeros_like(carried[0]))
-    return hs + kept * begin[None]
+    return linear.after(cut, kept, begin[None], hs)

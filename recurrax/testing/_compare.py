@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax._layer import Layer, Params, State
+from recurrax._mask import where
 
 
 def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float = 0.1) -> Params:
@@ -70,13 +71,15 @@ def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, stat
     segments = []
     for row in range(len(mask)):
         number, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
-        order = sorted(set(number[real]), reverse=reverse)
-        for n in order:
-            # The state before the first real step counts as segment 0 going forwards; going backwards it is unflagged.
-            goes_on = n == order[0] and (reverse or n == 0)
-            segments.append((row, real[number[real] == n], goes_on, n == order[-1]))
+        # Steps before the first flag are segment 0. The state comes into the segment at one end of the row, and the
+        # state after that at the other end is handed out.
+        begin, end = (number[-1], 0) if reverse else (0, number[-1])
+        for n in sorted(set(number[real]), reverse=reverse):
+            segments.append((row, real[number[real] == n], n == begin, n == end))
     starts = jax.tree.map(lambda s, i: jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1), state, initial)
-    final, ys = state, jnp.zeros(())
+    # In a row whose last segment has no real step, the state that is handed out is the initial state.
+    final = jax.tree.map(lambda s: where(jnp.asarray(reset.any(axis=1)), s[:, 0], s[:, 1]), starts)
+    ys = jnp.zeros(())
     for length in sorted({len(steps) for _, steps, *_ in segments}):
         chosen = [segment for segment in segments if len(segment[1]) == length]
         rows, steps, goes_on, last = (np.array(part) for part in zip(*chosen, strict=True))

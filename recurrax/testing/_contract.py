@@ -19,6 +19,9 @@ from recurrax.kernels import Implementation
 from recurrax.testing._compare import assert_close, noise, perturbed_params, pull, run_apart
 
 _STEPS, _BATCH = 6, 4
+# Rows: no real step; right padding; a flag on a masked step between two segments and one in the padding; many segments.
+_MASK = np.array([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 1, 1]], bool)
+_RESET = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 1, 1]], bool)
 
 
 def check_contract(
@@ -31,17 +34,21 @@ def check_contract(
 ) -> None:
     """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
 
-    Steps one by one equal the whole; parts joined by the state equal the whole; ragged rows, with NaN in the padding
-    and lengths 0 and T among them, equal the trimmed rows, and packed rows equal their segments run apart, in both
-    directions; layouts and batch axes agree, and so does `vmap`; dtypes are kept; two equal layers compile once;
-    forward and reverse mode, second order and `jax.checkpoint` agree; without a key nothing is random.
+    - Steps one by one, and parts joined by the state, equal the sequence at once, with masks and resets.
+    - Ragged rows, with NaN in the padding and lengths 0 and T among them, equal the trimmed rows. Packed rows equal
+      their segments run apart. Both hold in both directions.
+    - NaN and inf stay in their segment.
+    - An Explicit mesh of all devices, with the batch spread over it, changes nothing. Layers that draw get a key there.
+    - Layouts and batch axes agree, and so does `vmap`. Dtypes are kept. Two equal layers compile once.
+    - Forward and reverse mode, second order and `jax.checkpoint` agree.
+    - Without a key nothing is random.
 
     Args:
         layer: the layer to check.
         input_size: the number of features of its inputs; these lie on the `input_shape` of a layer that has one.
         implementation: that of `scan`.
-        promises: those to check, of "steps", "parts", "rows", "layouts", "dtypes", "derivatives" and "identity"; all of
-            them by default.
+        promises: those to check, of "steps", "parts", "rows", "resets", "mesh", "layouts", "dtypes", "derivatives" and
+            "identity"; all of them by default. With a single device there is no mesh to check.
         tol: the tolerance, absolute and relative, in float32.
 
     Raises:
@@ -75,28 +82,46 @@ def _space(layer: Layer) -> tuple[int, ...]:
 
 def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
-        state, ys = jax.lax.scan(lambda state, x: step(layer, params, state, x), state, jnp.moveaxis(xs, 1, 0))
-        return state, jnp.moveaxis(ys, 0, 1)
+        def advance(state: State, at: tuple) -> tuple[State, jax.Array]:
+            x, mask, reset = at
+            return step(layer, params, state, x, mask=mask, reset=reset)
 
-    assert_close("steps one by one", pull(one_by_one, *args), pull(run, *args), tol)
+        time_major = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, jnp.asarray(_MASK), jnp.asarray(_RESET)))
+        state, ys = jax.lax.scan(advance, state, time_major)
+        return state, jnp.swapaxes(ys, 0, 1)
+
+    def at_once(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
+        return run(params, xs, state, mask=_MASK, reset=_RESET)
+
+    assert_close("steps one by one", pull(one_by_one, *args), pull(at_once, *args), tol)
 
 
 def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     del layer
 
-    def backwards(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
-        halfway, second = run(params, xs[:, 4:], state, reverse=True)
-        final, first = run(params, xs[:, :4], halfway, reverse=True)
-        return final, jnp.concatenate([first, second], axis=1)
+    # Two parts, each with flags on masked steps at both of its ends, joined by the state.
+    def parts(params: Params, xs: jax.Array, state: State, reverse: bool) -> tuple[State, jax.Array]:
+        outputs = {}
+        cuts = (slice(0, 4), slice(4, None))
+        for cut in reversed(cuts) if reverse else cuts:
+            flags = {"mask": _MASK[:, cut], "reset": _RESET[:, cut]}
+            state, outputs[cut.start] = run(params, xs[:, cut], state, **flags, reverse=reverse)
+        return state, jnp.concatenate([outputs[0], outputs[4]], axis=1)
 
-    whole = pull(lambda *args: run(*args, reverse=True), *args)
-    assert_close("parts joined by the state, backwards", pull(backwards, *args), whole, tol)
+    for reverse in (False, True):
+
+        def joined(*args: Any, reverse: bool = reverse) -> tuple[State, jax.Array]:
+            return parts(*args, reverse=reverse)
+
+        def at_once(*args: Any, reverse: bool = reverse) -> tuple[State, jax.Array]:
+            return run(*args, mask=_MASK, reset=_RESET, reverse=reverse)
+
+        what = f"parts joined by the state, reverse={reverse}"
+        assert_close(what, pull(joined, *args), pull(at_once, *args), tol)
 
 
 def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
-    # No real step; right padding; a flag on a masked step between two segments and one in the padding; many segments.
-    mask = np.array([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 1, 1]], bool)
-    reset = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 0, 1]], bool)
+    mask, reset = _MASK, _RESET
     params, xs, state = args
     nan = jnp.full_like(xs, jnp.nan)
     holed = where(jnp.asarray(mask), xs, nan)
@@ -115,6 +140,50 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
             got = pull(lambda params, xs: packed(params, xs, at_rest(params))[1], params, holed)  # noqa: B023
             expected = pull(lambda params, xs: apart(params, xs, at_rest(params))[1], params, xs)  # noqa: B023
         assert_close(f"masked and packed rows, reverse={reverse}", got, expected, tol)
+
+
+def _check_resets(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    params, xs, state = args
+    reset = np.zeros((_BATCH, _STEPS), bool)
+    reset[:, 2] = reset[:, 4] = True
+    for reverse in (False, True):
+        for number in (jnp.nan, jnp.inf):
+            spoiled = xs.at[0, 3].set(number).at[1, :2].set(number).at[2, 4:].set(number)
+            _, expected = run(params, xs, state, reset=reset, reverse=reverse)
+            final, ys = run(params, spoiled, state, reset=reset, reverse=reverse)
+            apart = np.repeat(np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], bool), 2, axis=1)
+            same = where(jnp.asarray(apart), expected, ys)
+            assert_close(f"segments beside one with {number} in it, reverse={reverse}", same, expected, tol)
+            rows = [0, 3] if layer.causal else [3]  # whose last segment is clean
+            clean = run(params, xs, state, reset=reset, reverse=reverse)[0]
+            pick = lambda tree: jax.tree.map(lambda leaf: leaf[jnp.array(rows)], tree)  # noqa: B023, E731
+            assert_close("the state after a clean segment", pick(final), pick(clean), tol)
+
+
+def _check_mesh(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
+    devices = jax.local_device_count()
+    if devices == 1:
+        return
+    params, xs, state = args
+    wide = lambda tree: jax.tree.map(lambda leaf: jnp.concatenate([leaf] * devices)[: 2 * devices], tree)  # noqa: E731
+    xs, state, mask, reset = wide((xs, state, jnp.asarray(_MASK), jnp.asarray(_RESET)))
+    key = jax.random.key(0) if layer.stochastic else None
+
+    def trained(params: Params, xs: jax.Array, state: State, mask: Any, reset: Any, key: Any) -> Any:
+        def outcome(params: Params, xs: jax.Array, state: State) -> Any:
+            given = run(params, xs, state, mask=mask, reset=reset, key=key)
+            return given, run(params, xs, None, reverse=True, key=key)
+
+        out, vjp = jax.vjp(outcome, params, xs, state)
+        return out, vjp(jax.tree.map(jnp.ones_like, out))
+
+    expected = jax.jit(trained)(params, xs, state, mask, reset, key)
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        spread = jax.NamedSharding(mesh, jax.P("batch"))
+        placed = jax.device_put((xs, state, mask, reset), spread)
+        got = jax.jit(trained)(jax.device_put(params, jax.NamedSharding(mesh, jax.P())), *placed, key)
+    assert_close(f"an Explicit mesh of {devices} devices", jax.device_get(got), expected, 10 * tol)
 
 
 def _check_layouts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -214,6 +283,8 @@ _CHECKS = {
     "steps": _check_steps,
     "parts": _check_parts,
     "rows": _check_rows,
+    "resets": _check_resets,
+    "mesh": _check_mesh,
     "layouts": _check_layouts,
     "dtypes": _check_dtypes,
     "derivatives": _check_derivatives,

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recurrax._check import check_number
 from recurrax.cells import convolutional, lstm
-from recurrax.compat.keras._cell import Cell, Named, unit_forget
 from recurrax.compat.keras._layer import Shape
-from recurrax.compat.keras._layers import WithCell
-
-Sizes = int | tuple[int, ...]
+from recurrax.compat.keras._names import Named
+from recurrax.compat.keras._recurrent import Recurrent, Sizes
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTMCell(Cell):
-    """One step of a convolutional LSTM in `rank` dimensions."""
+class _ConvLSTM(Recurrent):
+    """What the three share; each says its rank."""
 
     filters: int
     kernel_size: Sizes
@@ -29,38 +25,20 @@ class ConvLSTMCell(Cell):
     padding: str = "valid"
     data_format: str | None = None
     dilation_rate: Sizes = 1
-    activation: Named = "tanh"
     recurrent_activation: Named = "sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Named = "glorot_uniform"
-    recurrent_initializer: Named = "orthogonal"
-    bias_initializer: Named = "zeros"
     unit_forget_bias: bool = True
-    kernel_regularizer: Named = None
-    recurrent_regularizer: Named = None
-    bias_regularizer: Named = None
-    kernel_constraint: Named = None
-    recurrent_constraint: Named = None
-    bias_constraint: Named = None
-    dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    seed: int | None = None
     _: dataclasses.KW_ONLY
-    rank: int = 2
+    unroll: bool = False
 
     gates: ClassVar[int] = 4
     parts: ClassVar[int] = 2
+    size_name: ClassVar[str] = "filters"
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
         self.space: tuple[Any, ...] = ()  # of one input, known once the layer is built
-        check_number("filters", self.filters)
         if self.data_format not in ("channels_last", "channels_first", None):
             raise ValueError(f'`data_format` must be "channels_last" or "channels_first"; got {self.data_format!r}.')
-
-    @property
-    def size(self) -> int:
-        return self.filters
 
     @property
     def _masks(self) -> int:
@@ -70,36 +48,33 @@ class ConvLSTMCell(Cell):
     def _window(self) -> tuple[int, ...]:
         return (self.kernel_size,) * self.rank if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
 
-    def _core_cell(self) -> convolutional.ConvLSTMCell:
-        return convolutional.ConvLSTMCell(
-            self.filters,
-            self.space,
-            self._window,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.dilation_rate,
-            activation=self._meaning("activation"),
-            gate_activation=self._meaning("recurrent_activation"),
-            bias=self.use_bias,
-            dtype=self._compute_dtype,
-        )
+    def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
+        where: dict[str, Any] = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
+        space = self.space if space is None else space
+        return convolutional.ConvLSTMCell(self.filters, space, self._window, **where, **self._options())
 
     def params(self) -> lstm.LSTMParams:
         """The weights as parameters of the core."""
         return lstm.LSTMParams(*self._arrays())
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights for inputs of one step, `[B, *space, I]`, or `[B, I, *space]`."""
-        _, *sizes = input_shape
+        """As in `LSTM`, for `(B, T, *space, I)`, laid out as the inputs; B and T may be None."""
+        self.space, channels = self._split(input_shape[2:])
+        if not hasattr(self, "kernel"):
+            self._draw(self._window, channels)
+        super().build(input_shape)
+
+    def _split(self, input_shape: Shape) -> tuple[tuple, int | None]:
+        """The spatial shape and the number of channels."""
+        sizes = list(input_shape)
         channels = sizes.pop(0 if self.data_format == "channels_first" else -1)
         if None in sizes:
             raise ValueError(f"`input_shape` must give the size of each axis in space; got {tuple(input_shape)}.")
-        self.space = tuple(sizes)
-        self._draw(self._window, channels)
+        return tuple(sizes), channels
 
-    def _draw_bias(self, initializer: Callable, dtype: Any) -> jax.Array:
-        bias = super()._draw_bias(initializer, dtype)
-        return unit_forget(bias) if self.unit_forget_bias else bias
+    def _feature_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        space = self._core_cell(self._split(input_shape)[0]).output_shape
+        return (self.filters, *space) if self.data_format == "channels_first" else (*space, self.filters)
 
     def inward(self, x: jax.Array) -> jax.Array:
         """Channels last."""
@@ -111,54 +86,11 @@ class ConvLSTMCell(Cell):
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class _ConvLSTM(WithCell):
-    """What the three share; each says its rank."""
-
-    filters: int
-    kernel_size: Sizes
-    strides: Sizes = 1
-    padding: str = "valid"
-    data_format: str | None = None
-    dilation_rate: Sizes = 1
-    activation: Named = "tanh"
-    recurrent_activation: Named = "sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Named = "glorot_uniform"
-    recurrent_initializer: Named = "orthogonal"
-    bias_initializer: Named = "zeros"
-    unit_forget_bias: bool = True
-    kernel_regularizer: Named = None
-    recurrent_regularizer: Named = None
-    bias_regularizer: Named = None
-    activity_regularizer: Named = None
-    kernel_constraint: Named = None
-    recurrent_constraint: Named = None
-    bias_constraint: Named = None
-    dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    seed: int | None = None
-    return_sequences: bool = False
-    return_state: bool = False
-    go_backwards: bool = False
-    stateful: bool = False
-    _: dataclasses.KW_ONLY
-    unroll: bool = False
-    zero_output_for_mask: bool = False
-    time_major: bool = False
-
-    cell_type: ClassVar[Any] = ConvLSTMCell
-
-
-@dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM1D(_ConvLSTM):
     """The convolutional LSTM along a line: `keras.layers.ConvLSTM1D`.
 
     Args:
-        filters: as in `ConvLSTM2D`, and so are all other arguments.
-
-    Raises:
-        TypeError: as `ConvLSTM2D`.
-        ValueError: as `ConvLSTM2D`.
+        filters: as in `ConvLSTM2D`, and so are all other arguments and errors.
 
     Example:
         >>> import jax.numpy as jnp
@@ -212,11 +144,7 @@ class ConvLSTM3D(_ConvLSTM):
     """The convolutional LSTM in space: `keras.layers.ConvLSTM3D`.
 
     Args:
-        filters: as in `ConvLSTM2D`, and so are all other arguments.
-
-    Raises:
-        TypeError: as `ConvLSTM2D`.
-        ValueError: as `ConvLSTM2D`.
+        filters: as in `ConvLSTM2D`, and so are all other arguments and errors.
 
     Example:
         >>> import jax.numpy as jnp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.core.tracers import current_trace
-from jax.typing import DTypeLike
 
 from recurrax._check import describe
 from recurrax.compat.keras._names import kind_of, meaning
@@ -43,6 +41,7 @@ class Layer(nnx.Module):
     rngs: dataclasses.InitVar[nnx.Rngs | None] = None
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
+        self.dtype = _dtype_name(self.dtype)
         for argument in self.get_config():
             if kind_of(argument):
                 meaning(argument, getattr(self, argument))
@@ -52,23 +51,28 @@ class Layer(nnx.Module):
 
     @property
     def sublayers(self) -> tuple:
-        """The modules and functions within, in the order of their weights."""
+        """The layers that this layer holds, in the order of their weights."""
         return ()
 
     @property
     def built(self) -> bool:
         """Whether the weights are there."""
-        return all(part.built for part in self.sublayers if isinstance(part, Layer))
+        return all(part.built for part in self.sublayers)
 
     @property
     def weights(self) -> list[nnx.Variable]:
         """The variables of the weights, in Keras' order."""
-        return [weight for part in self.sublayers for weight in _weights_of(part)]
+        return [weight for part in self.sublayers for weight in part.weights]
 
     @property
     def trainable_weights(self) -> list[nnx.Variable]:
         """Those of `weights` that are trained: each an `nnx.Param`."""
         return [weight for weight in self.weights if isinstance(weight, nnx.Param)]
+
+    @property
+    def trainable_variables(self) -> list[nnx.Variable]:
+        """As `trainable_weights`."""
+        return self.trainable_weights
 
     @property
     def losses(self) -> list[jax.Array]:
@@ -93,7 +97,7 @@ class Layer(nnx.Module):
         """Sets the weights, such as those that `get_weights()` of the same layer of Keras returns.
 
         Raises:
-            ValueError: if their number or a shape is not that of this layer's.
+            ValueError: if their number or a shape does not fit.
         """
         own = self.weights
         if len(own) != len(weights):
@@ -107,58 +111,69 @@ class Layer(nnx.Module):
             variable[...] = jnp.asarray(weight, variable.dtype)
 
     def apply_constraints(self) -> None:
-        """Projects the weights as their constraints say: to be called after each update of the optimiser."""
+        """Projects the weights as their constraints say: to be called after each update of the optimizer."""
         for part in self.sublayers:
-            if isinstance(part, Layer):
-                part.apply_constraints()
+            part.apply_constraints()
 
     def reset_state(self) -> None:
         """Sets the state that a stateful layer keeps to zeros."""
         for part in self.sublayers:
-            if isinstance(part, Layer):
-                part.reset_state()
+            part.reset_state()
 
     def reset_states(self) -> None:
         """As `reset_state`."""
         self.reset_state()
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask of the outputs, from that of the inputs: by default the same."""
+        """The mask of the outputs, from the mask of the inputs: by default the same."""
         return mask
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = [field.name for field in dataclasses.fields(self) if field.init]
+        return {name: getattr(self, name) for name in fields}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """A new layer from the arguments of its constructor."""
+        """A new layer from the arguments of its constructor, such as Keras' own `get_config()` returns."""
         return cls(**config)
 
     def _activity_losses(self) -> Iterator[jax.Array]:
         for part in self.sublayers:
-            if isinstance(part, Layer):
-                yield from part._activity_losses()
+            yield from part._activity_losses()
 
     def _weight_losses(self) -> Iterator[jax.Array]:
         for part in self.sublayers:
-            if isinstance(part, Layer):
-                yield from part._weight_losses()
+            yield from part._weight_losses()
 
     def _meaning(self, argument: str) -> Any:
         return meaning(argument, getattr(self, argument))
 
     @property
     def _variable_dtype(self) -> Any:
-        return jnp.float32 if _is_mixed(self.dtype) else self.dtype or jnp.float32
+        return jnp.dtype("float32" if _is_mixed(self.dtype) else self.dtype or "float32")
 
     @property
     def _compute_dtype(self) -> Any:
-        return self.dtype.removeprefix("mixed_") if _is_mixed(self.dtype) else self.dtype or jnp.float32
+        return jnp.dtype(self.dtype.removeprefix("mixed_") if _is_mixed(self.dtype) else self.dtype or "float32")
 
 
-def _is_mixed(dtype: DTypeLike | None) -> bool:
+def _is_mixed(dtype: Any) -> bool:
     return isinstance(dtype, str) and dtype.startswith("mixed_")
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """A dtype, or Keras' name for two: of a policy of Keras its name, of the policy's configuration too."""
+    if isinstance(dtype, dict):
+        dtype = dtype["config"]["name"]
+    if type(dtype).__name__ == "DTypePolicy":
+        dtype = dtype.name
+    try:
+        jnp.dtype(dtype.removeprefix("mixed_") if _is_mixed(dtype) else dtype or "float32")
+    except TypeError:
+        must = 'a floating dtype, "mixed_float16" or "mixed_bfloat16"'
+        raise ValueError(f"`dtype` must be {must}; got {dtype!r}.") from None
+    return dtype
 
 
 def _name(layer: Layer) -> str:
@@ -179,23 +194,16 @@ def source_within(layer: nnx.Module) -> nnx.Rngs | None:
 
 def renewed(layer: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
     """A layer of the same arguments but for `changes`, with weights of its own."""
-
-    def again(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [again(part) for part in value]
-        return renewed(value, rngs) if isinstance(value, Layer) else value
-
-    config = {name: again(value) for name, value in layer.get_config().items()}
-    return type(layer).from_config(config | changes | {"rngs": rngs})
+    return type(layer).from_config(layer.get_config() | changes | {"rngs": rngs})
 
 
-def build_for(layer: Any, shape: Shape) -> None:
+def build_for(layer: Layer, shape: Shape) -> None:
     """Builds a layer at its first call, which must be outside of jit and grad: else its weights would not be seen.
 
     Raises:
         ValueError: if the call is within a transformation.
     """
-    if not isinstance(layer, Layer) or layer.built:
+    if layer.built:
         return
     if current_trace() != _EAGER:
         raise ValueError(
@@ -203,25 +211,3 @@ def build_for(layer: Any, shape: Shape) -> None:
             f"weights are seen from outside; call `build({tuple(shape)})` first."
         )
     layer.build(shape)
-
-
-def call(layer: Any, x: Any, mask: Any, training: bool | None) -> Any:
-    """Calls a module or a function with as much of the mask and the mode as it takes."""
-    taken = inspect.signature(layer.__call__ if isinstance(layer, nnx.Module) else layer).parameters
-    options: dict[str, Any] = {}
-    if "mask" in taken and mask is not None:
-        options["mask"] = mask
-    if training is not None:
-        options |= {"training": training} if "training" in taken else {}
-        options |= {"deterministic": not training} if "deterministic" in taken else {}
-        options |= {"use_running_average": not training} if "use_running_average" in taken else {}
-    return layer(x, **options)
-
-
-def _weights_of(part: Any) -> list[nnx.Variable]:
-    """Of a module that is not one of these: the parameters of each module by name, biases last, as Keras has them."""
-    if isinstance(part, Layer):
-        return part.weights
-    nodes = nnx.iter_graph(part) if isinstance(part, nnx.Module) else ()
-    params = [([str(name) for name in path], node) for path, node in nodes if isinstance(node, nnx.Param)]
-    return [param for path, param in sorted(params, key=lambda at: (at[0][:-1], at[0][-1] == "bias", at[0][-1]))]

@@ -1,46 +1,27 @@
-"""Keras' recurrent layers: a cell and the way along the sequence in one."""
+"""Keras' recurrent layers: their weights in the core."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from flax import nnx
+import jax
+import jax.numpy as jnp
 
-from recurrax.compat.keras._cell import Cell, Named
-from recurrax.compat.keras._cells import GRUCell, LSTMCell, SimpleRNNCell
-from recurrax.compat.keras._rnn import Recurrent
-
-
-class WithCell(Recurrent):
-    """A layer that makes its cell from its own arguments."""
-
-    cell_type: ClassVar[Any]
-
-    seed: int | None
-
-    def __post_init__(self, rngs: nnx.Rngs | None) -> None:
-        super().__post_init__(rngs)
-        if self.use_cudnn not in ("auto", True, False):
-            raise ValueError(f'`use_cudnn` must be "auto", True or False; got {self.use_cudnn!r}.')
-        shared = {field.name for field in dataclasses.fields(self.cell_type)}
-        arguments = {name: getattr(self, name) for name in shared if hasattr(self, name)}
-        self.cell: Cell = self.cell_type(**arguments, rngs=rngs)
+from recurrax.cells import elman, gru, lstm
+from recurrax.compat.keras._names import Named
+from recurrax.compat.keras._recurrent import Recurrent
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class SimpleRNN(WithCell):
+class SimpleRNN(Recurrent):
     """Elman's recurrent network: `keras.layers.SimpleRNN`.
 
     h' = activation(x @ kernel + h @ recurrent_kernel + bias)
 
     Args:
         units: the number of features H of the state.
-        activation: as in `LSTM`, and so are all other arguments.
-
-    Raises:
-        TypeError: as `LSTM`.
-        ValueError: as `LSTM`.
+        activation: as in `LSTM`, and so are all other arguments and errors.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,35 +34,24 @@ class SimpleRNN(WithCell):
     """
 
     units: int
-    activation: Named = "tanh"
-    use_bias: bool = True
-    kernel_initializer: Named = "glorot_uniform"
-    recurrent_initializer: Named = "orthogonal"
-    bias_initializer: Named = "zeros"
-    kernel_regularizer: Named = None
-    recurrent_regularizer: Named = None
-    bias_regularizer: Named = None
-    activity_regularizer: Named = None
-    kernel_constraint: Named = None
-    recurrent_constraint: Named = None
-    bias_constraint: Named = None
-    dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    return_sequences: bool = False
-    return_state: bool = False
-    go_backwards: bool = False
-    stateful: bool = False
-    unroll: bool = False
-    seed: int | None = None
-    _: dataclasses.KW_ONLY
-    zero_output_for_mask: bool = False
-    time_major: bool = False
+    seed: int | None = dataclasses.field(default=None, kw_only=True)  # Keras has it last here
 
-    cell_type: ClassVar[Any] = SimpleRNNCell
+    gates: ClassVar[int] = 1
+
+    @property
+    def _masks(self) -> int:
+        return 1
+
+    def _core_cell(self) -> elman.ElmanCell:
+        return elman.ElmanCell(self.units, **self._options())
+
+    def params(self) -> elman.ElmanParams:
+        """The weights as parameters of the core."""
+        return elman.ElmanParams(*self._arrays())
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class LSTM(WithCell):
+class LSTM(Recurrent):
     """Long short-term memory: `keras.layers.LSTM`.
 
     i, f, o = σ(x @ kernel + h @ recurrent_kernel + bias),  g = tanh(...),  c' = f * c + i * g,  h' = o * tanh(c')
@@ -92,19 +62,21 @@ class LSTM(WithCell):
     Args:
         units: the number of features H of the state.
         activation: the nonlinearity of g and of c': a name of Keras', a function, or None for none.
-        recurrent_activation: the nonlinearity of the gates.
+        recurrent_activation: the nonlinearity of the gates. `"hard_sigmoid"` has the slope 1/6, as in Keras 3;
+            `"hard_sigmoid_keras2"` has the slope 0.2 of older versions.
         use_bias: whether there is a bias.
-        kernel_initializer: draws `kernel`, `[I, 4*H]`: a name of Keras', or a function `(key, shape, dtype) -> array`.
+        kernel_initializer: draws `kernel`, `[I, 4*H]`: a name, an object or a configuration of Keras', one of
+            `recurrax.compat.keras.initializers`, or a function `(key, shape, dtype) -> array`.
         recurrent_initializer: draws `recurrent_kernel`, `[H, 4*H]`, as a whole.
         bias_initializer: draws `bias`, `[4*H]`.
         unit_forget_bias: whether the forget gate's bias begins at 1.
-        kernel_regularizer: a penalty on `kernel`, found in `losses`: a name, or a function of an array, such as those
-            of `recurrax.compat.keras.regularizers`.
+        kernel_regularizer: a penalty on `kernel`, found in `losses`: a name, an object or a configuration of Keras',
+            one of `recurrax.compat.keras.regularizers`, or a function from an array to a number.
         recurrent_regularizer: a penalty on `recurrent_kernel`.
         bias_regularizer: a penalty on `bias`.
         activity_regularizer: a penalty on what the layer puts out, divided by the batch size.
-        kernel_constraint: a projection of `kernel`, which `apply_constraints()` does: a name, or a function from an
-            array to an array, such as those of `recurrax.compat.keras.constraints`.
+        kernel_constraint: a projection of `kernel`, which `apply_constraints()` does: a name, an object or a
+            configuration of Keras', one of `recurrax.compat.keras.constraints`, or a function of an array.
         recurrent_constraint: a projection of `recurrent_kernel`.
         bias_constraint: a projection of `bias`.
         dropout: the probability, in [0, 1), that a feature of the input is zero throughout a sequence.
@@ -112,7 +84,7 @@ class LSTM(WithCell):
         seed: the seed of the weights and of dropout; by default Python's `random` draws it.
         return_sequences: whether to return all outputs and not only the last.
         return_state: whether to return the final state too.
-        go_backwards: whether to walk from the last step to the first, and to return the outputs in that order.
+        go_backwards: whether to run from the last step to the first, and to return the outputs in that order.
         stateful: whether each call begins with the state that the last one ended with.
         unroll: whether to unroll the loop.
         use_cudnn: True to insist upon cuDNN's kernel, and an error where it cannot serve.
@@ -121,7 +93,7 @@ class LSTM(WithCell):
         implementation: 1 gives each gate its own dropout mask of the inputs, as in Keras; the arithmetic is the same.
         name: the name of the layer, for messages.
         dtype: the dtype of weights and outputs; `"mixed_bfloat16"` keeps the weights in float32.
-        trainable: whether weights are of `nnx.Param`, or plain variables that an optimiser does not see.
+        trainable: whether weights are of `nnx.Param`, or plain variables that an optimizer does not see.
         rngs: the source of weights and dropout, in the place of `seed`.
 
     Raises:
@@ -141,39 +113,25 @@ class LSTM(WithCell):
     """
 
     units: int
-    activation: Named = "tanh"
     recurrent_activation: Named = "sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Named = "glorot_uniform"
-    recurrent_initializer: Named = "orthogonal"
-    bias_initializer: Named = "zeros"
     unit_forget_bias: bool = True
-    kernel_regularizer: Named = None
-    recurrent_regularizer: Named = None
-    bias_regularizer: Named = None
-    activity_regularizer: Named = None
-    kernel_constraint: Named = None
-    recurrent_constraint: Named = None
-    bias_constraint: Named = None
-    dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    seed: int | None = None
-    return_sequences: bool = False
-    return_state: bool = False
-    go_backwards: bool = False
-    stateful: bool = False
-    unroll: bool = False
     use_cudnn: bool | str = "auto"
     _: dataclasses.KW_ONLY
-    zero_output_for_mask: bool = False
-    time_major: bool = False
     implementation: int = 2
 
-    cell_type: ClassVar[Any] = LSTMCell
+    gates: ClassVar[int] = 4
+    parts: ClassVar[int] = 2
+
+    def _core_cell(self) -> lstm.LSTMCell:
+        return lstm.LSTMCell(self.units, **self._options())
+
+    def params(self) -> lstm.LSTMParams:
+        """The weights as parameters of the core."""
+        return lstm.LSTMParams(*self._arrays())
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class GRU(WithCell):
+class GRU(Recurrent):
     """The gated recurrent unit: `keras.layers.GRU`.
 
     z, r = σ(x @ kernel + h @ recurrent_kernel + bias),  n = tanh(z_n + r * u_n),  h' = z * h + (1 - z) * n,
@@ -182,13 +140,9 @@ class GRU(WithCell):
 
     Args:
         units: the number of features H of the state.
-        reset_after: whether the reset gate acts after the recurrent product, and the bias is `[2, 3*H]`, one for the
-            inputs and one for the state; or before it, and the bias is `[3*H]`.
-        activation: as in `LSTM`, and so are all other arguments.
-
-    Raises:
-        TypeError: as `LSTM`.
-        ValueError: as `LSTM`.
+        reset_after: whether the reset gate acts after the recurrent product. Then the bias is `[2, 3*H]`, a row for the
+            inputs and a row for the state: 3 * H * (I + H + 2) weights. Else the bias is `[3*H]`.
+        activation: as in `LSTM`, and so are all other arguments and errors.
 
     Example:
         >>> import jax.numpy as jnp
@@ -203,32 +157,29 @@ class GRU(WithCell):
     """
 
     units: int
-    activation: Named = "tanh"
     recurrent_activation: Named = "sigmoid"
-    use_bias: bool = True
-    kernel_initializer: Named = "glorot_uniform"
-    recurrent_initializer: Named = "orthogonal"
-    bias_initializer: Named = "zeros"
-    kernel_regularizer: Named = None
-    recurrent_regularizer: Named = None
-    bias_regularizer: Named = None
-    activity_regularizer: Named = None
-    kernel_constraint: Named = None
-    recurrent_constraint: Named = None
-    bias_constraint: Named = None
-    dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    seed: int | None = None
-    return_sequences: bool = False
-    return_state: bool = False
-    go_backwards: bool = False
-    stateful: bool = False
-    unroll: bool = False
     reset_after: bool = True
     use_cudnn: bool | str = "auto"
     _: dataclasses.KW_ONLY
-    zero_output_for_mask: bool = False
-    time_major: bool = False
     implementation: int = 2
 
-    cell_type: ClassVar[Any] = GRUCell
+    gates: ClassVar[int] = 3
+
+    def _core_cell(self) -> gru.GRUCell:
+        return gru.GRUCell(self.units, self.reset_after, **self._options())
+
+    @property
+    def _bias_shape(self) -> tuple[int, ...]:
+        # With `reset_after` a row for the inputs and a row for the state.
+        return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
+
+    def params(self) -> gru.GRUParams:
+        """The weights as parameters of the core, whose gates come in the order r, z, n and not z, r, n."""
+
+        def reordered(array: jax.Array) -> jax.Array:
+            z, r, n = jnp.split(array, 3, axis=-1)
+            return jnp.concatenate([r, z, n], axis=-1)
+
+        kernel, recurrent_kernel, bias = jax.tree.map(reordered, self._arrays())
+        biases = (bias,) if bias is None or not self.reset_after else tuple(bias)
+        return gru.GRUParams(kernel, recurrent_kernel, *biases)

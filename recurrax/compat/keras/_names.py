@@ -1,97 +1,95 @@
-"""What stands behind the names that Keras' arguments take: activations, initialisers, regularisers and constraints."""
+"""What Keras' arguments take for a function: a name, a configuration, an object of Keras, or a function."""
 
 from __future__ import annotations
 
-import re
+import functools
+import inspect
 from collections.abc import Callable
+from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from recurrax import initializers
-from recurrax.compat.keras import constraints, regularizers
-from recurrax.interop._keras_activations import ACTIVATIONS
+from recurrax.compat.keras import constraints, initializers, regularizers
+from recurrax.interop._keras_activations import ACTIVATIONS, hard_sigmoid_keras2
 
-
-def _identity(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.eye(shape[0], shape[1], dtype=dtype)
+Named = str | dict | Callable | None  # what stands for a function
 
 
-_normal = jax.nn.initializers.normal(0.05)
+def _factories(module: ModuleType) -> dict[str, Callable]:
+    made = (FunctionType, functools.partial)
+    return {name: value for name, value in vars(module).items() if isinstance(value, made) and name[0] != "_"}
 
 
-def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
-
-
-_INITIALIZERS: dict[str, Callable] = {
-    "glorot_normal": jax.nn.initializers.glorot_normal(),
-    "glorot_uniform": initializers.glorot_uniform,
-    "he_normal": jax.nn.initializers.he_normal(),
-    "he_uniform": jax.nn.initializers.he_uniform(),
-    "identity": _identity,
-    "lecun_normal": initializers.lecun_normal,
-    "lecun_uniform": jax.nn.initializers.lecun_uniform(),
-    "normal": _normal,
-    "one": jax.nn.initializers.ones,
-    "ones": jax.nn.initializers.ones,
-    "orthogonal": initializers.orthogonal,
-    "random_normal": _normal,
-    "random_uniform": _uniform,
-    "truncated_normal": jax.nn.initializers.truncated_normal(0.05),
-    "uniform": _uniform,
-    "variance_scaling": jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
-    "zero": initializers.zeros,
-    "zeros": initializers.zeros,
+_FACTORIES = {
+    "initializer": _factories(initializers),
+    "regularizer": _factories(regularizers),
+    "constraint": _factories(constraints),
 }
-
-# Those of a regulariser and a constraint by name: Keras' own defaults.
-_REGULARIZERS: dict[str, Callable] = {
-    "l1": regularizers.l1(),
-    "l2": regularizers.l2(),
-    "l1_l2": regularizers.l1_l2(),
-}
-_CONSTRAINTS: dict[str, Callable] = {
-    "max_norm": constraints.max_norm(),
-    "min_max_norm": constraints.min_max_norm(),
-    "non_neg": constraints.non_neg(),
-    "unit_norm": constraints.unit_norm(),
-}
-_KINDS = {
-    "activation": ACTIVATIONS,
-    "initializer": _INITIALIZERS,
-    "regularizer": _REGULARIZERS,
-    "constraint": _CONSTRAINTS,
-}
+_ACTIVATIONS = ACTIVATIONS | {"hard_sigmoid_keras2": hard_sigmoid_keras2}
 
 
 def kind_of(argument: str) -> str | None:
-    """What the argument of a layer takes, as its name says: `"initializer"` for `kernel_initializer`; or None."""
+    """What an argument takes, as its name says: `"initializer"` for `kernel_initializer`; or None."""
     kind = argument.rsplit("_", 1)[-1]
-    return kind if kind in _KINDS else None
+    return kind if kind == "activation" or kind in _FACTORIES else None
 
 
 def meaning(argument: str, value: Any) -> Any:
-    """The function that a name stands for; a function is itself, and None is None, or the identity for an activation.
+    """The function that the value of an argument stands for.
+
+    None stays None; for an activation it means the identity.
 
     Raises:
-        TypeError: if it is neither a name nor a function.
-        ValueError: if nothing has that name.
+        TypeError: if the value is nothing of the kind.
+        ValueError: if nothing has its name, or its configuration does not fit.
     """
-    table = _KINDS[kind := kind_of(argument) or ""]
+    kind = kind_of(argument) or ""
     if value is None:
         return jax.nn.identity if kind == "activation" else None
-    if isinstance(value, str):
-        name = value if value in table else _snake_case(value)
-        if name not in table:
-            raise ValueError(f"`{argument}` must be one of {', '.join(sorted(table))}, or a function; got {value!r}.")
-        return table[name]
+    name, config = _description(value)
+    if name is not None:
+        return _named(argument, kind, name, config)
     if not callable(value):
-        raise TypeError(f"`{argument}` must be a name or a function; got {value!r} of type {type(value).__name__}.")
-    return value
+        came = f"got {value!r} of type {type(value).__name__}"
+        raise TypeError(f"`{argument}` must be a name, a configuration of Keras or a function; {came}.")
+    return _keyless(value) if kind == "initializer" else value
 
 
-def _snake_case(name: str) -> str:
-    """`GlorotUniform` and `L1L2`, the names of Keras' classes, as `glorot_uniform` and `l1_l2`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
+    """The name and the configuration of what Keras knows; no name for anything else."""
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, dict) and "class_name" in value:
+        return value["class_name"], value.get("config") or {}
+    if isinstance(value, type) and hasattr(value, "get_config"):
+        return value.__name__, {}
+    if hasattr(value, "get_config"):
+        # Keras' `Identity` leaves its gain out of its configuration, and has it as an attribute.
+        return type(value).__name__, value.get_config() or vars(value)
+    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has chosen.
+    is_of_keras = str(getattr(value, "__module__", "")).split(".")[0] == "keras"
+    return (value.__name__ if is_of_keras and hasattr(value, "__name__") else None), {}
+
+
+def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Callable:
+    table: dict[str, Callable] = _ACTIVATIONS if kind == "activation" else _FACTORIES[kind]
+    if name not in table:
+        names = ", ".join(sorted(name for name in table if name.islower()))
+        own = " `(key, shape, dtype) -> array`" if kind == "initializer" else ""
+        raise ValueError(f"`{argument}` must be one of {names}, or a function{own}; got {name!r}.")
+    if kind == "activation":
+        return table[name]
+    # Keras writes None for what is not set, such as the seed.
+    given = {key: entry for key, entry in config.items() if entry is not None}
+    try:
+        return table[name](**given)
+    except TypeError as error:
+        raise ValueError(f"`{argument}` must be a {name} with Keras' arguments; got {given}: {error}.") from None
+
+
+def _keyless(initializer: Callable) -> Callable:
+    """An initializer `(key, shape, dtype)`; one of Keras' form, `(shape, dtype)`, is called without the key."""
+    if next(iter(inspect.signature(initializer).parameters), None) != "shape":
+        return initializer
+    return lambda key, shape, dtype: initializer(shape, dtype=dtype)

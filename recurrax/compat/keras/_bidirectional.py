@@ -1,8 +1,7 @@
-"""Layers around others: both directions, and every step by itself."""
+"""Both directions."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from recurrax._check import describe
 from recurrax._compose import MERGES
-from recurrax.compat.keras._layer import Layer, Shape, build_for, call, renewed, source_of, source_within
-from recurrax.compat.keras._rnn import Recurrent
+from recurrax.compat.keras._layer import Layer, Shape, build_for, renewed, source_of, source_within
+from recurrax.compat.keras._recurrent import Recurrent
 
 
 class Bidirectional(Layer):
@@ -83,11 +81,7 @@ class Bidirectional(Layer):
         return self.forward_layer, self.backward_layer
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights of both layers, or sets those that the constructor was given.
-
-        Args:
-            input_shape: as that of the layer.
-        """
+        """Draws the weights of both layers, or sets those that the constructor was given."""
         for part in self.sublayers:
             if not part.built:
                 part.build(input_shape)
@@ -98,20 +92,17 @@ class Bidirectional(Layer):
     def __call__(
         self, sequences: jax.Array, initial_state: Any = None, mask: Any = None, training: bool | None = None
     ) -> Any:
-        """Runs both layers and merges what they say.
+        """Runs both layers and merges their outputs.
 
         Args:
-            sequences: as in the layer, and so are `mask` and `training`.
-            initial_state: a list with the parts of the forward layer's state and then of the backward one's.
+            sequences: as in the layer.
+            initial_state: a list with the parts of the forward layer's state and then of the backward layer's.
             mask: as in the layer.
             training: as in the layer.
 
         Returns:
             The merged outputs, or two if `merge_mode` is None; with `return_state` a tuple of these and each part of
-            the forward layer's final state and then of the backward one's.
-
-        Raises:
-            ValueError: as the layer.
+            the forward layer's final state and then of the backward layer's.
         """
         ahead, back = self.sublayers
         build_for(self, jnp.shape(sequences))
@@ -128,6 +119,19 @@ class Bidirectional(Layer):
         outputs = (*outputs, *final, *final_back)
         return outputs if len(outputs) > 1 else outputs[0]
 
+    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: Any = None) -> Any:
+        """The shape of what a call returns: as in the layer, with the features of both if they are concatenated."""
+        shape = self.forward_layer.compute_output_shape(sequences_shape)
+        back = self.backward_layer.compute_output_shape(sequences_shape)
+        final: tuple = ()
+        if self.forward_layer.return_state:
+            final = (*shape[1:], *back[1:])
+            shape, back = shape[0], back[0]
+        if self.merge_mode == "concat":
+            shape = (*shape[:-1], shape[-1] + back[-1])
+        outputs = (shape, back) if self.merge_mode is None else (shape,)
+        return (*outputs, *final) if final or self.merge_mode is None else shape
+
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
         """The mask of the outputs: that of the inputs if the layers return sequences; two if `merge_mode` is None."""
         mask = self.forward_layer.compute_mask(inputs, mask)
@@ -137,79 +141,3 @@ class Bidirectional(Layer):
         """The arguments of the constructor."""
         layers = {"layer": self.forward_layer, "backward_layer": self.backward_layer}
         return super().get_config() | layers | {"merge_mode": self.merge_mode}
-
-
-@dataclasses.dataclass(eq=False, repr=False)
-class TimeDistributed(Layer):
-    """Any module or function at each step: `keras.layers.TimeDistributed`.
-
-    All steps are one batch to it, so a batch normalisation within sees them together.
-
-    Args:
-        layer: an `nnx.Module`, a layer of this module or a function, of `[B, ...]`.
-
-    Raises:
-        TypeError: if `layer` cannot be called.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from flax import nnx
-        >>> from recurrax.compat.keras import LSTM, TimeDistributed
-        >>> TimeDistributed(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))(jnp.ones((2, 7, 3))).shape
-        (2, 7, 4)
-        >>> TimeDistributed(LSTM(4))(jnp.ones((2, 7, 5, 3))).shape  # sentences of words
-        (2, 7, 4)
-
-    References:
-        Keras 3, `keras.layers.TimeDistributed`, 2024,
-        https://keras.io/api/layers/recurrent_layers/time_distributed/
-    """
-
-    layer: Any = nnx.data()  # noqa: RUF009
-
-    def __post_init__(self, rngs: nnx.Rngs | None) -> None:
-        super().__post_init__(rngs)
-        if not callable(self.layer):
-            raise TypeError(f"`layer` must be a module or a function; got {self.layer!r}.")
-
-    @property
-    def sublayers(self) -> tuple:
-        """The layer."""
-        return (self.layer,)
-
-    def build(self, input_shape: Shape) -> None:
-        """Draws the weights of the layer.
-
-        Args:
-            input_shape: `(B, T, ...)`.
-        """
-        if isinstance(self.layer, Layer) and not self.layer.built:
-            self.layer.build((input_shape[0], *input_shape[2:]))
-
-    def __call__(self, inputs: jax.Array, training: bool | None = None, mask: Any = None) -> Any:
-        """Calls the layer at each step.
-
-        Args:
-            inputs: `[B, T, ...]`.
-            training: handed to the layer, if it takes it.
-            mask: `[B, T, ...]`: handed to the layer, if it takes it and there are axes beyond the first two.
-
-        Returns:
-            The outputs, `[B, T, ...]`.
-
-        Raises:
-            ValueError: if `inputs` or `mask` has the wrong shape.
-        """
-        inputs = jnp.asarray(inputs)
-        if inputs.ndim < 2:
-            raise ValueError(f"`inputs` must be [B, T, ...]; got {describe(inputs)}.")
-        steps = inputs.shape[:2]
-        if mask is not None and jnp.shape(mask)[:2] != steps:
-            raise ValueError(f"`mask` must be [{steps[0]}, {steps[1]}, ...]; got {describe(jnp.asarray(mask))}.")
-        build_for(self, inputs.shape)
-
-        def fold(x: jax.Array) -> jax.Array:
-            return x.reshape(steps[0] * steps[1], *x.shape[2:])
-
-        within = None if mask is None or jnp.ndim(mask) == 2 else fold(jnp.asarray(mask))
-        return jax.tree.map(lambda y: y.reshape(*steps, *y.shape[1:]), call(self.layer, fold(inputs), within, training))

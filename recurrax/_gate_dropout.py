@@ -1,4 +1,4 @@
-"""Keras' dropout of a cell: masks drawn once a sequence, one for all gates or one for each."""
+"""Dropout that each gate sees apart, as in Keras: masks drawn once a sequence, one for all gates or one for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._affine import AffineCell, along
-from recurrax._check import check_rate
 from recurrax._layer import Params, State
 from recurrax._wrapper import AroundAffineCell, CellWrapper
 
@@ -26,10 +25,6 @@ class GateDropout(CellWrapper):
     rate: float
     recurrent_rate: float
     number: int  # of masks: one for each gate, or 1
-
-    def __post_init__(self) -> None:
-        check_rate("dropout", self.rate)
-        check_rate("recurrent_dropout", self.recurrent_rate)
 
     @property
     def stochastic(self) -> bool:
