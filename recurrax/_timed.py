@@ -98,26 +98,23 @@ def in_reverse(xs: Any, mask: jax.Array | None, reset: jax.Array | None) -> Any:
     return jax.tree.map(turned, xs, is_leaf=lambda part: isinstance(part, TimedInputs))
 
 
-def _next_step(mask: jax.Array | None, reset: jax.Array | None) -> jax.Array:
+def _next_step(mask: Any, reset: Any) -> jax.Array:
     """For each step the next unmasked one of its segment; for the last of a segment, the first."""
     real = jnp.ones_like(reset) if mask is None else mask
+    segment = jnp.zeros_like(real, jnp.int32) if reset is None else jnp.cumsum(reset, axis=0, dtype=jnp.int32)
+    end = jnp.full_like(segment[:1], jnp.iinfo(jnp.int32).max)
     # Made of the flags, so that it lies on a mesh as they do.
-    at = lax.broadcasted_iota(jnp.int32, real.shape, 0) + jnp.zeros_like(real, jnp.int32)
-    after = lax.cummin(jnp.where(real, at, len(real)), axis=0, reverse=True)  # the unmasked step at or after each
-    end = jnp.full_like(after[:1], len(real))
-    behind = jnp.concatenate([after[1:], end])
-    first, last = after[:1], behind == end
-    if reset is not None:
-        segment = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
-        none = jnp.full_like(segment[:1], -1)
-        # The segments of the unmasked step before each step, and of the one after it; -1 where there is none.
-        before = jnp.concatenate([none, lax.cummax(jnp.where(real, segment, -1), axis=0)[:-1]])
-        far = jnp.iinfo(jnp.int32).max
-        later = jnp.concatenate([lax.cummin(jnp.where(real, segment, far), axis=0, reverse=True)[1:], none])
-        first = lax.cummax(jnp.where(real & (before != segment), at, first), axis=0)
-        last = last | (later != segment)
-    # Without an unmasked step `first` is behind the end; nothing reads what is taken then.
-    return jnp.minimum(jnp.where(last, first, behind), len(real) - 1)
+    at = lax.broadcasted_iota(jnp.int32, real.shape, 0) + jnp.zeros_like(segment)
+
+    def behind(x: jax.Array) -> jax.Array:
+        """What `x`, which never falls, is at the next unmasked step."""
+        seen = lax.cummin(jnp.where(real, x, end), axis=0, reverse=True)
+        return jnp.concatenate([seen[1:], end])
+
+    seen = lax.cummax(jnp.where(real, segment, -1), axis=0)
+    begins = real & (jnp.concatenate([jnp.full_like(end, -1), seen[:-1]]) != segment)
+    first = lax.cummax(jnp.where(begins, at, 0), axis=0)
+    return jnp.where(behind(segment) == segment, behind(at), first)
 
 
 def timed(xs: jax.Array | TimedInputs) -> TimedInputs:

@@ -1,5 +1,7 @@
 """The classic variants: each against a NumPy loop written from its paper, against other libraries, and the contract."""
 
+import dataclasses
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -225,6 +227,59 @@ def test_at_first_the_state_is_rather_kept(cell: rx.AffineCell, bias: list[int])
     assert params.bias.tolist() == [b for b in bias for _ in range(2)]
     kept = {name: leaf for name, leaf in params._asdict().items() if name.endswith("scale") and leaf is not None}
     assert all((scale == 1).all() for scale in kept.values())
+
+
+PUBLIC = [kind for name in dir(rx) if inspect.isclass(kind := getattr(rx, name)) and issubclass(kind, rx.Layer)]
+SPATIAL = (rx.ConvElmanCell, rx.ConvGRUCell, rx.ConvLSTMCell)
+
+
+def small(kind: type) -> rx.Cell:
+    return kind(4, (3,), 2) if kind in SPATIAL else kind(4)
+
+
+def test_a_layer_has_the_fields_of_its_nearest_ancestor_and_of_its_docstring() -> None:
+    for kind in filter(dataclasses.is_dataclass, PUBLIC):
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for name, field in fields.items():
+            owner = next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
+            said = next(other for other in dataclasses.fields(owner) if other.name == name)
+            for what in ("type", "default", "default_factory", "kw_only", "init", "compare"):
+                assert getattr(field, what) == getattr(said, what), f"{what} of {kind.__name__}.{name}"
+        # Positional arguments stand in the order of the parent's, and of the docstring.
+        given = [name for name, field in fields.items() if field.init]
+        positional = [name for name in given if not fields[name].kw_only]
+        for base in filter(dataclasses.is_dataclass, kind.__mro__[1:]):
+            theirs = [field.name for field in dataclasses.fields(base) if not field.kw_only]
+            kept = [name for name in theirs if name in positional]
+            assert kept == [name for name in positional if name in kept], kind.__name__
+        section = re.search(r"Args:\n(.*?)\n\n", kind.__doc__, re.DOTALL)
+        told = re.findall(r"^ {8}(\w+):", section[1], re.MULTILINE) if section else []
+        assert set(told) <= set(given), kind.__name__
+        if section and kind not in SPATIAL:  # These refer to one another.
+            assert set(given) - set(told) <= {"dtype"}, kind.__name__
+            assert [name for name in told if name in positional] == positional, kind.__name__
+
+
+def test_a_diagonal_gru_has_the_biases_of_a_gru() -> None:
+    params = jax.eval_shape(lambda: DiagonalGRUCell(4).init(jax.random.key(0), 3))
+    assert params.recurrent_bias.shape == (12,)
+    assert jax.eval_shape(lambda: DiagonalGRUCell(4, bias=False).init(jax.random.key(0), 3)).recurrent_bias is None
+    with pytest.raises(TypeError, match="recurrent_bias"):
+        LayerNormIndRNNCell(4, recurrent_bias=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
+def test_nothing_of_a_batch_or_of_a_sequence_is_no_error(shape: tuple[int, int]) -> None:
+    def run(cell: rx.Cell, **options: Any) -> jax.Array:
+        xs = jnp.zeros((*shape, *[3] * (type(cell) in SPATIAL), 4))
+        return rx.scan(cell, cell.init(jax.random.key(0), 4), xs, **options)[1]
+
+    flags = {"mask": jnp.ones(shape, bool), "reset": jnp.ones(shape, bool), "reverse": True}
+    cells = [small(kind) for kind in PUBLIC if issubclass(kind, rx.Cell) and not inspect.isabstract(kind)]
+    for cell in cells:
+        assert jax.eval_shape(lambda cell=cell: run(cell, **flags)).shape[:2] == shape, cell
+    for cell, implementation in ((rx.MLSTMCell(4, 2), rx.Chunkwise(2)), (rx.LSTMCell(4), "newton")):
+        assert jax.eval_shape(lambda c=cell, i=implementation: run(c, implementation=i)).shape == (*shape, 4)
 
 
 def test_what_a_cell_cannot_be() -> None:

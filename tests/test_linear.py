@@ -287,17 +287,36 @@ def test_outputs_are_those_of_other_packages(name: str) -> None:
     assert_close(name, ys, theirs["y"], 1e-5)
 
 
+def test_parameters_are_finite_at_the_ends_of_what_a_cell_may_be() -> None:
+    cells = (
+        rx.LRUCell(8, max_radius=1e-30),
+        rx.LRUCell(8, min_radius=1.0),
+        rx.RGLRUCell(8, min_radius=1e-30, max_radius=1e-30),
+        rx.RGLRUCell(8, max_radius=1 - 1e-7, c=1e-3),
+        rx.S5Cell(8, min_step=1e-30, max_step=1e30),
+    )
+    for cell in cells:
+        params = cell.init(jax.random.key(0), 8)
+        assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params)), cell
+
+
 def test_what_a_cell_cannot_be() -> None:
     for make, message in {
         lambda: rx.QRNNCell(4, "of"): '`pooling` must be "f", "fo" or "ifo"; got \'of\'.',
-        lambda: rx.LRUCell(4, min_radius=0.9, max_radius=0.5): "0 <= min_radius <= max_radius <= 1; got 0.9 and 0.5.",
+        lambda: rx.LRUCell(
+            4, min_radius=0.9, max_radius=0.5
+        ): "<= max_radius <= 1, and max_radius above 0; got 0.9 and 0.5.",
         lambda: rx.LRUCell(4, max_phase=0.0): "`max_phase` must be above 0 and at most 2π; got 0.0.",
         lambda: rx.S5Cell(
             4, 6, num_blocks=2
         ): "`state_size` of S5Cell must be an even number for each of 2 blocks; got 6.",
         lambda: rx.S5Cell(4, min_step=1.0): "0 < min_step <= max_step; got 1.0 and 0.1.",
         lambda: rx.RGLRUCell(4, num_heads=3): "`num_heads` must divide `hidden_size` 4; got 3.",
-        lambda: rx.RGLRUCell(4, max_radius=1.0): "0 < min_radius <= max_radius < 1; got 0.9 and 1.0.",
+        lambda: rx.RGLRUCell(4, max_radius=1.0): "0 < min_radius <= max_radius < 1 in float32; got 0.9 and 1.0.",
+        lambda: rx.RGLRUCell(4, max_radius=1 - 1e-12): "max_radius < 1 in float32; got 0.9 and 0.999999999999.",
+        lambda: rx.RGLRUCell(4, c=0.0): "`c` must be above 0 and finite; got 0.0.",
+        lambda: rx.LRUCell(4, max_radius=0.0): "and max_radius above 0; got 0.0 and 0.0.",
+        lambda: rx.S5Cell(4, max_step=float("inf")): "0 < min_step <= max_step; got 0.001 and inf.",
         lambda: rx.RGLRUCell(4).init(
             jax.random.key(0), 3
         ): "`input_size` of RGLRUCell(hidden_size=4) must be 4; got 3.",

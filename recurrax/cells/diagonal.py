@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from recurrax._affine import AffineCell, along
+from recurrax._affine import along
 from recurrax._layer import INITIALIZER, Initializer, Params
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
@@ -19,18 +19,22 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.floa
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class DiagonalCell(AffineCell):
-    """What such cells have in common: `recurrent_kernel` is `[G*H]`, and u = h * recurrent_kernel + recurrent_bias."""
+class DiagonalCell:
+    """What such cells have in common: `recurrent_kernel` is `[G*H]`, and u = h * recurrent_kernel + recurrent_bias.
+
+    It stands before the affine cell with the equations. It is no cell itself: a dataclass takes over the fields that
+    its first base inherits. So as an `AffineCell` it would bring back the fields that the other cell has changed.
+    """
 
     recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
 
     independent_units: ClassVar[bool] = True
 
-    def recurrent_shape(self, state_size: int) -> tuple[int, ...]:
+    def recurrent_shape(self: Any, state_size: int) -> tuple[int, ...]:
         """`[H]`."""
         return (self.hidden_size,)
 
-    def project_state(self, params: Params, h: jax.Array) -> jax.Array:
+    def project_state(self: Any, params: Params, h: jax.Array) -> jax.Array:
         """`u = h * recurrent_kernel + recurrent_bias`, gate by gate."""
         u = jnp.concatenate([h] * self.gates, axis=-1) * along(params.recurrent_kernel, h)
         return u if params.recurrent_bias is None else u + along(params.recurrent_bias, h)

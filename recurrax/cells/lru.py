@@ -57,7 +57,8 @@ class LRUCell(ComplexDiagonalCell):
 
     Raises:
         TypeError: if a size is not an int.
-        ValueError: if a size is out of range, not 0 <= min_radius <= max_radius <= 1, or `max_phase` is not in (0, 2π].
+        ValueError: if a size is out of range, not 0 <= min_radius <= max_radius <= 1, `max_radius` is 0,
+            or `max_phase` is not in (0, 2π].
 
     Example:
         >>> import jax, recurrax
@@ -79,9 +80,10 @@ class LRUCell(ComplexDiagonalCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.min_radius <= self.max_radius <= 1:
+        # A modulus of 0 has no logarithm. All may be 1: then nothing decays.
+        if not 0 <= self.min_radius <= self.max_radius <= 1 or not self.max_radius > 0:
             raise ValueError(
-                "`min_radius` and `max_radius` must be 0 <= min_radius <= max_radius <= 1; "
+                "`min_radius` and `max_radius` must be 0 <= min_radius <= max_radius <= 1, and max_radius above 0; "
                 f"got {self.min_radius} and {self.max_radius}."
             )
         if not 0 < self.max_phase <= 2 * math.pi:
@@ -92,8 +94,9 @@ class LRUCell(ComplexDiagonalCell):
         keys, modes = jax.random.split(key, 5), self.modes
         # The ends are left out: a modulus of 0 or 1 or a phase of 0 has no logarithm here.
         u, v = (jax.random.uniform(k, (modes,), minval=1e-6, maxval=1 - 1e-6) for k in keys[:2])
-        low, high = self.min_radius**2, self.max_radius**2
-        decay = jnp.maximum(-0.5 * jnp.log(low + (high - low) * u), 1e-7)
+        # In units of the greatest modulus, whose square may be 0 in floating point.
+        low, greatest = (self.min_radius / self.max_radius) ** 2, math.log(self.max_radius)
+        decay = jnp.maximum(-greatest - 0.5 * jnp.log(low + (1 - low) * u), 1e-7)
         kernel = jax.random.normal(keys[2], (input_size, 2 * modes)) * (2 * input_size) ** -0.5
         output_kernel = jax.random.normal(keys[3], (2 * modes, self.hidden_size)) * modes**-0.5
         params = LRUParams(

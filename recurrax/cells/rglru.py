@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from recurrax import initializers
@@ -60,8 +62,8 @@ class RGLRUCell(LinearCell):
 
     Raises:
         TypeError: if `hidden_size` is not an int.
-        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or not
-            0 < min_radius <= max_radius < 1; at `init`, if the inputs have another number of features.
+        ValueError: if `hidden_size` or `c` is not positive, `num_heads` does not divide `hidden_size`, or not
+            0 < min_radius <= max_radius < 1 in float32; at `init`, if the inputs have another number of features.
 
     Example:
         Griffin's recurrent block, a branch of which is a short convolution below the unit, the other a gate, and its
@@ -99,11 +101,15 @@ class RGLRUCell(LinearCell):
         super().__post_init__()
         if self.num_heads < 1 or self.hidden_size % self.num_heads:
             raise ValueError(f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}.")
-        if not 0 < self.min_radius <= self.max_radius < 1:
+        # The decays are drawn in float32, where 0 and 1 have no such logarithm.
+        low, high = np.float32(self.min_radius), np.float32(self.max_radius)
+        if not 0 < low <= high < 1:
             raise ValueError(
-                "`min_radius` and `max_radius` must be 0 < min_radius <= max_radius < 1; "
+                "`min_radius` and `max_radius` must be 0 < min_radius <= max_radius < 1 in float32; "
                 f"got {self.min_radius} and {self.max_radius}."
             )
+        if not 0 < self.c < math.inf:
+            raise ValueError(f"`c` must be above 0 and finite; got {self.c}.")
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> RGLRUParams:
         """Draws the decays, and the gates head by head."""
@@ -115,8 +121,10 @@ class RGLRUCell(LinearCell):
             return jnp.stack([jnp.concatenate(gates, axis=-1) for gates in drawn]).astype(dtype)
 
         decay = jax.random.uniform(keys[0], (self.hidden_size,), minval=self.min_radius, maxval=self.max_radius)
+        rate = -jnp.log(decay) / self.c
         return RGLRUParams(
-            log_decay=jnp.log(jnp.expm1(-jnp.log(decay) / self.c)).astype(dtype),
+            # softplus(Λ) is `rate`: Λ = log(exp(rate) - 1), where exp(rate) alone may overflow.
+            log_decay=(rate + jnp.log(-jnp.expm1(-rate))).astype(dtype),
             kernel=gatewise(self.kernel_init, keys[1], size, size),
             bias=gatewise(self.bias_init, keys[2], size),
         )

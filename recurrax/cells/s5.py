@@ -92,9 +92,10 @@ class S5Cell(ComplexDiagonalCell):
             raise ValueError(
                 f"`state_size` of S5Cell must be an even number for each of {self.num_blocks} blocks; got {size}."
             )
-        if not 0 < self.min_step <= self.max_step:
+        if not 0 < self.min_step <= self.max_step < math.inf:
             raise ValueError(
-                f"`min_step` and `max_step` must be 0 < min_step <= max_step; got {self.min_step} and {self.max_step}."
+                "`min_step` and `max_step` must be finite, and 0 < min_step <= max_step; "
+                f"got {self.min_step} and {self.max_step}."
             )
 
     @property

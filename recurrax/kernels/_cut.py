@@ -60,7 +60,7 @@ class Cut:
             parts = [joined[..., i] for i in range(len(self.shapes))]
         else:
             ends = [sum(map(math.prod, self.shapes[: i + 1])) for i in range(len(self.shapes) - 1)]
-            parts = jnp.split(joined.reshape(*batch, -1), ends, axis=-1)
+            parts = jnp.split(joined.reshape(*batch, sum(map(math.prod, self.shapes))), ends, axis=-1)
         parts = [part.reshape(*batch, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.tree, parts)
 

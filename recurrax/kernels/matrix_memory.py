@@ -132,16 +132,17 @@ class Chunkwise:
         def folded(a: jax.Array, fill: float = 0) -> jax.Array:
             # Behind the last step stand masked ones; an axis of features stays the last.
             a = jnp.pad(a, [(0, -len(xs) % length)] + [(0, 0)] * (a.ndim - 1), constant_values=fill)
-            return jnp.moveaxis(a.reshape(-1, length, *a.shape[1:]), 1, i.ndim - a.ndim - 1)
+            return jnp.moveaxis(a.reshape(number, length, *a.shape[1:]), 1, i.ndim - a.ndim - 1)
 
         length = min(self.length, len(xs))
+        number = -(-len(xs) // length)  # not -1 in a shape, which an empty batch leaves open
         gates = folded(i, -jnp.inf), folded(f)
         chunks = _Chunk(*map(folded, (q, k, v)), *gates, folded(broken), jax.tree.map(folded, heads_reset))
         before, at_reset = (cast(_Memory(*s[1:]), sums) for s in (state, initial))
         body = jax.checkpoint(functools.partial(_advance, at_reset), prevent_cse=False)
         after, reads = lax.scan(body, before, chunks)
         reads = jnp.moveaxis(reads, -2, 1)
-        hs = o * reads.reshape(-1, *q.shape[1:])[: len(xs)].reshape(o.shape)
+        hs = o * reads.reshape(number * length, *q.shape[1:])[: len(xs)].reshape(o.shape)
         ys = hs.astype(xs.dtype)
         if mask is None:
             h = hs[-1]
