@@ -105,8 +105,8 @@ def fitting(
     for size in itertools.islice(attempts, _MOST_SIZES):
         if (params := tried(size)) is not None:
             return size, params
-        if known and not _alike(known[-1][1], shapes):
-            return None  # Names and numbers of axes are the same for every input size.
+        if known and known[-1][1].keys() != shapes.keys():
+            return None  # Names are the same for every input size.
     return None
 
 
@@ -114,7 +114,9 @@ def _between(first: tuple[int, Shapes], second: tuple[int, Shapes], shapes: Shap
     """The input sizes that `shapes` may be for, the likeliest first, given the shapes for two other input sizes."""
     (low, before), (high, after) = first, second
     if not _alike(before, shapes) or not _alike(after, shapes):
-        return []
+        # Other axes stand where the input size is that of the output, as in an LRU: then the size is one of them.
+        axes = dict.fromkeys(axis for shape in shapes.values() for axis in shape)
+        return list(axes)[:_MOST_LIKELY] if before.keys() == shapes.keys() else []
     likely, possible = [], []
     for name, shape in shapes.items():
         for at_low, at_high, axis in zip(before[name], after[name], shape, strict=True):

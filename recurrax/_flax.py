@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 
 from recurrax._arguments import describe
-from recurrax._check import check_kinds, expected_params
+from recurrax._check import check_kinds
 from recurrax._fitting import fitting
 from recurrax._layer import Layer, Params, features
 
@@ -37,12 +37,12 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
         ValueError: if for no input size the layer has parameters of these names and shapes.
         TypeError: if they are of another kind of dtype.
     """
-    size = input_size_of(layer, leaves)
-    if size is None:
+    found = _fitting(layer, leaves)
+    if found is None:
         shapes = {".".join(name): jax.numpy.shape(leaf) for name, leaf in leaves.items()}
         held = ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
         raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
-    expected = expected_params(layer, size)
+    _, expected = found
     params = jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
     check_kinds("params", params, expected, layer)
     return params
@@ -50,9 +50,13 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
 
 def input_size_of(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> int | None:
     """For inputs of how many features a layer has parameters of these names and shapes, or None."""
-    shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
-    found = fitting(layer, shapes, lambda params: by_name(params).items())
+    found = _fitting(layer, leaves)
     return None if found is None else found[0]
+
+
+def _fitting(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> tuple[int, Params] | None:
+    shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
+    return fitting(layer, shapes, lambda params: by_name(params).items())
 
 
 def mesh_axes(layer: Layer, params: Params, sharding: Sharding | None) -> list[tuple | None]:

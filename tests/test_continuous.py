@@ -329,7 +329,7 @@ def test_contract(cell: Any, promises: tuple[str, ...] | None) -> None:
         (lambda: NCPWiring(4, 3, 2, 5, 2, 3, 2), "`sensory_fanout` must be at least 1 and at most `inter_neurons` 4"),
         (
             lambda: rx.step(CfCCell(4), CfCCell(4).init(jax.random.key(0), 3), None, TimedInputs(X[:, 0], DT)),
-            r"`dt` must be \[1, 2\], one number per step of `x` float32\[1, 2, 3\]; got float32\[1, 2, 5\]\.",
+            r"`dt` must be \[2\], one number per step of `x` float32\[2, 3\]; got float32\[2, 5\]\.",
         ),
         (
             lambda: rx.scan(rx.GRUCell(4), rx.GRUCell(4).init(jax.random.key(0), 3), TIMED),

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from recurrax.compat.keras._dropout import GateDropout
 
 import recurrax as rx
 from recurrax import nnx as rnn
+from recurrax._gate_dropout import GateDropout
 from recurrax.cells.convolutional import ConvElmanCell, ConvGRUCell, ConvLSTMCell
 from recurrax.testing import assert_close, noise, perturbed_params
 

@@ -29,12 +29,13 @@ class CharLM(nnx.Module):
         stretched = nnx.initializers.normal(1.0)
         self.embedding = nnx.Embed(vocabulary_size, config.embedding_size, embedding_init=stretched, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        between = config.dropout if config.layers > 1 else 0.0  # One layer has nothing between.
         self.recurrent = LAYERS[config.cell](
             config.embedding_size,
             config.hidden_size,
             config.layers,
             batch_first=True,
-            dropout=config.dropout,
+            dropout=between,
             rngs=rngs,
         )
         self.logits = nnx.Linear(config.hidden_size, vocabulary_size, rngs=rngs)
