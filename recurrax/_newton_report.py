@@ -64,8 +64,9 @@ def newton_report(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"`cell` must be a recurrax.Cell, such as GRUCell(128); got {cell!r}.")
-    flags = {"lengths": lengths, "mask": mask, "reset": reset, "time_major": time_major}
-    xs, lengths, mask, reset = check_sequence(cell, params, xs, state, **flags)
+    xs, lengths, mask, reset = check_sequence(
+        cell, params, xs, state, lengths=lengths, mask=mask, reset=reset, time_major=time_major
+    )
     return _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major)
 
 

@@ -42,13 +42,15 @@ class ScanWalk:
         if layer.parts and not kernels.takes_whole(self.implementation):
             state, ys = context._run(layer, params, state, fill_masked(self.mask, xs))
         else:
-            state, ys = context._run_masked(layer, params, state, fill_masked(self.mask, xs))
+            state, ys = context._run_masked(layer, params, state, fill_masked(self.mask, xs), self.mask)
         return state, where(self.mask, ys, jnp.zeros_like(ys))
 
-    def _run_masked(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+    def _run_masked(
+        self, layer: Layer, params: Params, state: State, xs: Any, mask: jax.Array
+    ) -> tuple[State, jax.Array]:
         """Runs a layer where some steps are masked: a state that no real step sees has no influence."""
         initial = self._initial(layer, params, state, xs)
-        unseen = ~self.mask.any(axis=0)  # [*B], rows without a real step
+        unseen = ~mask.any(axis=0)  # [*B], rows without a real step
         finite = [jnp.isfinite(s).all(axis=tuple(range(unseen.ndim, s.ndim))) for s in jax.tree.leaves(state)]
         broken = unseen & ~functools.reduce(jnp.logical_and, finite, jnp.ones_like(unseen))
         # NaN in such a state would reach the gradients of the parameters as 0 times NaN.

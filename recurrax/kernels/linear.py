@@ -84,12 +84,14 @@ def chunked(
         return jnp.pad(x, missing).reshape(number, length, *x.shape[1:])
 
     # Of each step: the product of a, the sum, and whether a restart stands, from the chunk's first step up to it.
-    kept, added, cut = _combined(*jax.tree.map(folded, (a, b, restart)), reverse, axis=1)
+    a, b, restart = jax.tree.map(folded, (a, b, restart))
+    kept, added, cut = _combined(a, b, restart, reverse, axis=1)
     end = 0 if reverse else -1
-    carried = sequential(*jax.tree.map(lambda x: x[:, end], (kept, added, cut)), reverse)
+    cut_at_end = None if cut is None else cut[:, end]
+    carried = sequential(kept[:, end], added[:, end], cut_at_end, reverse)
     nothing = jnp.zeros_like(carried[:1])
     before = jnp.concatenate([carried[1:], nothing] if reverse else [nothing, carried[:-1]])
-    hs = after(cut, kept, before[:, None], added).reshape(number * length, *b.shape[1:])
+    hs = after(cut, kept, before[:, None], added).reshape(number * length, *b.shape[2:])
     return hs[number * length - steps :] if reverse else hs[:steps]
 
 

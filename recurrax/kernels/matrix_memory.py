@@ -136,8 +136,9 @@ class Chunkwise:
 
         length = min(self.length, len(xs))
         number = -(-len(xs) // length)  # not -1 in a shape, which an empty batch leaves open
+        resets = jax.tree.map(folded, heads_reset)
         gates = folded(i, -jnp.inf), folded(f)
-        chunks = _Chunk(*map(folded, (q, k, v)), *gates, folded(broken), jax.tree.map(folded, heads_reset))
+        chunks = _Chunk(folded(q), folded(k), folded(v), gates[0], gates[1], folded(broken), resets)
         before, at_reset = (cast(_Memory(*s[1:]), sums) for s in (state, initial))
         body = jax.checkpoint(functools.partial(_advance, at_reset), prevent_cse=False)
         after, reads = lax.scan(body, before, chunks)

@@ -103,8 +103,8 @@ def _part(
     # Whether a restart stands between the beginning of this share and a step: then nothing from before reaches it.
     cut = None if restart is None else lax.cummax(restart.astype(jnp.int32), axis=0, reverse=reverse) > 0
     end = 0 if reverse else -1
-    ends = lax.all_gather(jax.tree.map(lambda x: x[end], (kept, hs, cut)), axis)
-    carried = linear.sequential(*ends, reverse)
+    products, sums, cuts = lax.all_gather(jax.tree.map(lambda x: x[end], (kept, hs, cut)), axis)
+    carried = linear.sequential(products, sums, cuts, reverse)
     before = lax.axis_index(axis) + (1 if reverse else -1)
     inside = (before >= 0) & (before < carried.shape[0])
     begin = jnp.where(inside, carried[jnp.clip(before, 0, carried.shape[0] - 1)], jnp.zeros_like(carried[0]))

@@ -115,20 +115,17 @@ def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
         outputs = {}
         cuts = (slice(0, 4), slice(4, None))
         for cut in reversed(cuts) if reverse else cuts:
-            flags = {"mask": _MASK[:, cut], "reset": _RESET[:, cut]}
-            state, outputs[cut.start] = run(params, xs[:, cut], state, **flags, reverse=reverse)
+            mask, reset = _MASK[:, cut], _RESET[:, cut]
+            state, outputs[cut.start] = run(params, xs[:, cut], state, mask=mask, reset=reset, reverse=reverse)
         return state, jnp.concatenate([outputs[0], outputs[4]], axis=1)
 
     for reverse in (False, True):
 
-        def joined(*args: Any, reverse: bool = reverse) -> tuple[State, jax.Array]:
-            return parts(*args, reverse=reverse)
+        def at_once(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> tuple[State, jax.Array]:
+            return run(params, xs, state, mask=_MASK, reset=_RESET, reverse=reverse)
 
-        def at_once(*args: Any, reverse: bool = reverse) -> tuple[State, jax.Array]:
-            return run(*args, mask=_MASK, reset=_RESET, reverse=reverse)
-
-        what = f"parts joined by the state, reverse={reverse}"
-        assert_close(what, pull(joined, *args), pull(at_once, *args), tol)
+        joined = pull(functools.partial(parts, reverse=reverse), *args)
+        assert_close(f"parts joined by the state, reverse={reverse}", joined, pull(at_once, *args), tol)
 
 
 def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
