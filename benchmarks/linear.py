@@ -49,7 +49,7 @@ LSTM = {"LSTM": driven(recurrax.LSTMCell(H))}  # a classic cell of the same size
 FAMILIES: dict[str, tuple[dict[str, tuple[recurrax.Layer, Callable]], str]] = {
     "minGRU": (
         {
-            **{name: driven(MINGRU, name) for name in ("xla", "sequential", "associative", "chunked")},
+            **{name: driven(MINGRU, name) for name in ("xla", "sequential", "associative", "blocked")},
             BY_HAND: (MINGRU, by_hand),
             **LSTM,
         },
@@ -58,7 +58,7 @@ FAMILIES: dict[str, tuple[dict[str, tuple[recurrax.Layer, Callable]], str]] = {
     "mLSTM": (
         {
             "xla": driven(MLSTM, "xla"),
-            **{f"chunks of {n}": driven(MLSTM, recurrax.Chunkwise(n)) for n in (16, 64, 256)},
+            **{f"chunks of {n}": driven(MLSTM, recurrax.implementations.Chunked(n)) for n in (16, 64, 256)},
             **LSTM,
         },
         "LSTM",

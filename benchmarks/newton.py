@@ -34,9 +34,9 @@ CELLS = {
     "diagonal LSTM": rx.DiagonalLSTMCell,
 }
 MODES = {
-    "full": rx.Newton("full"),
-    "diagonal": rx.Newton("diagonal"),
-    "diagonal, damped": rx.Newton("diagonal", damping=0.1),
+    "full": rx.experimental.Newton("full"),
+    "diagonal": rx.experimental.Newton("diagonal"),
+    "diagonal, damped": rx.experimental.Newton("diagonal", damping=0.1),
 }
 THRESHOLD = 1.5
 
@@ -85,15 +85,17 @@ def seconds(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
     return {name: min(times) for name, times in taken.items()}
 
 
-def case(cell: rx.Cell, params: Any, newton: rx.Newton, steps: int, rounds: int, limit: int) -> dict[str, Any]:
+def case(
+    cell: rx.Cell, params: Any, newton: rx.experimental.Newton, steps: int, rounds: int, limit: int
+) -> dict[str, Any]:
     """One line of the table."""
-    newton = rx.Newton(newton.jacobian, newton.damping, max_iterations=min(limit, steps))
+    newton = rx.experimental.Newton(newton.jacobian, newton.damping, max_iterations=min(limit, steps))
     xs = inputs(jax.random.key(7), 1, steps)[0]
     run = {
         name: jax.jit(lambda params, xs, name=name, i=i: rx.scan(cell, params, xs, implementation=i)[1])
         for name, i in {"newton": newton, "loop": "xla"}.items()
     }
-    report = jax.jit(lambda params, xs: rx.newton_report(cell, params, xs, newton=newton))(params, xs)
+    report = jax.jit(lambda params, xs: rx.experimental.newton_report(cell, params, xs, newton=newton))(params, xs)
     solved = bool(report.converged.all())
     error = jnp.abs(run["newton"](params, xs) - run["loop"](params, xs)).max()
     return {

@@ -28,7 +28,7 @@ def training_step(remat: int | None) -> Callable:
     """The loss and its gradients, with every step kept, or with every `remat`-th state kept and the rest recomputed."""
     layer = recurrax.LSTMCell(H)
 
-    def loss(params: recurrax.LSTMParams, xs: jax.Array) -> jax.Array:
+    def loss(params: recurrax.cells.LSTMParams, xs: jax.Array) -> jax.Array:
         return jnp.mean(recurrax.scan(layer, params, xs, time_major=True, remat=remat)[1] ** 2)
 
     return jax.jit(jax.value_and_grad(loss))

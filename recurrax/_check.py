@@ -153,7 +153,7 @@ def _node_hint(name: str, tree: Any, expected: Any) -> str:
 # Layers are hashable, so what they expect is worked out once for each layer and size, not at every call.
 @functools.lru_cache(maxsize=4096)
 def expected_params(layer: Layer, input_size: int) -> Any:
-    return jax.eval_shape(lambda: layer.init(jax.random.key(0), input_size))
+    return layer.param_shapes(input_size)
 
 
 @functools.lru_cache(maxsize=4096)

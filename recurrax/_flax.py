@@ -12,8 +12,8 @@ import jax
 
 from recurrax._arguments import describe
 from recurrax._check import check_kinds
-from recurrax._fitting import fitting
 from recurrax._layer import Layer, Params, features
+from recurrax._params import fitting
 
 Sharding = Mapping[str, tuple] | Callable[[str, tuple[int, ...]], tuple | None]
 Kind = TypeVar("Kind")

@@ -1,4 +1,10 @@
-"""The contract: what a layer and a cell are. Nothing here walks time."""
+"""The contract: what a layer and a cell are. Nothing here runs over time.
+
+Words of the code: `xs`, `zs`, `ys` are sequences, `x`, `z`, `y` are one step of them. `state` is what goes from step to
+step. `u` is the recurrent pre-activation, `h @ recurrent_kernel + recurrent_bias`. A *kernel* is a weight matrix; a way to
+compute is an *implementation*. `reset` is a flag of the data, `restart` the same flag converted for the direction. In
+shapes, T is time, `*B` any batch axes, I the inputs, H the hidden size, O the outputs, G the gates.
+"""
 
 from __future__ import annotations
 
@@ -29,38 +35,38 @@ def features(xs: Any) -> jax.Array:
     return jax.tree.leaves(xs)[0]
 
 
-class Walk(Protocol):
-    """A way along a sequence, as the driver hands it to a layer that is made of other layers."""
+class ScanContext(Protocol):
+    """What `scan` hands to a layer that is made of other layers: flags, direction, randomness, and a way to run a part."""
 
     @property
     def key(self) -> jax.Array | None:
-        """The randomness of this walk, or None."""
+        """The randomness, or None."""
 
     @property
     def mask(self) -> jax.Array | None:
-        """`bool[T, *B]`, True at the real steps, or None."""
+        """`bool[T, *B]`, True at the unmasked steps, or None."""
 
     @property
     def reset(self) -> jax.Array | None:
-        """`bool[T, *B]`, True at the first step of each of the data's segments, whatever the direction; or None."""
+        """`bool[T, *B]`, True at the first step of each segment of the data, whatever the direction; or None."""
 
     @property
     def reverse(self) -> bool:
-        """Whether the walk is from the last step to the first."""
+        """Whether the direction is from the last step to the first."""
 
-    def __call__(
+    def scan(
         self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
     ) -> tuple[State, jax.Array]:
-        """Takes `layer` along `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`.
+        """Runs `layer` over `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`.
 
         `initial` is the state at a reset of the one cell in `layer`; by default that cell's own.
         """
 
-    def reversed(self) -> Walk:
-        """The same way in the other direction."""
+    def reversed(self) -> ScanContext:
+        """The same in the other direction."""
 
-    def split(self, number: int) -> Sequence[Walk]:
-        """The same way `number` times, each with randomness of its own."""
+    def split(self, number: int) -> Sequence[ScanContext]:
+        """The same `number` times, each with randomness of its own."""
 
 
 class Layer(abc.ABC):
@@ -118,6 +124,10 @@ class Layer(abc.ABC):
         A layer need not check `key` and `input_size`: that is done before its own `init` runs.
         """
 
+    def param_shapes(self, input_size: int) -> Params:
+        """The parameters as shapes and dtypes; nothing is drawn. A layer of many parts may put them together."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), input_size))
+
     @abc.abstractmethod
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
@@ -131,8 +141,8 @@ class Layer(abc.ABC):
         """The number of features of one output, given that of one input."""
 
     @abc.abstractmethod
-    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the parts of this layer along `walk`; `xs` is `[T, *B, I]`, masked steps are zero."""
+    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+        """Runs the parts of this layer by `context.scan`; `xs` is `[T, *B, I]`."""
 
     def __repr__(self) -> str:
         """Shows what differs from the defaults, so that `LSTMCell(hidden_size=128)` reads as it was written."""
@@ -310,9 +320,9 @@ class Cell(Layer):
         """The number of features of one output: `hidden_size`."""
         return self.hidden_size
 
-    def apply(self, walk: Walk, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
-        """A cell has no parts: the walk itself takes its steps."""
-        return walk(self, params, state, xs)
+    def apply(self, context: ScanContext, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
+        """A cell has no parts: the context takes its steps."""
+        return context.scan(self, params, state, xs)
 
 
 def mixed(keep: Any, old: jax.Array, new: jax.Array) -> jax.Array:

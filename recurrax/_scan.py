@@ -1,12 +1,15 @@
-"""The driver: check, put time first, dispatch, restore. The only thing that walks time, and the only validator."""
+"""The driver: check, put time first, choose an implementation, run, restore. Nothing else walks time."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from recurrax._arguments import check_key, check_number, describe
 from recurrax._check import (
@@ -18,12 +21,12 @@ from recurrax._check import (
     expected_state,
 )
 from recurrax._dtype import default_state_dtype
-from recurrax._fitting import check_params
-from recurrax._layer import Layer, Params, State, batch_shape_of, features, without_initializers
-from recurrax._mask import lengths_to_mask
-from recurrax._timed import check_time
-from recurrax._walk import ScanWalk
-from recurrax.kernels import Implementation, find
+from recurrax._layer import Cell, Layer, Params, State, batch_shape_of, features, without_initializers
+from recurrax._mask import fill_masked, lengths_to_mask, restarts, restarts_last, where
+from recurrax._params import check_params
+from recurrax.cells.timed import check_time, in_reverse, without_time
+from recurrax.implementations._choose import choose
+from recurrax.implementations._registry import Implementation, find, takes_composites
 
 
 def scan(
@@ -70,14 +73,18 @@ def scan(
         unroll: how many steps one iteration of the compiled loop takes.
         remat: for derivatives, keep what happens within a step only for this many steps at a time, and the state
             between such parts, from which the rest is worked out again on the way back. Around √T keeps the least.
-        implementation: `"hoisted"` (the loop for cells that meet their state through one product, its derivative free
-            of products with weights), `"xla"` (the plain loop, for every cell), `"sequential"`, `"associative"` and
-            `"chunked"` (for linear cells: all inputs before the loop, all steps at once, all steps of a chunk at once;
-            the last for `MLSTMCell` too), `"newton"` (any cell, all steps at once, by iterations), `"cudnn"` (stacks of
-            LSTMs on NVIDIA GPUs, first-order reverse mode only), or an object that says more, such as `Newton(...)` or
-            `TimeSharded(mesh, "time")`; a tuple of these takes for each cell the first that serves it, as
-            `("associative", None)` in a stack of several kinds; None for the best one that is exact for these
-            arguments on this platform and has every derivative. What is asked for is honoured or refused.
+        implementation: how the layer is run; None, the default, for the fastest way that is exact for these arguments
+            on this platform and has every derivative. A name or an object is honored, or raises with the reason.
+
+            - `"xla"`: the plain loop, for every cell.
+            - `"hoisted"`: the loop for affine cells, with weight gradients formed after it.
+            - `"sequential"`, `"associative"`, `"blocked"`: for linear cells, one step after another, all steps at once,
+              or all steps of a block at once.
+            - `"chunked"`, or `recurrax.implementations.Chunked(length)`: for `MLSTMCell`.
+            - `recurrax.implementations.TimeSharded(mesh, "time")`: for linear cells, with time spread over devices.
+            - `"cudnn"`: stacks of LSTMs on NVIDIA GPUs, reverse mode of the first order only.
+            - `recurrax.experimental.Newton(...)`: any cell, all steps at once, by iterations.
+            - A tuple of these takes for each cell the first that serves it: `("associative", None)`.
         key: the source of randomness, for layers that have any. No key means deterministic.
 
     Returns:
@@ -122,8 +129,8 @@ def scan(
 def step(
     layer: Layer,
     params: Params,
-    state: State | None,
     x: jax.Array,
+    state: State | None = None,
     *,
     mask: jax.Array | None = None,
     reset: jax.Array | None = None,
@@ -135,8 +142,8 @@ def step(
     Args:
         layer: a layer that reads no future, so no `Bidirectional`.
         params: its parameters.
-        state: the state before the step; None for the initial state.
         x: the input of one step, `[*B, I]`.
+        state: the state before the step; None for the initial state.
         mask: `bool[*B]`, whether the step is real, as in `scan`.
         reset: `bool[*B]`, whether a new segment begins, as in `scan`.
         implementation: as in `scan`.
@@ -153,8 +160,8 @@ def step(
         >>> import jax, jax.numpy as jnp, recurrax
         >>> cell = recurrax.GRUCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> state, y = recurrax.step(cell, params, None, jnp.ones(3))
-        >>> state, y = recurrax.step(cell, params, state, jnp.ones(3))
+        >>> state, y = recurrax.step(cell, params, jnp.ones(3))
+        >>> state, y = recurrax.step(cell, params, jnp.ones(3), state)
         >>> y.shape
         (4,)
 
@@ -223,8 +230,8 @@ def _check_options(implementation: str | Implementation | tuple | None, key: jax
 def _run(layer, params, xs, state, lengths, mask, reset, reverse, time_major, unroll, remat, implementation, key):
     time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
     xs, state, mask, reset = time_first(layer, params, xs, state, lengths, mask, reset, time)
-    walk = ScanWalk(lengths, mask, reset, reverse, unroll, remat, implementation, key)
-    state, ys = walk(layer, params, state, xs)
+    context = Context(lengths, mask, reset, reverse, unroll, remat, implementation, key)
+    state, ys = context.scan(layer, params, state, xs)
     return state, jnp.moveaxis(ys, 0, time)
 
 
@@ -248,3 +255,110 @@ def _placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
     # the batch lies. Adding zeros that are made of the inputs gives a replicated state the placement of the inputs.
     zeros = jnp.zeros_like(xs).sum(axis=(0, *range(-feature_ndim, 0)))
     return jax.tree.map(lambda s: s + jnp.expand_dims(zeros, tuple(range(zeros.ndim, s.ndim))).astype(s.dtype), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """The `ScanContext` that `scan` hands to layers; `mask` and `reset` are `bool[T, *B]`."""
+
+    lengths: jax.Array | None
+    mask: jax.Array | None  # that of `lengths`, where they are given
+    reset: jax.Array | None
+    reverse: bool
+    unroll: int
+    remat: int | None
+    implementation: str | Implementation | tuple | None
+    key: jax.Array | None
+    initial: State | None = None  # within a layer that says it for its cell
+
+    def scan(
+        self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
+    ) -> tuple[State, jax.Array]:
+        context = self if initial is None else dataclasses.replace(self, initial=initial)
+        xs = xs if layer.reads_time else without_time(xs)
+        if self.mask is None:
+            return context._run(layer, params, state, xs)
+        if layer.parts and not takes_composites(self.implementation):
+            state, ys = context._run(layer, params, state, fill_masked(self.mask, xs))
+        else:
+            state, ys = context._run_masked(layer, params, state, fill_masked(self.mask, xs), self.mask)
+        return state, where(self.mask, ys, jnp.zeros_like(ys))
+
+    def _run_masked(
+        self, layer: Layer, params: Params, state: State, xs: Any, mask: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Runs a layer where some steps are masked: a state that no real step sees has no influence."""
+        initial = self._initial(layer, params, state, xs)
+        unseen = ~mask.any(axis=0)  # [*B], rows without a real step
+        finite = [jnp.isfinite(s).all(axis=tuple(range(unseen.ndim, s.ndim))) for s in jax.tree.leaves(state)]
+        broken = unseen & ~functools.reduce(jnp.logical_and, finite, jnp.ones_like(unseen))
+        # NaN in such a state would reach the gradients of the parameters as 0 times NaN.
+        after, ys = self._run(layer, params, where(broken, initial, state), xs)
+        if self.reset is not None:
+            state = where(self.reset.any(axis=0), initial, state)
+        return where(unseen, state, after), ys
+
+    def _initial(self, layer: Layer, params: Params, state: State, xs: Any) -> State:
+        """The state at a reset, in the dtypes and the place of `state`."""
+        initial = self.initial
+        if initial is None:
+            initial = layer.first_state(params, batch_shape_of(layer, xs), default_state_dtype(params, xs))
+        # Under an Explicit mesh the choice between both needs them to lie in the same place.
+        return jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
+
+    def _run(self, layer: Layer, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+        """Runs a layer: one that is made of others by its `apply`, a cell by an implementation."""
+        if not isinstance(layer, Cell) and not takes_composites(self.implementation):
+            return layer.apply(self, params, state, xs)
+        facts = {"lengths": self.lengths, "mask": self.mask, "reset": self.reset, "reverse": self.reverse}
+        chosen = choose(self.implementation, layer, params, state, xs, **facts)
+        initial = self._initial(layer, params, state, xs)
+        restart = None if self.reset is None else restarts(self.reset, self.reverse)
+        xs = in_reverse(xs, self.mask, self.reset) if self.reverse else xs
+
+        def run(state: State, at: tuple) -> tuple[State, jax.Array]:
+            xs, mask, restart = at
+            flags = {"lengths": self.lengths, "mask": mask, "restart": restart, "reverse": self.reverse}
+            return chosen.run(layer, params, state, xs, initial=initial, unroll=self.unroll, **flags)
+
+        if self.remat is not None and chosen.takes_composites:
+            raise ValueError(f"`remat` must be None with `implementation` {self.implementation!r}; got {self.remat}.")
+        if self.remat is None:
+            state, ys = run(state, (xs, self.mask, restart))
+        else:
+            state, ys = _in_parts(run, self.remat, state, (xs, self.mask, restart), self.reverse)
+        last = restarts_last(self.reset, self.reverse)
+        return state if last is None else where(last, initial, state), ys
+
+    def reversed(self) -> Context:
+        return dataclasses.replace(self, reverse=not self.reverse)
+
+    def split(self, number: int) -> list[Context]:
+        if self.key is None:
+            return [self] * number
+        return [dataclasses.replace(self, key=key) for key in jax.random.split(self.key, number)]
+
+
+def _in_parts(run: Callable, length: int, state: State, at: tuple, reverse: bool) -> tuple[State, jax.Array]:
+    """Runs over parts of `length` steps, of which only the first state is kept for the derivative."""
+    run = jax.checkpoint(run, prevent_cse=False)
+    steps = features(at).shape[0]
+    number, rest = divmod(steps, length)
+
+    def parts(state: State) -> tuple[State, jax.Array]:
+        folded = jax.tree.map(lambda a: a[: steps - rest].reshape(number, length, *a.shape[1:]), at)
+        state, ys = lax.scan(run, state, folded, reverse=reverse)
+        return state, ys.reshape(number * length, *ys.shape[2:])
+
+    def remainder(state: State) -> tuple[State, jax.Array]:
+        return run(state, jax.tree.map(lambda a: a[steps - rest :], at))
+
+    if not rest:
+        return parts(state)
+    if not number:
+        return remainder(state)
+    outputs: list[Any] = []
+    for part in (remainder, parts) if reverse else (parts, remainder):
+        state, ys = part(state)
+        outputs.append(ys)
+    return state, jnp.concatenate(outputs[::-1] if reverse else outputs)

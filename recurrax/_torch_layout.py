@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from recurrax._affine import AffineCell
 from recurrax._check import check_tree, describe
-from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer
+from recurrax.cells.affine import AffineCell
 from recurrax.cells.lstm import LSTMState
+from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 NONLINEARITIES = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import recurrax as rx
-from recurrax.testing import assert_close, noise, perturbed_params
+from recurrax.testing import assert_close, normal_like, perturbed_params
 
 
 def assert_obeys(
@@ -27,21 +27,23 @@ def assert_obeys(
         return sum((x * y).sum().real for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
     like = jax.eval_shape(lambda: cell.initial_state((rows,)))
-    params, state = perturbed_params(cell, input_size, scale=0.5), noise(like, 2)
+    params, state = perturbed_params(cell, input_size, scale=0.5), normal_like(like, 2)
     wide = lambda a: np.asarray(a, np.complex128 if np.iscomplexobj(a) else np.float64)  # noqa: E731
     args = jax.tree.map(wide, (params, rng.standard_normal((rows, steps, input_size)), state))
 
-    def walk(params: Any, xs: np.ndarray, state: Any) -> tuple[Any, np.ndarray]:
+    def scanned(params: Any, xs: np.ndarray, state: Any) -> tuple[Any, np.ndarray]:
         ys = []
         for t in range(steps):
             state, y = equations(params, xs[:, t], *state)
             ys.append(y)
         return type(like)(*state), np.stack(ys, axis=1)
 
-    expected = walk(*args)
+    expected = scanned(*args)
     weights, directions = draw(expected), [draw(args) for _ in range(3)]
     moved = lambda direction, by: jax.tree.map(lambda a, d: a + by * d, args, direction)  # noqa: E731
-    slopes = [(dot(walk(*moved(d, 1e-6)), weights) - dot(walk(*moved(d, -1e-6)), weights)) / 2e-6 for d in directions]
+    slopes = [
+        (dot(scanned(*moved(d, 1e-6)), weights) - dot(scanned(*moved(d, -1e-6)), weights)) / 2e-6 for d in directions
+    ]
     with jax.enable_x64(True):
         for implementation in implementations:
 

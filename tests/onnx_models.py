@@ -8,7 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import recurrax as rx
-from recurrax.interop import Reverse
+from recurrax import Reverse
 
 T, B, I, H = 5, 3, 3, 4  # noqa: E741
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import recurrax as rx
-from recurrax.testing import assert_close, noise, pull
+from recurrax.testing import assert_close, normal_like, values_and_gradients
 
 I, H, SPACE = 3, 4, (4, 3)  # noqa: E741
-XS = noise(jax.ShapeDtypeStruct((2, 5, I), jnp.float32), 1)
-IMAGES = noise(jax.ShapeDtypeStruct((2, 5, *SPACE, I), jnp.float32), 1)
+XS = normal_like(jax.ShapeDtypeStruct((2, 5, I), jnp.float32), 1)
+IMAGES = normal_like(jax.ShapeDtypeStruct((2, 5, *SPACE, I), jnp.float32), 1)
 
 
 class Theirs(NamedTuple):
@@ -31,7 +31,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def perturbed(params: Any) -> Any:
-    return jax.tree.map(lambda leaf, n: leaf + 0.3 * n, params, noise(params, 2))
+    return jax.tree.map(lambda leaf, n: leaf + 0.3 * n, params, normal_like(params, 2))
 
 
 def check(theirs: Theirs, xs: Any, exact: bool = True, **options: Any) -> rx.Layer:
@@ -42,8 +42,8 @@ def check(theirs: Theirs, xs: Any, exact: bool = True, **options: Any) -> rx.Lay
         return rx.scan(layer, theirs.convert(params)[1], xs, **options)
 
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        expected = pull(theirs.run, theirs.params, xs)
-    assert_close(repr(layer), pull(ours, theirs.params, xs), expected, 1e-5)
+        expected = values_and_gradients(theirs.run, theirs.params, xs)
+    assert_close(repr(layer), values_and_gradients(ours, theirs.params, xs), expected, 1e-5)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(expected[1]))
     if exact:
         assert same(theirs.restore(layer, params), theirs.params)

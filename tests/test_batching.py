@@ -18,9 +18,9 @@ def sequences(lengths: list[int]) -> list[dict]:
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(0, 3))
 def test_what_is_packed_comes_back(lengths: list[int], more: int) -> None:
-    packed = rx.pack(given := sequences(lengths), 7)
+    packed = rx.data.pack(given := sequences(lengths), 7)
     R = len(packed.segment_ids)
-    for again, was in zip(rx.unpack(packed.xs, packed), given, strict=True):
+    for again, was in zip(rx.data.unpack(packed.xs, packed), given, strict=True):
         np.testing.assert_array_equal(again["x"], was["x"])
         np.testing.assert_array_equal(again["y"], was["y"])
     assert packed.mask.sum() == sum(lengths)
@@ -30,14 +30,14 @@ def test_what_is_packed_comes_back(lengths: list[int], more: int) -> None:
     assert not packed.xs["x"][~packed.mask].any()
     if R > 1:  # First fit: no two rows would have fitted into one.
         assert sum(sorted(packed.mask.sum(1))[:2]) > 7
-    assert rx.pack(given, 7, rows=R + more).xs["x"].shape == (R + more, 7, 3)
+    assert rx.data.pack(given, 7, rows=R + more).xs["x"].shape == (R + more, 7, 3)
 
 
 def test_packed_sequences_do_not_meet() -> None:
     layer, given = rx.Bidirectional(rx.LSTMCell(4)), sequences([3, 5, 0, 2, 6, 1])
-    params, packed = perturbed_params(layer, 3), rx.pack(given, 7)
+    params, packed = perturbed_params(layer, 3), rx.data.pack(given, 7)
     _, ys = rx.scan(layer, params, packed.xs["x"], mask=packed.mask, reset=packed.reset)
-    for got, alone in zip(rx.unpack(ys, packed), given, strict=True):
+    for got, alone in zip(rx.data.unpack(ys, packed), given, strict=True):
         assert_close("alone", got, rx.scan(layer, params, alone["x"])[1], 1e-6)
 
 
@@ -51,7 +51,7 @@ def test_batches_compile_once_for_each_length() -> None:
         traces.append(xs.shape)
         return rx.scan(cell, params, xs, lengths=lengths)[0].h
 
-    for batch in rx.batch_by_length(iter(given), (16, 4, 8), batch_size=2):
+    for batch in rx.data.batch_by_length(iter(given), (16, 4, 8), batch_size=2):
         assert batch.lengths.dtype == np.int32
         hs = run(batch.xs["x"], batch.lengths)
         seen |= {index: h for index, h in zip(batch.indices.tolist(), hs, strict=True) if index >= 0}
@@ -65,16 +65,16 @@ def test_batches_compile_once_for_each_length() -> None:
 def test_what_is_refused() -> None:
     three = np.ones((3, 2))
     with pytest.raises(ValueError, match=r"`row_length` must be at least .*; got 2, and `sequences\[1\]` has 3"):
-        rx.pack([np.ones((1, 2)), three], 2)
+        rx.data.pack([np.ones((1, 2)), three], 2)
     with pytest.raises(ValueError, match=r"`rows` must be at least 2, which 3 sequences need; got 1"):
-        rx.pack([three] * 3, 6, rows=1)
+        rx.data.pack([three] * 3, 6, rows=1)
     with pytest.raises(ValueError, match="at least 1 sequence; got none"):
-        rx.pack([], 6)
+        rx.data.pack([], 6)
     with pytest.raises(ValueError, match=r"`sequences\[0\]` must be \[T, ...\], .*; got float64\[3, 2\], float64\[2\]"):
-        rx.pack([{"a": three, "b": np.ones(2)}], 6)
+        rx.data.pack([{"a": three, "b": np.ones(2)}], 6)
     with pytest.raises(ValueError, match=r"`ys` must be \[1, 6, ...\], as the rows are; got float64\[6, 1\]"):
-        rx.unpack(np.ones((6, 1)), rx.pack([three], 6))
+        rx.data.unpack(np.ones((6, 1)), rx.data.pack([three], 6))
     with pytest.raises(ValueError, match="the greatest is 2, and sequence 0 has 3"):
-        list(rx.batch_by_length([three], (1, 2), 4))
+        list(rx.data.batch_by_length([three], (1, 2), 4))
     with pytest.raises(ValueError, match="`lengths` must hold at least 1"):
-        list(rx.batch_by_length([three], (), 4))
+        list(rx.data.batch_by_length([three], (), 4))

@@ -12,11 +12,11 @@ from flax import nnx
 
 import recurrax as rx
 from recurrax import nnx as rnn
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
 
 def normal(*shape: int, seed: int = 1) -> jax.Array:
-    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+    return normal_like(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
 
 
 def windows(xs: np.ndarray, state: np.ndarray, mask: np.ndarray, reset: np.ndarray, reverse: bool) -> tuple:
@@ -49,7 +49,7 @@ def test_windows_hold_the_last_real_steps_of_a_segment(steps: int, width: int, r
             real, fresh = options.get("mask", every), options.get("reset", none)
             expected = windows(xs, state, real, fresh, reverse)
             held = np.where(real[..., None], xs, np.nan)
-            final, ys = rx.scan(layer, (), held, rx.WindowState(state), reverse=reverse, **options)
+            final, ys = rx.scan(layer, (), held, rx.layers.WindowState(state), reverse=reverse, **options)
             assert_close(f"{list(options)}", (final.xs, ys.reshape(expected[1].shape)), expected, 0.0)
 
 
@@ -88,8 +88,8 @@ def test_no_loop_over_steps(layer: rx.Layer) -> None:
 def test_what_takes_each_step_by_itself_equals_flax(ours: rx.Layer, theirs: nn.Module) -> None:
     params, xs = perturbed_params(ours, 4, scale=0.5), normal(2, 7, 4)
     tree = {name: leaf for name, leaf in params._asdict().items() if leaf is not None}
-    flax = pull(lambda tree, xs: theirs.apply({"params": tree}, xs), tree, xs)
-    got = pull(lambda tree, xs: rx.scan(ours, type(params)(**tree), xs)[1], tree, xs)
+    flax = values_and_gradients(lambda tree, xs: theirs.apply({"params": tree}, xs), tree, xs)
+    got = values_and_gradients(lambda tree, xs: rx.scan(ours, type(params)(**tree), xs)[1], tree, xs)
     assert_close("Flax", got, flax, 1e-5)
 
 
@@ -103,7 +103,7 @@ GRIFFIN = griffin(rx.RGLRUCell(4, num_heads=2))
 
 
 @pytest.mark.parametrize(
-    ("layer", "implementation"), [(QRNN, "associative"), (GRIFFIN, "chunked")], ids=["qrnn", "griffin"]
+    ("layer", "implementation"), [(QRNN, "associative"), (GRIFFIN, "blocked")], ids=["qrnn", "griffin"]
 )
 def test_contract(layer: rx.Layer, implementation: str, promises: tuple[str, ...] | None) -> None:
     check_contract(layer, 4, implementation=implementation, promises=promises)
@@ -117,7 +117,7 @@ def test_a_block_under_every_implementation_and_in_both_directions() -> None:
         return rx.scan(layer, params, xs, lengths=np.array([7, 4]), implementation=implementation)
 
     expected = run(None)
-    for name in ("sequential", "associative", "chunked"):
+    for name in ("sequential", "associative", "blocked"):
         assert_close(name, run(name), expected, 1e-5)
 
 

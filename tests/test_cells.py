@@ -17,16 +17,16 @@ import recurrax as rx
 from recurrax.cells.diagonal import DiagonalGRUCell, DiagonalLSTMCell
 from recurrax.cells.indrnn import IndRNNCell, LayerNormIndRNNCell
 from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, LayerNormLSTMCell
-from recurrax.cells.minimal import MGUCell, UGRNNCell
+from recurrax.cells.mgu import MGUCell, UGRNNCell
 from recurrax.cells.multiplicative import MultiplicativeLSTMCell
 from recurrax.cells.peephole import CIFGCell, PeepholeLSTMCell
-from recurrax.testing import assert_close, check_contract, noise, pull
+from recurrax.testing import assert_close, check_contract, normal_like, values_and_gradients
 
 T, B, I, H = 6, 3, 4, 5  # noqa: E741
 
 
 def normal(*shape: int, seed: int = 1) -> jax.Array:
-    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+    return normal_like(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_single_gates_equal_flax(reset_gate: bool) -> None:
     ours = MGUCell(H) if reset_gate else UGRNNCell(H)
     xs = normal(B, T, I)
     tree = theirs.init(jax.random.key(0), xs)["params"]["cell"]
-    tree = jax.tree.map(lambda p, n: p + 0.5 * n, tree, noise(tree, 2))
+    tree = jax.tree.map(lambda p, n: p + 0.5 * n, tree, normal_like(tree, 2))
 
     def run(tree: Any, xs: jax.Array) -> jax.Array:
         side = lambda which, names: jnp.concatenate([tree[name][which] for name in names], axis=-1)  # noqa: E731
@@ -206,8 +206,8 @@ def test_single_gates_equal_flax(reset_gate: bool) -> None:
         )
         return rx.scan(ours, params, xs)[1]
 
-    flax = pull(lambda tree, xs: theirs.apply({"params": {"cell": tree}}, xs), tree, xs)
-    assert_close("Flax", pull(run, tree, xs), flax, 1e-5)
+    flax = values_and_gradients(lambda tree, xs: theirs.apply({"params": {"cell": tree}}, xs), tree, xs)
+    assert_close("Flax", values_and_gradients(run, tree, xs), flax, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_nothing_of_a_batch_or_of_a_sequence_is_no_error(shape: tuple[int, int])
     cells = [small(kind) for kind in PUBLIC if issubclass(kind, rx.Cell) and not inspect.isabstract(kind)]
     for cell in cells:
         assert jax.eval_shape(lambda cell=cell: run(cell, **flags)).shape[:2] == shape, cell
-    for cell, implementation in ((rx.MLSTMCell(4, 2), rx.Chunkwise(2)), (rx.LSTMCell(4), "newton")):
+    for cell, implementation in ((rx.MLSTMCell(4, 2), rx.implementations.Chunked(2)), (rx.LSTMCell(4), "newton")):
         assert jax.eval_shape(lambda c=cell, i=implementation: run(c, implementation=i)).shape == (*shape, 4)
 
 

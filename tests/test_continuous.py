@@ -9,10 +9,11 @@ import pytest
 from flax import nnx
 
 import recurrax as rx
-from recurrax import CfCCell, LTCCell, NCPWiring, TimedInputs
+from recurrax import CfCCell, LTCCell
 from recurrax import nnx as rnn
-from recurrax._timed import in_reverse
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+from recurrax.cells._wiring import NCPWiring
+from recurrax.cells.timed import TimedInputs, in_reverse
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params
 
 WIRING = NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
 CELLS = [CfCCell(4, 5, 2), CfCCell(4, backbone_layers=0), LTCCell(9, WIRING), LTCCell(4, ode_unfolds=3)]
@@ -84,7 +85,7 @@ def test_equations(cell: Any) -> None:
         (_, got), gradients = jax.jit(jax.value_and_grad(total, tuple(range(4)), has_aux=True))(*args)
         for ours, theirs in zip(got, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-10)
-        along = _double(noise(args, 5))
+        along = _double(normal_like(args, 5))
     for at, name in enumerate(("params", "x", "dt", "h")):
 
         def moved(by: float, at: int = at) -> float:
@@ -180,7 +181,7 @@ def test_timed_inputs_are_ragged_and_streamed(cell: Any) -> None:
     assert not gradients[1].dt[1, 3:].any()
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), gradients))
 
-    step, streamed = jax.jit(lambda state, x, real: rx.step(cell, params, state, x, mask=real)), None
+    step, streamed = jax.jit(lambda state, x, real: rx.step(cell, params, x, state, mask=real)), None
     for t in range(5):
         streamed = cell.initial_state((2,)) if streamed is None else streamed
         streamed, y = step(streamed, jax.tree.map(lambda leaf, t=t: leaf[:, t], holed), real[:, t])
@@ -273,8 +274,8 @@ def test_a_reversed_walk_is_a_walk_over_the_reversed_sequence() -> None:
 
 def test_no_time_leaves_a_liquid_network_as_it_is() -> None:
     cell = LTCCell(4)
-    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
-    after, _ = rx.step(cell, perturbed_params(cell, 3), state, TimedInputs(jnp.ones((2, 3)), jnp.zeros(2)))
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    after, _ = rx.step(cell, perturbed_params(cell, 3), TimedInputs(jnp.ones((2, 3)), jnp.zeros(2)), state)
     assert_close("the state", after, state, 1e-6)
 
 
@@ -328,7 +329,7 @@ def test_contract(cell: Any, promises: tuple[str, ...] | None) -> None:
         (lambda: LTCCell(4, WIRING), "`hidden_size` must be the number of neurons of `wiring`, 9; got 4"),
         (lambda: NCPWiring(4, 3, 2, 5, 2, 3, 2), "`sensory_fanout` must be at least 1 and at most `inter_neurons` 4"),
         (
-            lambda: rx.step(CfCCell(4), CfCCell(4).init(jax.random.key(0), 3), None, TimedInputs(X[:, 0], DT)),
+            lambda: rx.step(CfCCell(4), CfCCell(4).init(jax.random.key(0), 3), TimedInputs(X[:, 0], DT)),
             r"`dt` must be \[2\], one number per step of `x` float32\[2, 3\]; got float32\[2, 5\]\.",
         ),
         (

@@ -9,17 +9,18 @@ import pytest
 from flax import nnx
 
 import recurrax as rx
-from recurrax import _platform, interop, linen
+from recurrax import interop, linen
 from recurrax import nnx as rnn
 from recurrax.cells.convolutional import ConvElmanCell, ConvGRUCell, ConvLSTMCell
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+from recurrax.implementations import _platform
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
 STRIDED = ConvLSTMCell(3, (5, 4), (3, 2), 2, strides=(2, 1), recurrent_bias=True)
 DILATED = ConvGRUCell(2, 5, 3, padding=((1, 2),), dilation=2)
 
 
 def inputs(cell: Any, channels: int = 3, batch: int = 2, steps: int = 4) -> jax.Array:
-    return noise(jax.ShapeDtypeStruct((batch, steps, *cell.input_shape, channels), jnp.float32), 1)
+    return normal_like(jax.ShapeDtypeStruct((batch, steps, *cell.input_shape, channels), jnp.float32), 1)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_the_rule_equals_plain_autodiff(cell: Any, monkeypatch: pytest.MonkeyPat
     """Where all inputs are convolved at once, as off a CPU; with two batch axes, and recurrent dropout around it."""
     monkeypatch.setattr(_platform.jax, "default_backend", lambda: "tpu")
     params, xs = perturbed_params(cell, 3), jnp.reshape(inputs(cell, batch=6), (2, 3, 4, *cell.input_shape, 3))
-    state = noise(jax.eval_shape(lambda: cell.initial_state((2, 3))), 2)
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((2, 3))), 2)
     layer, lengths = rx.RecurrentDropout(cell, 0.5), jnp.array([[4, 0, 1], [2, 9, 3]])
 
     def run(implementation: str) -> Any:
@@ -49,8 +50,8 @@ def test_the_rule_equals_plain_autodiff(cell: Any, monkeypatch: pytest.MonkeyPat
             options = {"lengths": lengths, "reverse": True, "key": jax.random.key(0)}
             return rx.scan(layer, *args, implementation=implementation, **options)
 
-        pushed = jax.jit(lambda: jax.jvp(call, (params, xs, state), noise((params, xs, state), 5)))()
-        return *pull(call, params, xs, state), pushed
+        pushed = jax.jit(lambda: jax.jvp(call, (params, xs, state), normal_like((params, xs, state), 5)))()
+        return *values_and_gradients(call, params, xs, state), pushed
 
     jax.clear_caches()
     assert_close("hoisted", run("hoisted"), run("xla"), 1e-5)
@@ -75,10 +76,10 @@ def test_lstm_is_that_of_keras(shape: Any, size: Any, options: Any, keras: Any) 
     def theirs(params: Any, xs: jax.Array) -> Any:
         others = [variable.value for variable in layer.non_trainable_variables]
         (ys, h, c), _ = layer.stateless_call(jax.tree.leaves(params), others, xs)
-        return rx.LSTMState(h, c), ys
+        return rx.cells.LSTMState(h, c), ys
 
-    expected = pull(theirs, params, xs)
-    assert_close("keras", pull(lambda *args: rx.scan(cell, *args), params, xs), expected, 1e-5)
+    expected = values_and_gradients(theirs, params, xs)
+    assert_close("keras", values_and_gradients(lambda *args: rx.scan(cell, *args), params, xs), expected, 1e-5)
 
 
 def convolve(x: Any, kernel: Any, bias: Any, strides: int = 1, dilation: int = 1, same: bool = True) -> Any:
@@ -137,10 +138,10 @@ def by_hand(cell: Any, params: Any, xs: Any, state: Any) -> Any:
 def test_values_and_derivatives_are_those_of_the_equations(cell: Any) -> None:
     with jax.enable_x64(True):
         state = jax.eval_shape(lambda: cell.initial_state((2,)))
-        args = (perturbed_params(cell, 3), inputs(cell), noise(state, 2))
+        args = (perturbed_params(cell, 3), inputs(cell), normal_like(state, 2))
         args = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), args)
-        out, grads = pull(lambda *args: rx.scan(cell, *args), *args)
-        cotangent = jax.tree.map(np.asarray, noise(out, seed=3))
+        out, grads = values_and_gradients(lambda *args: rx.scan(cell, *args), *args)
+        cotangent = jax.tree.map(np.asarray, normal_like(out, seed=3))
         args, out, grads = jax.tree.map(np.asarray, (args, out, grads))
     assert_close("values", jax.tree.leaves(out), jax.tree.leaves(by_hand(cell, *args)), 1e-10)
 
@@ -171,7 +172,7 @@ def test_flax_modules_take_channels_for_the_input_size() -> None:
     state, ys = rx.scan(cell, params, xs)
     assert_close("linen", module.apply(variables, xs), (ys, state), 1e-6)
     y, stepped = module.apply(variables, xs[:, 0], method="step")
-    assert_close("linen, one step", (stepped, y), rx.step(cell, params, None, xs[:, 0]), 1e-6)
+    assert_close("linen, one step", (stepped, y), rx.step(cell, params, xs[:, 0]), 1e-6)
 
 
 def test_initialisers_see_one_gate_with_its_taps() -> None:

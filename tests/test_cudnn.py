@@ -10,8 +10,8 @@ import pytest
 from jax.experimental import rnn
 
 import recurrax as rx
-from recurrax.kernels import cudnn
-from recurrax.testing import assert_close, noise, pull
+from recurrax.implementations import cudnn
+from recurrax.testing import assert_close, normal_like, values_and_gradients
 
 STEPS, INPUT = 5, 2
 PLAIN, BARE = rx.LSTMCell(3), rx.LSTMCell(3, bias=False)
@@ -37,7 +37,7 @@ def shapes(layer: rx.Layer, batch: tuple[int, ...], steps: int = STEPS) -> tuple
 
 
 def arguments(*args: Any, **options: Any) -> tuple[Any, jax.Array, Any]:
-    return noise(shapes(*args, **options), seed=1)
+    return normal_like(shapes(*args, **options), seed=1)
 
 
 def run(layer: rx.Layer, lengths: Any, reverse: bool, params: Any, xs: jax.Array, state: Any) -> Any:
@@ -69,8 +69,10 @@ def test_all_but_the_call_equals_xla(case: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cudnn, "_call", reference)
     layer, batch, lengths, reverse = CASES[case]
     params, xs, state = arguments(layer, batch)
-    got = pull(partial(run, layer, lengths, reverse), params, holed(xs, lengths), state)
-    assert_close(case, got, pull(partial(scan, layer, lengths, reverse, "xla"), params, xs, state), 1e-5)
+    got = values_and_gradients(partial(run, layer, lengths, reverse), params, holed(xs, lengths), state)
+    assert_close(
+        case, got, values_and_gradients(partial(scan, layer, lengths, reverse, "xla"), params, xs, state), 1e-5
+    )
 
 
 @pytest.mark.parametrize(("batch", "steps"), [((4,), 0), ((2, 0), STEPS)])
@@ -103,7 +105,7 @@ def test_the_call_is_of_full_precision_and_of_first_order(monkeypatch: pytest.Mo
     args, under_test = arguments(PLAIN, (4,)), partial(run, PLAIN, RAGGED, False)
     for precision in (None, "highest", "bfloat16", "high", "tensorfloat32"):
         with jax.default_matmul_precision(precision):
-            program = str(jax.make_jaxpr(partial(pull, under_test))(*args))
+            program = str(jax.make_jaxpr(partial(values_and_gradients, under_test))(*args))
         tf32 = f"cudnn_allow_tf32={precision in ('high', 'tensorfloat32')}"
         assert program.count(tf32) == program.count("cudnn_allow_tf32") == 2
         assert program.count("= rnn_fwd[") == program.count("= rnn_bwd[") == 1
@@ -195,8 +197,10 @@ def test_cudnn_equals_xla(case: str) -> None:
     params, xs, state = arguments(layer, batch)
     under_test = partial(scan, layer, lengths, reverse)
     with jax.default_matmul_precision("highest"):  # XLA's own default is TF32 as well.
-        expected = pull(partial(under_test, "xla"), params, xs, state)
-    assert_close(case, pull(partial(under_test, "cudnn"), params, holed(xs, lengths), state), expected, 2e-5)
+        expected = values_and_gradients(partial(under_test, "xla"), params, xs, state)
+    assert_close(
+        case, values_and_gradients(partial(under_test, "cudnn"), params, holed(xs, lengths), state), expected, 2e-5
+    )
 
 
 @on_gpu
@@ -205,8 +209,13 @@ def test_cudnn_is_of_full_precision_at_size() -> None:
     params, xs, state = arguments(layer, (16,), steps=60)
     params = jax.tree.map(lambda p: p / 16, params)  # Full normal noise would be chaos, at this size.
     with jax.default_matmul_precision("highest"):
-        expected = pull(partial(scan, layer, lengths, False, "xla"), params, xs, state)
-    assert_close("at size", pull(partial(scan, layer, lengths, False, "cudnn"), params, xs, state), expected, 1e-4)
+        expected = values_and_gradients(partial(scan, layer, lengths, False, "xla"), params, xs, state)
+    assert_close(
+        "at size",
+        values_and_gradients(partial(scan, layer, lengths, False, "cudnn"), params, xs, state),
+        expected,
+        1e-4,
+    )
 
 
 @on_gpu

@@ -12,9 +12,8 @@ import jax
 import pytest
 
 import recurrax
-from recurrax import initializers, interop, linen, testing
+from recurrax import initializers, interop, keras, linen, testing
 from recurrax import nnx as rnn
-from recurrax.compat import keras
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md"]
@@ -36,7 +35,7 @@ def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
 
 
 # Abstract, shown by the cells that derive from it; or a tool of `check_contract`, shown there.
-WITHOUT_EXAMPLE = {"Layer", "AffineCell", "noise", "run_apart", "pull", "assert_close"}
+WITHOUT_EXAMPLE = {"Layer", "AffineCell", "noise", "run_segments_apart", "pull", "assert_close"}
 
 
 def public(module) -> dict:

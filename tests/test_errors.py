@@ -55,7 +55,7 @@ def scan(layer=CELL, params=PARAMS, xs=XS, state=None, **options):
 
 
 def step(layer=CELL, params=PARAMS, state=None, x=XS[:, 0], **options):
-    return lambda: rx.step(layer, params, state, x, **options)
+    return lambda: rx.step(layer, params, x, state, **options)
 
 
 def cast(tree, dtype):
@@ -99,11 +99,11 @@ OF_SCAN = [
         "got a list of 2. Write `tuple(state)`",
     ),
     (
-        scan(STACK, STACKED, state=(rx.GRUState(H), H)),
+        scan(STACK, STACKED, state=(rx.cells.GRUState(H), H)),
         ValueError,
         "`state[1]` must be LSTMState(h, c)",
     ),
-    (scan(state=rx.GRUState(None)), ValueError, "`state.h` must be [2, 4]"),
+    (scan(state=rx.cells.GRUState(None)), ValueError, "`state.h` must be [2, 4]"),
     (scan(mask=jnp.ones((7, 2), bool)), ValueError, "got bool[7, 2]. Is one of them time-"),
     (scan(mask=jnp.ones((2, 7))), TypeError, "`mask` must be bool[2, 7], one flag per step"),
     (scan(reset=jnp.ones(7, bool)), ValueError, "`reset` must be bool[2, 7]"),
@@ -115,7 +115,7 @@ OF_SCAN = [
         "`lengths` and `mask` must not both be given",
     ),
     (scan(implementation="fast"), ValueError, "`implementation` must be None or one of"),
-    (scan(implementation=rx.Newton), TypeError, "got the class Newton. Write Newton()."),
+    (scan(implementation=rx.experimental.Newton), TypeError, "got the class Newton. Write Newton()."),
     (scan(implementation=["xla"]), ValueError, "`implementation` must be None or one of"),
     (scan(key=0), TypeError, "`key` must be one PRNG key, such as jax.random.key(0); got 0"),
     (scan(key=jax.random.split(KEY, 3)), ValueError, "got key<fry>[3]. Take one of these keys: `key[0]`"),
@@ -125,7 +125,7 @@ OF_SCAN = [
     (step(x=jnp.ones(())), ValueError, "`x` must be [*B, I], at least 1 axes; got float32[]"),
     (step(x=jnp.ones((2, 5))), ValueError, "`x` must have 3 features"),
     (step(params=cast(PARAMS, int)), TypeError, "`params.kernel` must be of a floating dtype"),
-    (step(state=rx.GRUState(H[0])), ValueError, "must be [2, 4] for `x` float32[2, 3] and"),
+    (step(state=rx.cells.GRUState(H[0])), ValueError, "must be [2, 4] for `x` float32[2, 3] and"),
     (step(mask=jnp.ones((2, 1), bool)), ValueError, "one flag per row of `x` float32[2, 3]; got bool[2, 1]"),
     (step(rx.Bidirectional(CELL), ()), ValueError, "must not read the future to be stepped"),
 ]
@@ -133,21 +133,21 @@ OF_SCAN = [
 
 OF_KINDS = [
     (
-        scan(state=rx.GRUState(H.astype(int))),
+        scan(state=rx.cells.GRUState(H.astype(int))),
         TypeError,
         "`state.h` must be of a floating dtype, as float32[2, 4] is, for GRUCell(hidden_size=4); got int32[2, 4]",
     ),
-    (scan(state=rx.GRUState(H.astype(bool))), TypeError, "got bool[2, 4]"),
-    (scan(state=rx.GRUState(H.astype(jnp.int4))), TypeError, "got int4[2, 4]"),
+    (scan(state=rx.cells.GRUState(H.astype(bool))), TypeError, "got bool[2, 4]"),
+    (scan(state=rx.cells.GRUState(H.astype(jnp.int4))), TypeError, "got int4[2, 4]"),
     (
-        scan(state=rx.GRUState(H.astype(jnp.float8_e4m3fn))),
+        scan(state=rx.cells.GRUState(H.astype(jnp.float8_e4m3fn))),
         TypeError,
         "got float8_e4m3fn[2, 4]. Floats of 8 bits are for storage",
     ),
     (scan(xs=XS.astype(jnp.float8_e4m3fn)), TypeError, "`xs` must be of a floating dtype"),
-    (scan(state=rx.GRUState(np.zeros((2, 4), np.int64))), TypeError, "got int64[2, 4]"),
+    (scan(state=rx.cells.GRUState(np.zeros((2, 4), np.int64))), TypeError, "got int64[2, 4]"),
     (
-        scan(LRU, LRU_PARAMS, state=rx.LinearState(H)),
+        scan(LRU, LRU_PARAMS, state=rx.cells.LinearState(H)),
         TypeError,
         "`state.h` must be of a complex dtype, as complex64[2, 4] is",
     ),
@@ -161,12 +161,12 @@ OF_KINDS = [
         "`xs` must be of a floating dtype for LRUCell",
     ),
     (
-        scan(LEARNED, LEARNED_PARAMS._replace(state=rx.GRUState(jnp.arange(4)))),
+        scan(LEARNED, LEARNED_PARAMS._replace(state=rx.cells.GRUState(jnp.arange(4)))),
         TypeError,
         "`params.state.h` must be of a floating dtype",
     ),
     (
-        lambda: LEARNED.first_state(LEARNED_PARAMS._replace(state=rx.GRUState(jnp.arange(4))), (2,)),
+        lambda: LEARNED.first_state(LEARNED_PARAMS._replace(state=rx.cells.GRUState(jnp.arange(4))), (2,)),
         TypeError,
         "`params.state.h` must be of a floating dtype",
     ),
@@ -177,12 +177,12 @@ OF_KINDS = [
         TypeError,
         "`params.kernel` must be of a floating dtype",
     ),
-    (lambda: rx.input_size(CELL, cast(PARAMS, int)), TypeError, "must be of a floating dtype"),
+    (lambda: rx.infer_input_size(CELL, cast(PARAMS, int)), TypeError, "must be of a floating dtype"),
     (
         lambda: rx.scan(
             rx.CfCCell(4),
             rx.CfCCell(4).init(KEY, 3),
-            rx.TimedInputs(XS, jnp.ones((2, 7), jnp.complex64)),
+            rx.cells.TimedInputs(XS, jnp.ones((2, 7), jnp.complex64)),
         ),
         TypeError,
         "`dt` must be [2, 7], one number per step of `x` float32[2, 7, 3]; got complex64[2, 7]",
@@ -261,11 +261,19 @@ OF_CONSTRUCTION = [
     (lambda: rx.GradientClip(CELL, "1"), TypeError, "`bound` of GradientClip must be a number; got '1'"),
     (lambda: rx.ConvLSTMCell(4, 5.0, 3), ValueError, "`input_shape` must be the size of each spatial axis"),
     (lambda: rx.ConvLSTMCell(4, (5, 5), None), ValueError, "`kernel_size` must be a positive int, or one for each"),
-    (lambda: rx.NCPWiring(4.0, 3, 2, 2, 2, 3, 2), TypeError, "`inter_neurons` of NCPWiring must be an int; got 4.0"),
-    (lambda: rx.Newton(max_iterations=3.0), TypeError, "`max_iterations` of Newton must be an int; got 3.0"),
-    (lambda: rx.Newton(fallback="no"), TypeError, "`fallback` of Newton must be True or False; got 'no'"),
-    (lambda: rx.Chunkwise("64"), TypeError, "`length` of Chunkwise must be an int; got '64'"),
-    (lambda: rx.TimeSharded(8, "time"), TypeError, "`mesh` must be a jax.sharding.Mesh; got 8"),
+    (
+        lambda: rx.cells.NCPWiring(4.0, 3, 2, 2, 2, 3, 2),
+        TypeError,
+        "`inter_neurons` of NCPWiring must be an int; got 4.0",
+    ),
+    (
+        lambda: rx.experimental.Newton(max_iterations=3.0),
+        TypeError,
+        "`max_iterations` of Newton must be an int; got 3.0",
+    ),
+    (lambda: rx.experimental.Newton(fallback="no"), TypeError, "`fallback` of Newton must be True or False; got 'no'"),
+    (lambda: rx.implementations.Chunked("64"), TypeError, "`length` of Chunked must be an int; got '64'"),
+    (lambda: rx.implementations.TimeSharded(8, "time"), TypeError, "`mesh` must be a jax.sharding.Mesh; got 8"),
 ]
 
 
@@ -290,29 +298,33 @@ OF_DATA = [
     (lambda: rx.lengths_to_mask(jnp.ones(2, bool), 3), TypeError, "`lengths` must be int[*B]; got bool[2]"),
     (lambda: rx.lengths_to_mask(jnp.ones(2, int), 3.0), TypeError, "`max_length` must be an int; got 3.0"),
     (lambda: rx.segment_ids_to_reset(jnp.ones(2)), TypeError, "`segment_ids` must be int[*B, T]; got float32[2]"),
-    (lambda: rx.pack(np.ones((2, 3, 4)), 6), TypeError, "got one array, float64[2, 3, 4]."),
-    (lambda: rx.pack({"x": ROWS}, 6), TypeError, "`sequences` must be a list of arrays [T, ...]; got a dict"),
+    (lambda: rx.data.pack(np.ones((2, 3, 4)), 6), TypeError, "got one array, float64[2, 3, 4]."),
+    (lambda: rx.data.pack({"x": ROWS}, 6), TypeError, "`sequences` must be a list of arrays [T, ...]; got a dict"),
     (
-        lambda: rx.pack([ROWS[0], ROWS[1][:, :1]], 6),
+        lambda: rx.data.pack([ROWS[0], ROWS[1][:, :1]], 6),
         ValueError,
         "`sequences[1]` must be float32[T, 3] as `sequences[0]` is; got float32[4, 1]",
     ),
     (
-        lambda: rx.pack([np.arange(3), np.full(2, 0.5)], 6),
+        lambda: rx.data.pack([np.arange(3), np.full(2, 0.5)], 6),
         ValueError,
         "`sequences[1]` must be int64[T] as `sequences[0]` is; got float64[2]",
     ),
-    (lambda: rx.pack([(ROWS[0],), ROWS[1]], 6), ValueError, "`sequences[1]` must have the structure of"),
-    (lambda: rx.pack(ROWS, 6, rows=0), ValueError, "`rows` must be an int of at least 1; got 0"),
-    (lambda: rx.batch_by_length(ROWS, 16, 2), TypeError, "`lengths` must be a tuple of ints; got 16. Write (16,)."),
-    (lambda: rx.batch_by_length(ROWS[0], (16,), 2), TypeError, "got one array, float32[2, 3]"),
+    (lambda: rx.data.pack([(ROWS[0],), ROWS[1]], 6), ValueError, "`sequences[1]` must have the structure of"),
+    (lambda: rx.data.pack(ROWS, 6, rows=0), ValueError, "`rows` must be an int of at least 1; got 0"),
     (
-        lambda: list(rx.batch_by_length([ROWS[0], ROWS[1].astype(int)], (16,), 1)),
+        lambda: rx.data.batch_by_length(ROWS, 16, 2),
+        TypeError,
+        "`lengths` must be a tuple of ints; got 16. Write (16,).",
+    ),
+    (lambda: rx.data.batch_by_length(ROWS[0], (16,), 2), TypeError, "got one array, float32[2, 3]"),
+    (
+        lambda: list(rx.data.batch_by_length([ROWS[0], ROWS[1].astype(int)], (16,), 1)),
         ValueError,
         "`sequences[1]` must be float32[T, 3] as `sequences[0]` is; got int64[4, 3]",
     ),
     (
-        lambda: rx.embedding_dropout(jax.random.split(KEY), jnp.ones((3, 2)), 0.5),
+        lambda: rx.layers.embedding_dropout(jax.random.split(KEY), jnp.ones((3, 2)), 0.5),
         ValueError,
         "`key` must be one PRNG key",
     ),
@@ -338,8 +350,8 @@ def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
         (rx.Zoneout(CELL, half), rx.Zoneout(CELL, 0.5)),
         (rx.ConvGRUCell(three, np.array([5, 5]), three), rx.ConvGRUCell(3, (5, 5), 3)),
         (rx.ConvGRUCell(3, 5, 3, padding=[[three, three]]), rx.ConvGRUCell(3, 5, 3, padding=((3, 3),))),
-        (rx.Newton(max_iterations=three), rx.Newton(max_iterations=3)),
-        (rx.Chunkwise(three), rx.Chunkwise(3)),
+        (rx.experimental.Newton(max_iterations=three), rx.experimental.Newton(max_iterations=3)),
+        (rx.implementations.Chunked(three), rx.implementations.Chunked(3)),
     ]
     for got, expected in stored:
         assert got == expected
@@ -348,18 +360,18 @@ def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
         assert not any(isinstance(number, (np.generic, np.ndarray)) for number in numbers)
     assert CELL.init(KEY, three).kernel.shape == (3, 12)
     assert rx.scan(CELL, PARAMS, XS, unroll=np.int64(2), remat=np.int64(4))[1].shape == (2, 7, 4)
-    assert rx.batch_by_length(ROWS, (np.int64(4),), np.int64(2)) is not None
+    assert rx.data.batch_by_length(ROWS, (np.int64(4),), np.int64(2)) is not None
 
 
 def test_what_is_of_the_kind_is_taken_whatever_its_width() -> None:
-    narrow = [rx.GRUState(H.astype(dtype)) for dtype in (jnp.bfloat16, jnp.float16)]
-    for state in (*narrow, rx.GRUState(np.zeros((2, 4)))):
+    narrow = [rx.cells.GRUState(H.astype(dtype)) for dtype in (jnp.bfloat16, jnp.float16)]
+    for state in (*narrow, rx.cells.GRUState(np.zeros((2, 4)))):
         jax.eval_shape(lambda state: rx.scan(CELL, PARAMS, XS, state, implementation="xla"), state)
     _, ys = rx.scan(ScaledCell(3), {"a": 0.5}, XS)
     assert ys.shape == XS.shape
     assert rx.scan(rx.Activation(jnp.conj), (), XS.astype(jnp.complex64))[1].dtype == jnp.complex64
-    assert rx.pack((row for row in ROWS), 6).xs.shape == (1, 6, 3)
+    assert rx.data.pack((row for row in ROWS), 6).xs.shape == (1, 6, 3)
     mesh = jax.make_mesh((1,), ("time",), axis_types=(AxisType.Auto,))
-    assert rx.TimeSharded(mesh, "time").axis == "time"
+    assert rx.implementations.TimeSharded(mesh, "time").axis == "time"
     # Layers without a state take any number of axes.
     rx.Stack((rx.ConvLSTMCell(4, (5, 5), 3), rx.Dropout(0.5), rx.Dense(3), rx.ConvLSTMCell(4, (5, 5), 3)))

@@ -14,7 +14,7 @@ import pytest
 
 import recurrax as rx
 from recurrax import interop
-from recurrax.testing import assert_close, noise, perturbed_params
+from recurrax.testing import assert_close, normal_like, perturbed_params
 
 LAYERS = {
     "deep": rx.Stack((rx.LSTMCell(4, proj_size=2), rx.Residual(rx.GRUCell(2)), rx.CausalConv(2), rx.ElmanCell(3))),
@@ -47,7 +47,7 @@ def test_without_recurrax() -> None:
         space = getattr(layer, "input_shape", ())
         calls, outcomes = [], []
         for B, T in ((2, 5), (3, 1)):
-            xs = np.asarray(noise(jax.ShapeDtypeStruct((B, T, *space, 3), jnp.float32), B))
+            xs = np.asarray(normal_like(jax.ShapeDtypeStruct((B, T, *space, 3), jnp.float32), B))
             lengths = np.array([T, 1, 0], np.int32)[:B]
             calls.append((xs, lengths))
             outcomes.append(rx.scan(layer, params[name], xs, lengths=lengths))
@@ -67,7 +67,7 @@ def test_without_recurrax() -> None:
 def test_streaming(name: str) -> None:
     layer = LAYERS[name]
     params = perturbed_params(layer, 3)
-    xs = noise(jax.ShapeDtypeStruct((2, 4, *getattr(layer, "input_shape", ()), 3), jnp.float32), 1)
+    xs = normal_like(jax.ShapeDtypeStruct((2, 4, *getattr(layer, "input_shape", ()), 3), jnp.float32), 1)
     ys, final = interop.export(layer, params).call(xs)
     state = jax.tree.map(jnp.zeros_like, final)
     step, parts = interop.export(layer, params, step=True), interop.export(layer, params, state=True)
@@ -101,9 +101,9 @@ FLAGS = {
 def test_masks_resets_and_irregular_times() -> None:
     cell = rx.Stack((rx.CfCCell(3),))
     params = perturbed_params(cell, 3)
-    x, dt = noise((jax.ShapeDtypeStruct((2, 4, 3), jnp.float32), jax.ShapeDtypeStruct((2, 4), jnp.float32)), 1)
+    x, dt = normal_like((jax.ShapeDtypeStruct((2, 4, 3), jnp.float32), jax.ShapeDtypeStruct((2, 4), jnp.float32)), 1)
     dt, (mask, reset, lengths) = jnp.abs(dt), FLAGS.values()
-    xs = rx.TimedInputs(x, dt)
+    xs = rx.cells.TimedInputs(x, dt)
     state, expected = rx.scan(cell, params, xs, mask=mask, reset=reset)
     exported = interop.export(cell, params, timed=True, mask=True, reset=True, platforms=["cpu"])
     assert_close("mask and reset", exported.call(x, dt, mask, reset)[0], expected, 1e-5)

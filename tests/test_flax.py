@@ -15,13 +15,13 @@ from jax.sharding import AxisType, PartitionSpec
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
-from recurrax.testing import assert_close, noise, perturbed_params
+from recurrax.testing import assert_close, normal_like, perturbed_params
 
 LAYER = rx.Stack((rx.Bidirectional(rx.LSTMCell(3), rx.GRUCell(3)), rx.Residual(rx.ElmanCell(6))), dropout=0.5)
 
 
 def normal(*shape: int, seed: int = 1) -> jax.Array:
-    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+    return normal_like(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
 
 
 class Tagger(nnx.Module):
@@ -125,7 +125,7 @@ def test_linen_inside_a_larger_model_trains_saves_and_restores(tmp_path) -> None
 def test_both_frontends_equal_the_core() -> None:
     xs, lengths = normal(2, 5, 4), jnp.array([5, 3])
     params = perturbed_params(LAYER, 4)
-    state = noise(jax.eval_shape(lambda: LAYER.initial_state((2,))), 2)
+    state = normal_like(jax.eval_shape(lambda: LAYER.initial_state((2,))), 2)
     expected = rx.scan(LAYER, params, xs, state, lengths=lengths, reverse=True)[::-1]
 
     model = rnn.Recurrent(LAYER, 4, deterministic=True, rngs=nnx.Rngs(0))
@@ -261,7 +261,7 @@ def test_modules_are_tabulated_and_shown() -> None:
     table = nnx.tabulate(model, x, console_kwargs={"force_terminal": False, "width": 160})
     assert "backward:" in table
     assert "c: float32[4,2,4]" in table
-    assert type(model(x)[1]) is rx.LSTMState  # Only in a table is it anything else.
+    assert type(model(x)[1]) is rx.cells.LSTMState  # Only in a table is it anything else.
     assert "LSTM" in repr(model)
     assert "layers_1" in linen.GRU(4, num_layers=2).tabulate(jax.random.key(0), x)
 
@@ -310,7 +310,7 @@ def test_a_gru_takes_h_bare_or_as_its_state() -> None:
     x, h = normal(5, 2, 3), normal(1, 2, 4)
     model, module = rnn.GRU(3, 4, rngs=nnx.Rngs(0)), linen.GRU(4)
     variables = linen.variables(rnn.params_of(model))
-    for state in (h, rx.GRUState(h)):
+    for state in (h, rx.cells.GRUState(h)):
         assert_close("nnx and linen", model(x, state), module.apply(variables, x, state), 0)
 
 

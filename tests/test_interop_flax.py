@@ -19,8 +19,8 @@ LENGTHS = jnp.array([5, 3])
 def our_state(layer: rx.Layer, carry: Any) -> Any:
     """Flax' carry as our state: it keeps c before h."""
     if isinstance(layer, rx.Bidirectional):
-        return rx.Directions(*map(our_state, layer.parts, carry))
-    return rx.LSTMState(*carry[::-1]) if layer.state_type is rx.LSTMState else layer.state_type(carry)
+        return rx.layers.Directions(*map(our_state, layer.parts, carry))
+    return rx.cells.LSTMState(*carry[::-1]) if layer.state_type is rx.cells.LSTMState else layer.state_type(carry)
 
 
 def masked(ys: Any) -> Any:

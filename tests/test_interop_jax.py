@@ -23,7 +23,7 @@ def in_haiku(hk: Any, make: Callable, reverse: bool, **options: Any) -> Theirs:
         state = core.initial_state(xs.shape[0])
         ys, state = hk.dynamic_unroll(core, xs, state, time_major=False, reverse=reverse)
         states = jax.tree.leaves([state], is_leaf=lambda node: isinstance(node, hk.LSTMState))
-        return [rx.LSTMState(*s) if isinstance(s, hk.LSTMState) else s for s in states], ys
+        return [rx.cells.LSTMState(*s) if isinstance(s, hk.LSTMState) else s for s in states], ys
 
     transformed = hk.without_apply_rng(hk.transform(unroll))
     xs = IMAGES if "input_shape" in options else XS
@@ -86,7 +86,7 @@ def in_equinox(eqx: Any, cell: Any, reverse: bool) -> Theirs:
         is_lstm = isinstance(cell, eqx.nn.LSTMCell)
         zeros = jnp.zeros((xs.shape[0], H))
         carry, ys = jax.lax.scan(step, (zeros, zeros) if is_lstm else zeros, xs.swapaxes(0, 1), reverse=reverse)
-        return rx.LSTMState(*carry) if is_lstm else rx.GRUState(carry), ys.swapaxes(0, 1)
+        return rx.cells.LSTMState(*carry) if is_lstm else rx.cells.GRUState(carry), ys.swapaxes(0, 1)
 
     return Theirs(cell, run, interop.from_equinox, interop.to_equinox)
 

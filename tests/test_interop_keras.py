@@ -10,8 +10,8 @@ import pytest
 
 import recurrax as rx
 from recurrax import interop
-from recurrax.interop.keras import ACTIVATIONS
-from recurrax.testing import assert_close, noise, perturbed_params, pull
+from recurrax.interop._keras_activations import ACTIVATIONS
+from recurrax.testing import assert_close, normal_like, perturbed_params, values_and_gradients
 
 B, T, I, H = 2, 5, 3, 4  # noqa: E741
 LENGTHS = jnp.array([5, 3])
@@ -63,10 +63,10 @@ def test_layers(kind: str, keras: Any) -> None:
     theirs = LAYERS[kind](keras)
     space = SPACES.get(kind, ())
     theirs.build((B, T, *space, I))
-    xs = noise(jax.ShapeDtypeStruct((B, T, *space, I), jnp.float32), 1)
+    xs = normal_like(jax.ShapeDtypeStruct((B, T, *space, I), jnp.float32), 1)
     mask = None if space else rx.lengths_to_mask(LENGTHS, T)
     weights = [jnp.asarray(weight.value) for weight in theirs.weights]
-    weights = [weight + 0.3 * n for weight, n in zip(weights, noise(weights, 2), strict=True)]
+    weights = [weight + 0.3 * n for weight, n in zip(weights, normal_like(weights, 2), strict=True)]
     theirs.set_weights(weights)
     layer, params = interop.from_keras(theirs)
 
@@ -79,11 +79,11 @@ def test_layers(kind: str, keras: Any) -> None:
         state, ys = rx.scan(layer, params, xs, mask=mask)
         return jax.tree.leaves(state), ys
 
-    out, (grads, grad_xs) = pull(run, weights, xs)
+    out, (grads, grad_xs) = values_and_gradients(run, weights, xs)
     assert all(np.any(leaf) for leaf in grads)
     theirs.set_weights(grads)
     expected = out, (interop.from_keras(theirs)[1], grad_xs)
-    assert_close(kind, pull(ours, params, xs), expected, 1e-5)
+    assert_close(kind, values_and_gradients(ours, params, xs), expected, 1e-5)
 
     back = interop.to_keras(layer, params)
     assert type(back) is type(theirs)
@@ -96,7 +96,7 @@ def test_layers(kind: str, keras: Any) -> None:
 
 
 def test_one_bias_where_keras_has_one(keras: Any) -> None:
-    xs = noise(jax.ShapeDtypeStruct((B, T, I), jnp.float32), 1)
+    xs = normal_like(jax.ShapeDtypeStruct((B, T, I), jnp.float32), 1)
     lstm, gru = rx.LSTMCell(H, recurrent_bias=True), rx.GRUCell(2, recurrent_bias=False)
     layer = rx.Stack((lstm, rx.Bidirectional(gru), rx.ElmanCell(H, bias=False)))
     params = perturbed_params(layer, I)

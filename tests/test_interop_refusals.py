@@ -142,7 +142,6 @@ def test_errors_teach(error: type, make: Callable, message: str) -> None:
         ("safetensors", "recurrax[interop]", lambda: interop.load("nowhere")),
         ("onnx", "recurrax[interop]", lambda: interop.to_onnx(LSTM, perturbed_params(LSTM, I))),
         ("onnx", "recurrax[interop]", lambda: interop.from_onnx(b"")),
-        ("onnx", "recurrax[interop]", lambda: interop.OnnxRecurrence.read(b"")),
         ("flatbuffers", "recurrax[interop]", lambda: interop.load_export("nowhere")),
         ("flatbuffers", "recurrax[interop]", lambda: interop.save_export("nowhere", None)),
         ("keras", "keras", lambda: interop.from_keras(None)),

@@ -13,11 +13,11 @@ import recurrax as rx
 from recurrax import _torch_layout as torch_layout
 from recurrax import interop
 from recurrax._check import check_tree, expected_params
-from recurrax.testing import assert_close, noise, perturbed_params, pull
+from recurrax.testing import assert_close, normal_like, perturbed_params, values_and_gradients
 
 T, B, I, H, P = 6, 3, 3, 5, 2  # noqa: E741
 LENGTHS = (4, 6, 1)
-XS = noise(jax.ShapeDtypeStruct((T, B, I), jnp.float32), 1)
+XS = normal_like(jax.ShapeDtypeStruct((T, B, I), jnp.float32), 1)
 GOLDEN = Path(__file__).parent / "golden" / "torch.npz"
 
 LAYERS = {
@@ -70,10 +70,10 @@ def test_layers(kind: str, torch: Any) -> None:
     ys, state = module(packed)
     theirs = list(state) if isinstance(state, tuple) else [state], torch.nn.utils.rnn.pad_packed_sequence(ys)[0]
     arrays = jax.tree.map(lambda leaf: jnp.asarray(leaf.detach().numpy()), theirs)
-    out, (grads, grad_xs) = pull(ours, params, XS)
+    out, (grads, grad_xs) = values_and_gradients(ours, params, XS)
     assert_close("values", out, arrays, 1e-5)
 
-    cotangents = jax.tree.leaves(noise(arrays, seed=3))
+    cotangents = jax.tree.leaves(normal_like(arrays, seed=3))
     leaves = jax.tree.leaves(theirs)
     sum((leaf * torch.tensor(np.asarray(c))).sum() for leaf, c in zip(leaves, cotangents, strict=True)).backward()
     named = {weight_name: weight.grad for weight_name, weight in module.named_parameters()}
@@ -256,7 +256,7 @@ def test_mappings_that_fit_no_layer_are_refused() -> None:
         except (ValueError, TypeError) as error:
             refused.append(str(error))
         else:
-            check_tree("params", params, expected_params(layer, rx.input_size(layer, params)), layer, XS)
+            check_tree("params", params, expected_params(layer, rx.infer_input_size(layer, params)), layer, XS)
             assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
     assert len(refused) > 500
     assert all(message.startswith(("`source` must", "`prefix` must")) for message in refused)

@@ -9,9 +9,9 @@ from flax import nnx
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params
 
-XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
+XS = normal_like(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
 
 
 def test_contract() -> None:
@@ -24,8 +24,8 @@ def test_every_way_to_walk_gives_the_same_gradients() -> None:
     options = {"lengths": jnp.array([6, 4]), "reset": np.arange(6) % 3 == np.array([[1], [2]])}
 
     @jax.jit
-    def gradients(params: rx.LearnedInitialStateParams) -> list:
-        def of(reverse: bool, **how) -> rx.LearnedInitialStateParams:
+    def gradients(params: rx.layers.LearnedInitialStateParams) -> list:
+        def of(reverse: bool, **how) -> rx.layers.LearnedInitialStateParams:
             run = lambda params: rx.scan(layer, params, XS, reverse=reverse, **options, **how)[1].sum()  # noqa: E731
             return jax.grad(run)(params)
 

@@ -15,9 +15,9 @@ from equations import assert_obeys
 
 import recurrax as rx
 from recurrax.cells.s5 import _normal_hippo
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
-PARALLEL = ("associative", "chunked")
+PARALLEL = ("associative", "blocked")
 ALL = ("xla", "sequential", *PARALLEL)
 
 
@@ -124,10 +124,10 @@ def test_values_and_gradients_are_those_of_the_equations_in_float64(name: str) -
 LAYERS = [
     (rx.MinGRUCell(4), 3, "associative"),
     (rx.MinLSTMCell(4), 3, "sequential"),
-    (rx.QRNNCell(4, "ifo"), 3, "chunked"),
+    (rx.QRNNCell(4, "ifo"), 3, "blocked"),
     (rx.SRUCell(4, jnp.tanh), 3, "xla"),
     (rx.LRUCell(4, 5), 3, "associative"),
-    (rx.S5Cell(4, 8, num_blocks=2), 4, "chunked"),
+    (rx.S5Cell(4, 8, num_blocks=2), 4, "blocked"),
     (rx.RGLRUCell(4, num_heads=2), 4, "sequential"),
 ]
 
@@ -147,21 +147,21 @@ REAL, COMPLEX = rx.RGLRUCell(4, num_heads=2), rx.LRUCell(4, 3, min_radius=0.9)
 )
 def test_implementations_agree(cell: rx.LinearCell, steps: int, reverse: bool) -> None:
     rng = np.random.default_rng(0)
-    args = perturbed_params(cell, 4), noise(jax.ShapeDtypeStruct((3, steps, 4), jnp.float32), 1)
-    state = noise(jax.eval_shape(lambda: cell.initial_state((3,))), 2)
+    args = perturbed_params(cell, 4), normal_like(jax.ShapeDtypeStruct((3, steps, 4), jnp.float32), 1)
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((3,))), 2)
     mask = (rng.random((3, steps)) < 0.8) & (np.arange(steps) < np.array([[steps], [steps // 2], [0]]))
     options = {"mask": mask, "reset": rng.random((3, steps)) < 0.1, "reverse": reverse}
     runs = [functools.partial(rx.scan, cell, implementation=name, **options) for name in ("sequential", *PARALLEL)]
-    sequential, *parallel = (pull(run, *args, state) for run in runs)
+    sequential, *parallel = (values_and_gradients(run, *args, state) for run in runs)
     for name, got in zip(PARALLEL, parallel, strict=True):
         assert_close(name, got, sequential, 1e-5)
 
 
 def test_long_sequences() -> None:
     cell = rx.S5Cell(2, 4)
-    params, xs = perturbed_params(cell, 2), noise(jax.ShapeDtypeStruct((4096, 2), jnp.float32), 1)
+    params, xs = perturbed_params(cell, 2), normal_like(jax.ShapeDtypeStruct((4096, 2), jnp.float32), 1)
     runs = [functools.partial(rx.scan, cell, implementation=name) for name in ("sequential", *PARALLEL)]
-    sequential, *parallel = (pull(run, params, xs) for run in runs)
+    sequential, *parallel = (values_and_gradients(run, params, xs) for run in runs)
     for name, got in zip(PARALLEL, parallel, strict=True):
         assert_close(name, got, sequential, 1e-5)
 
@@ -169,7 +169,7 @@ def test_long_sequences() -> None:
 @pytest.mark.parametrize("implementation", ["xla", "associative"])
 @pytest.mark.parametrize("cell", [rx.LRUCell(4, 16, min_radius=0.9), rx.S5Cell(4, 16), rx.RGLRUCell(4)], ids=str)
 def test_products_in_bfloat16_leave_the_decays_alone(cell: rx.LinearCell, implementation: str) -> None:
-    params, xs = cell.init(jax.random.key(0), 4), noise(jax.ShapeDtypeStruct((1000, 4), jnp.float32), 1)
+    params, xs = cell.init(jax.random.key(0), 4), normal_like(jax.ShapeDtypeStruct((1000, 4), jnp.float32), 1)
     _, expected = rx.scan(cell, params, xs)
     _, ys = rx.scan(dataclasses.replace(cell, dtype=jnp.bfloat16), params, xs, implementation=implementation)
     assert jnp.sqrt(jnp.mean((ys - expected) ** 2) / jnp.mean(expected**2)) < 0.01
@@ -180,12 +180,14 @@ def test_gates_far_out_are_gates() -> None:
         params = cell.init(jax.random.key(0), 1)
         for size in (-1e4, -200.0, 200.0, 1e4):
             far = jax.tree.map(lambda p, size=size: jnp.full_like(p, size), params)
-            far = far._replace(log_decay=params.log_decay) if isinstance(far, rx.RGLRUParams) else far
+            far = far._replace(log_decay=params.log_decay) if isinstance(far, rx.cells.RGLRUParams) else far
             for sign in (1.0, -1.0):
-                out, grads = pull(lambda *args, cell=cell: rx.scan(cell, *args), far, jnp.full((3, 1), sign))
+                out, grads = values_and_gradients(
+                    lambda *args, cell=cell: rx.scan(cell, *args), far, jnp.full((3, 1), sign)
+                )
                 assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((out, grads))), (cell, size, sign)
     # Both gates shut: they still add up to 1.
-    params = rx.GatedParams(jnp.zeros((1, 3)), jnp.array([-200.0, -200.0, 1.5]))
+    params = rx.cells.InputGatedParams(jnp.zeros((1, 3)), jnp.array([-200.0, -200.0, 1.5]))
     assert rx.scan(rx.MinLSTMCell(1), params, jnp.zeros((1, 1)))[1].tolist() == [[1.0]]
 
 
@@ -237,24 +239,24 @@ def golden(name: str) -> dict[str, np.ndarray]:
 def test_rg_lru_is_that_of_recurrentgemma() -> None:
     theirs = golden("rg_lru")
     gates = lambda name: np.concatenate([theirs[f"a_gate_{name}"], theirs[f"input_gate_{name}"]], -1)  # noqa: E731
-    params = rx.RGLRUParams(theirs["a_param"], gates("w"), gates("b"))
+    params = rx.cells.RGLRUParams(theirs["a_param"], gates("w"), gates("b"))
     run = functools.partial(rx.scan, rx.RGLRUCell(6, num_heads=3), params, implementation="associative")
-    final, ys = run(theirs["x"], rx.LinearState(theirs["cache"]))
+    final, ys = run(theirs["x"], rx.cells.LinearState(theirs["cache"]))
     assert_close("from a state", (ys, final.h), (theirs["y"], theirs["last"]), 1e-6)
     # There the first input of a segment is not scaled: step 3 begins one.
-    _, before = run(theirs["x"][:, :3], rx.LinearState(theirs["cache"]))
-    _, after = run(theirs["x"][:, 4:], rx.LinearState(theirs["y_segments"][:, 3]))
+    _, before = run(theirs["x"][:, :3], rx.cells.LinearState(theirs["cache"]))
+    _, after = run(theirs["x"][:, 4:], rx.cells.LinearState(theirs["y_segments"][:, 3]))
     for part, expected in ((before, theirs["y_segments"][:, :3]), (after, theirs["y_segments"][:, 4:])):
         assert_close("segments", part, expected, 1e-6)
 
 
-def of_min_gated(weight: np.ndarray) -> rx.GatedParams:
+def of_min_gated(weight: np.ndarray) -> rx.cells.InputGatedParams:
     gates = np.split(weight, weight.shape[0] // 4)  # theirs begin with the candidate; minLSTM's go on with f, i
-    return rx.GatedParams(np.concatenate(gates[::-1]).T)
+    return rx.cells.InputGatedParams(np.concatenate(gates[::-1]).T)
 
 
-def of_lru(theirs: dict) -> rx.LRUParams:
-    return rx.LRUParams(
+def of_lru(theirs: dict) -> rx.cells.LRUParams:
+    return rx.cells.LRUParams(
         *(theirs[name] for name in ("nu_log", "theta_log", "gamma_log")),
         np.concatenate([theirs["B"].real, theirs["B"].imag]).T,
         np.concatenate([theirs["C"].real, theirs["C"].imag], axis=1).T,
@@ -262,9 +264,9 @@ def of_lru(theirs: dict) -> rx.LRUParams:
     )
 
 
-def of_s5(theirs: dict) -> rx.S5Params:
+def of_s5(theirs: dict) -> rx.cells.S5Params:
     output = theirs["C"] / 2  # theirs adds no conjugates
-    return rx.S5Params(
+    return rx.cells.S5Params(
         *(np.log(-theirs["Lambda"].real), theirs["Lambda"].imag, theirs["log_step"]),
         np.concatenate([theirs["B"][..., 0], theirs["B"][..., 1]]).T,
         np.concatenate([output.real, output.imag], axis=1).T,
@@ -283,7 +285,7 @@ PEERS: dict[str, tuple[rx.LinearCell, Callable]] = {
 @pytest.mark.parametrize("name", PEERS)
 def test_outputs_are_those_of_other_packages(name: str) -> None:
     (cell, convert), theirs = PEERS[name], golden(name)
-    _, ys = rx.scan(cell, convert(theirs), theirs["x"], implementation="chunked")
+    _, ys = rx.scan(cell, convert(theirs), theirs["x"], implementation="blocked")
     assert_close(name, ys, theirs["y"], 1e-5)
 
 

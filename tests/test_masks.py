@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 import recurrax as rx
 from recurrax._layer import Params, State
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull, run_apart
+from recurrax.testing import (
+    assert_close,
+    check_contract,
+    normal_like,
+    perturbed_params,
+    run_segments_apart,
+    values_and_gradients,
+)
 
 THOROUGH = os.environ.get("CONTRACT") == "whole"
 
@@ -25,7 +32,7 @@ class UnitCell(rx.Cell):
         return jax.nn.initializers.glorot_uniform()(key, (input_size, self.hidden_size), dtype)
 
     def initial_state(self, batch_shape=(), dtype=jnp.float32):
-        return rx.GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return rx.cells.GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project_inputs(self, params, xs):
         return xs @ params
@@ -33,7 +40,7 @@ class UnitCell(rx.Cell):
     def step(self, params, state, z):
         h = state.h + z
         h = h / jnp.linalg.norm(h, axis=-1, keepdims=True)
-        return rx.GRUState(h), h
+        return rx.cells.GRUState(h), h
 
 
 SINGULAR = [
@@ -49,9 +56,11 @@ SINGULAR = [
 def test_masked_steps_have_no_influence_where_a_function_has_no_derivative(layer: rx.Layer, reverse: bool) -> None:
     params = perturbed_params(layer, 3)
     mask = jnp.array([[True, True, False], [False, True, True], [False, False, False]])
-    xs = noise(jax.ShapeDtypeStruct((3, 3, 3), jnp.float32), seed=1)
+    xs = normal_like(jax.ShapeDtypeStruct((3, 3, 3), jnp.float32), seed=1)
     holed = jnp.where(mask[..., None], xs, jnp.nan)
-    _, grads = pull(lambda params, xs: rx.scan(layer, params, xs, mask=mask, reverse=reverse), params, holed)
+    _, grads = values_and_gradients(
+        lambda params, xs: rx.scan(layer, params, xs, mask=mask, reverse=reverse), params, holed
+    )
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
 
 
@@ -60,16 +69,18 @@ def test_masked_steps_have_no_influence_where_a_function_has_no_derivative(layer
 )
 def test_a_broken_state_that_no_step_sees_breaks_nothing(layer: rx.Layer) -> None:
     params = perturbed_params(layer, 3)
-    xs = noise(jax.ShapeDtypeStruct((2, 3, 3), jnp.float32), seed=1)
+    xs = normal_like(jax.ShapeDtypeStruct((2, 3, 3), jnp.float32), seed=1)
     state = jax.tree.map(lambda s: s.at[0].set(jnp.nan), layer.initial_state((2,)))
     lengths = jnp.array([0, 3])
-    (final, ys), (grads, _) = pull(lambda params, xs: rx.scan(layer, params, xs, state, lengths=lengths), params, xs)
+    (final, ys), (grads, _) = values_and_gradients(
+        lambda params, xs: rx.scan(layer, params, xs, state, lengths=lengths), params, xs
+    )
     assert all(bool(jnp.isnan(leaf[0]).all()) for leaf in jax.tree.leaves(final))  # Kept as it came.
     for leaf in jax.tree.leaves((ys, jax.tree.map(lambda s: s[1], final), grads)):
         assert bool(jnp.isfinite(leaf).all())
 
 
-LINEAR = ["sequential", "associative", "chunked"]
+LINEAR = ["sequential", "associative", "blocked"]
 
 
 @pytest.mark.parametrize("implementation", LINEAR)
@@ -79,14 +90,14 @@ def test_a_reset_clears_what_is_not_finite(implementation: str) -> None:
 
 def test_a_reset_clears_what_is_not_finite_between_devices() -> None:
     mesh = jax.make_mesh((8,), ("time",), axis_types=(jax.sharding.AxisType.Auto,))
-    check_contract(rx.MinGRUCell(3), implementation=rx.TimeSharded(mesh, "time"), promises=["resets"])
+    check_contract(rx.MinGRUCell(3), implementation=rx.implementations.TimeSharded(mesh, "time"), promises=["resets"])
 
 
 def test_gradients_of_a_segment_ignore_a_broken_one() -> None:
     reset = jnp.array([[False, False, True, False, True, False]])
     for cell in (rx.MinGRUCell(3), rx.LRUCell(3), rx.MLSTMCell(3)):
         params = perturbed_params(cell, 3)
-        xs = noise(jax.ShapeDtypeStruct((1, 6, 3), jnp.float32), seed=1)
+        xs = normal_like(jax.ShapeDtypeStruct((1, 6, 3), jnp.float32), seed=1)
 
         def middle(xs: jax.Array, cell: rx.Layer = cell, params: Params = params) -> jax.Array:
             return rx.scan(cell, params, xs, reset=reset)[1][:, 2:4].sum()
@@ -99,10 +110,10 @@ def test_gradients_of_a_segment_ignore_a_broken_one() -> None:
 def test_chunks_of_an_mlstm_are_causal_for_what_is_not_finite() -> None:
     cell = rx.MLSTMCell(4, num_heads=2)
     params = perturbed_params(cell, 3)
-    xs = noise(jax.ShapeDtypeStruct((2, 7, 3), jnp.float32), seed=1)
+    xs = normal_like(jax.ShapeDtypeStruct((2, 7, 3), jnp.float32), seed=1)
     _, expected = rx.scan(cell, params, xs, implementation="xla")
     for number in (jnp.nan, jnp.inf, -jnp.inf):
-        for implementation in (rx.Chunkwise(3), rx.Chunkwise(16)):
+        for implementation in (rx.implementations.Chunked(3), rx.implementations.Chunked(16)):
             broken = xs.at[0, 4].set(number)
             state, ys = rx.scan(cell, params, broken, implementation=implementation)
             assert_close("steps before, and the other row", (ys[0, :4], ys[1]), (expected[0, :4], expected[1]), 1e-5)
@@ -113,7 +124,7 @@ def test_chunks_of_an_mlstm_are_causal_for_what_is_not_finite() -> None:
 def test_a_flag_on_a_masked_step_at_the_end_of_a_part_is_in_the_state() -> None:
     cell = rx.GRUCell(3)
     params = perturbed_params(cell, 3)
-    xs = noise(jax.ShapeDtypeStruct((4, 3), jnp.float32), seed=1)
+    xs = normal_like(jax.ShapeDtypeStruct((4, 3), jnp.float32), seed=1)
     mask = jnp.array([True, True, False, True])
     reset = jnp.array([False, False, True, False])
     state, _ = rx.scan(cell, params, xs[:3], mask=mask[:3], reset=reset[:3])
@@ -174,8 +185,8 @@ def test_any_composition_is_the_same_at_once_in_parts_and_step_by_step(data: st.
     mask, reset = data.draw(flags), data.draw(flags)
     reverse, cut = data.draw(st.booleans()), data.draw(st.integers(0, 5))
     implementation = data.draw(st.sampled_from(implementations(layer)))
-    params, state = perturbed_params(layer, 3), noise(jax.eval_shape(lambda: layer.initial_state((2,))), seed=2)
-    xs = noise(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), seed=1)
+    params, state = perturbed_params(layer, 3), normal_like(jax.eval_shape(lambda: layer.initial_state((2,))), seed=2)
+    xs = normal_like(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), seed=1)
     options = {"reverse": reverse, "implementation": implementation}
 
     def at_once(params: Params, xs: jax.Array, state: State) -> tuple:
@@ -188,12 +199,17 @@ def test_any_composition_is_the_same_at_once_in_parts_and_step_by_step(data: st.
                 return rx.scan(layer, params, xs, state, **{**options, "reverse": reverse})
 
             rest = layer.first_state(params, (2,))
-            return run_apart(run, layer.first_state(params), params, xs, rest, mask, reset, reverse)[1]
+            return run_segments_apart(run, layer.first_state(params), params, xs, rest, mask, reset, reverse)[1]
 
         def outputs(params: Params, xs: jax.Array) -> jax.Array:
             return at_once(params, xs, layer.first_state(params, (2,)))[1]
 
-        assert_close("segments run apart", pull(apart, params, xs), pull(outputs, params, xs), 1e-4)
+        assert_close(
+            "segments run apart",
+            values_and_gradients(apart, params, xs),
+            values_and_gradients(outputs, params, xs),
+            1e-4,
+        )
         return
 
     def in_parts(params: Params, xs: jax.Array, state: State) -> tuple:
@@ -204,17 +220,17 @@ def test_any_composition_is_the_same_at_once_in_parts_and_step_by_step(data: st.
             state, outputs[piece.start, piece.stop] = rx.scan(layer, params, xs[:, piece], state, **flags, **options)
         return state, jnp.concatenate([outputs[0, cut], outputs[cut, 5]], axis=1)
 
-    expected = pull(at_once, params, xs, state)
-    assert_close("two parts", pull(in_parts, params, xs, state), expected, 1e-4)
+    expected = values_and_gradients(at_once, params, xs, state)
+    assert_close("two parts", values_and_gradients(in_parts, params, xs, state), expected, 1e-4)
     if reverse:
         return
 
     def step_by_step(params: Params, xs: jax.Array, state: State) -> tuple:
         def advance(state: State, at: tuple) -> tuple:
             x, mask, reset = at
-            return rx.step(layer, params, state, x, mask=mask, reset=reset)
+            return rx.step(layer, params, x, state, mask=mask, reset=reset)
 
         state, ys = jax.lax.scan(advance, state, (jnp.swapaxes(xs, 0, 1), mask.T, reset.T))
         return state, jnp.swapaxes(ys, 0, 1)
 
-    assert_close("step by step", pull(step_by_step, params, xs, state), expected, 1e-4)
+    assert_close("step by step", values_and_gradients(step_by_step, params, xs, state), expected, 1e-4)

@@ -10,9 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import recurrax as rx
 from recurrax import nnx as rnn
-from recurrax._gate_dropout import GateDropout
 from recurrax.cells.convolutional import ConvElmanCell, ConvGRUCell, ConvLSTMCell
-from recurrax.testing import assert_close, noise, perturbed_params
+from recurrax.keras._gate_dropout import GateDropout
+from recurrax.testing import assert_close, normal_like, perturbed_params
 
 KEY = jax.random.key(3)
 DRAWING = rx.Stack(
@@ -39,7 +39,11 @@ def explicit(*sizes: int) -> jax.sharding.Mesh:
 
 
 def test_outputs_are_the_same_under_an_explicit_mesh() -> None:
-    params, xs, mesh = perturbed_params(DRAWING, 2), noise(jax.ShapeDtypeStruct((8, 2, 2), jnp.float32), 1), explicit(8)
+    params, xs, mesh = (
+        perturbed_params(DRAWING, 2),
+        normal_like(jax.ShapeDtypeStruct((8, 2, 2), jnp.float32), 1),
+        explicit(8),
+    )
     expected = rx.scan(DRAWING, params, xs, key=KEY)
     with jax.set_mesh(mesh):
         got = rx.scan(DRAWING, params, jax.device_put(xs, NamedSharding(mesh, PartitionSpec("data"))), key=KEY)
@@ -49,7 +53,7 @@ def test_outputs_are_the_same_under_an_explicit_mesh() -> None:
 
 def test_gradients_of_convolutions_are_the_same_under_an_explicit_mesh() -> None:
     cell, mesh = ConvElmanCell(2, (4,), 3, strides=2), explicit(8)
-    params, xs = perturbed_params(cell, 2), noise(jax.ShapeDtypeStruct((8, 2, 4, 2), jnp.float32), 1)
+    params, xs = perturbed_params(cell, 2), normal_like(jax.ShapeDtypeStruct((8, 2, 4, 2), jnp.float32), 1)
     train = jax.jit(jax.value_and_grad(lambda *args: jnp.sum(rx.scan(cell, *args)[1] ** 2), (0, 1)))
     expected = train(params, xs)
     with jax.set_mesh(mesh):
@@ -71,7 +75,7 @@ def test_a_training_step_has_a_place_for_every_array_under_an_explicit_mesh(laye
 
 
 def test_a_training_step_of_a_module_is_the_same_under_an_explicit_mesh() -> None:
-    xs = noise(jax.ShapeDtypeStruct((8, 2, 3), jnp.float32), 1)
+    xs = normal_like(jax.ShapeDtypeStruct((8, 2, 3), jnp.float32), 1)
 
     def train(xs: jax.Array) -> Any:
         model = rnn.LSTM(3, 2, num_layers=2, dropout=0.5, batch_first=True, rngs=nnx.Rngs(0))
@@ -91,15 +95,20 @@ def test_a_training_step_of_a_module_is_the_same_under_an_explicit_mesh() -> Non
 
 
 def test_masks_of_features_of_words_and_of_single_rows_do_not_depend_on_the_mesh() -> None:
-    xs, mesh = noise(jax.ShapeDtypeStruct((8, 3, 4), jnp.float32), 1), explicit(4, 2)
-    words = rx.embedding_dropout(KEY, xs[:, 0], 0.5)
+    xs, mesh = normal_like(jax.ShapeDtypeStruct((8, 3, 4), jnp.float32), 1), explicit(4, 2)
+    words = rx.layers.embedding_dropout(KEY, xs[:, 0], 0.5)
     rows = lambda xs: rx.scan(rx.Dropout(0.5), (), xs, key=KEY)[1]  # noqa: E731
     shared = lambda xs: rx.scan(rx.Dropout(0.5, shared=True), (), xs, key=KEY)[1]  # noqa: E731
     expected = words, rows(xs), shared(xs), jax.vmap(rows)(xs)
     placed = jax.device_put(xs, NamedSharding(mesh, PartitionSpec("data", None, "model")))
     for name in ("set_mesh", "no mesh set"):
         with jax.set_mesh(mesh if name == "set_mesh" else None):
-            got = rx.embedding_dropout(KEY, placed[:, 0], 0.5), rows(placed), shared(placed), jax.vmap(rows)(placed)
+            got = (
+                rx.layers.embedding_dropout(KEY, placed[:, 0], 0.5),
+                rows(placed),
+                shared(placed),
+                jax.vmap(rows)(placed),
+            )
         assert all(leaf.sharding.spec == PartitionSpec("data", None, "model") for leaf in got[1:])
         assert_close(name, jax.device_get(got), jax.device_get(expected), 0.0)
     auto = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -110,7 +119,7 @@ def test_masks_of_features_of_words_and_of_single_rows_do_not_depend_on_the_mesh
 
 def test_convolutions_with_two_batch_axes_and_space_spread_over_an_explicit_mesh() -> None:
     cell, mesh = ConvLSTMCell(2, (4,), 3), explicit(4, 2)
-    params, xs = perturbed_params(cell, 3), noise(jax.ShapeDtypeStruct((4, 2, 3, 4, 3), jnp.float32), 1)
+    params, xs = perturbed_params(cell, 3), normal_like(jax.ShapeDtypeStruct((4, 2, 3, 4, 3), jnp.float32), 1)
     expected = cell.project_inputs(params, xs)
     with jax.set_mesh(mesh):
         for spec in (("data", "model"), (None, "model"), ("data", None, None, "model")):

@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import recurrax as rx
-from recurrax import Chunkwise, kernels
 from recurrax.cells.mlstm import MLSTMCell, MLSTMParams, MLSTMState
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+from recurrax.implementations import Chunked, _choose
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
 CELLS = [MLSTMCell(6), MLSTMCell(6, 3, "exp", (0.0, 0.0)), MLSTMCell(6, 2, bias=False)]
 
@@ -57,7 +57,7 @@ def test_equations(cell: MLSTMCell) -> None:
     expected, fresh = loop(cell, *args[:2], args[2:])[0], loop(cell, *args[:2], zeros)[1]
     weigh = [np.random.default_rng(k).standard_normal(leaf.shape) for k, leaf in enumerate(expected)]
     with jax.enable_x64(True):
-        along = _double(noise(args, 5))
+        along = _double(normal_like(args, 5))
     m = rng.standard_normal((2, cell.num_heads))
 
     def total(leaves: Any) -> Any:
@@ -72,7 +72,7 @@ def test_equations(cell: MLSTMCell) -> None:
         return (moved(1e-6) - moved(-1e-6)) / 2e-6
 
     slopes = [slope(at) for at in range(4)]
-    for implementation in ("xla", Chunkwise(3)):
+    for implementation in ("xla", Chunked(3)):
 
         def ours(params: Any, xs: Any, c: Any, n: Any, implementation: Any = implementation) -> tuple[Any, Any]:
             scale = jnp.exp(-m)[..., None]
@@ -125,7 +125,7 @@ def test_the_authors_package(cell: MLSTMCell) -> None:
         weigh = [rng.standard_normal(leaf.shape) for leaf in expected]
         sum((torch.tensor(w) * leaf).sum() for w, leaf in zip(weigh, expected, strict=True)).backward()
         wanted = [None if leaf.grad is None else leaf.grad.numpy() for leaf in jax.tree.leaves(tensors)]
-        for implementation in ("xla", Chunkwise(3)):
+        for implementation in ("xla", Chunked(3)):
 
             @jax.jit
             def ours(*args: Any, from_past: bool = from_past, implementation: Any = implementation) -> Any:
@@ -144,8 +144,8 @@ def test_the_authors_package(cell: MLSTMCell) -> None:
 @pytest.mark.parametrize(("steps", "lengths"), [(0, (1,)), (1, (4,)), (13, (4, 64))])
 def test_forms_agree(steps: int, lengths: tuple[int, ...]) -> None:
     cell = MLSTMCell(6, 2)
-    params, xs = perturbed_params(cell, 3), noise(jax.ShapeDtypeStruct((2, steps, 3), jnp.float32), 1)
-    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    params, xs = perturbed_params(cell, 3), normal_like(jax.ShapeDtypeStruct((2, steps, 3), jnp.float32), 1)
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
     mask, reset = np.random.default_rng(0).random((2, 2, steps)) < np.array([0.7, 0.2])[:, None, None]
 
     def results(implementation: Any) -> Any:
@@ -155,11 +155,11 @@ def test_forms_agree(steps: int, lengths: tuple[int, ...]) -> None:
                 cell, params, xs, state, mask=mask, reset=reset, reverse=True, implementation=implementation
             )
 
-        return pull(run, params, xs, state)
+        return values_and_gradients(run, params, xs, state)
 
     expected = results("xla")
     for length in lengths:
-        assert_close(f"chunks of {length}", results(Chunkwise(length)), expected, 1e-5)
+        assert_close(f"chunks of {length}", results(Chunked(length)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
@@ -174,7 +174,7 @@ def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
         )
     zeros = np.zeros((8, 2, 2, 2)), np.zeros((8, 2, 2))
     xs32 = jnp.asarray(xs, jnp.float32)
-    for implementation in ("xla", Chunkwise(8)):
+    for implementation in ("xla", Chunked(8)):
 
         @jax.jit
         def run(params: Any, xs: Any, implementation: Any = implementation) -> Any:
@@ -185,7 +185,7 @@ def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
         assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), (state, gradients)))
         if forget_gate == "sigmoid":  # The other grows beyond what the paper's own state can hold.
             assert_close(implementation, ys, loop(cell, _double(params), xs, zeros)[1], 1e-4)
-        tangents = jax.jvp(lambda xs: run(params, xs)[1][1], (xs32,), (noise(xs32, 1),))[1]
+        tangents = jax.jvp(lambda xs: run(params, xs)[1][1], (xs32,), (normal_like(xs32, 1),))[1]
         assert jnp.isfinite(tangents).all(), implementation
 
 
@@ -196,7 +196,7 @@ def test_no_past_is_told_from_keys_that_cancel() -> None:
     params = MLSTMParams(jnp.concatenate([eye, eye, eye, 0 * eye, 0 * eye], axis=1))
     cell = MLSTMCell(2, forget_gate="exp", bias=False)
     xs = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
-    for implementation in ("xla", Chunkwise(2)):
+    for implementation in ("xla", Chunked(2)):
         state, ys = rx.scan(cell, params, xs, implementation=implementation)
         assert_close(
             implementation,
@@ -209,7 +209,7 @@ def test_no_past_is_told_from_keys_that_cancel() -> None:
 
 def test_a_learned_initial_state_learns_from_zeros() -> None:
     layer = rx.LearnedInitialState(MLSTMCell(4, 2))
-    params, xs = layer.init(jax.random.key(0), 3), noise(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
+    params, xs = layer.init(jax.random.key(0), 3), normal_like(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
     params = params._replace(layer=perturbed_params(MLSTMCell(4, 2), 3))
     reset = jnp.zeros((2, 5), bool).at[1, 2].set(True)
 
@@ -217,19 +217,19 @@ def test_a_learned_initial_state_learns_from_zeros() -> None:
         loss = lambda params: rx.scan(layer, params, xs, reset=reset, implementation=implementation)[1].sum()  # noqa: E731
         return jax.jit(jax.grad(loss))(params)
 
-    learned = params._replace(state=noise(params.state, 2))
+    learned = params._replace(state=normal_like(params.state, 2))
     for at in (params, learned):
         expected = gradient(at, "xla")
         assert expected.state.c.all()
-        assert_close("gradients", gradient(at, Chunkwise(2)), expected, 1e-5)
+        assert_close("gradients", gradient(at, Chunked(2)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_inputs_sharded_over_a_mesh(axis_type: AxisType) -> None:
-    cell, chunked = MLSTMCell(6, 3), Chunkwise(4)
+    cell, chunked = MLSTMCell(6, 3), Chunked(4)
     params, xs, lengths = (
         perturbed_params(cell, 3),
-        noise(jax.ShapeDtypeStruct((8, 5, 3), jnp.float32), 1),
+        normal_like(jax.ShapeDtypeStruct((8, 5, 3), jnp.float32), 1),
         jnp.arange(8) % 6,
     )
     reset = jnp.zeros((8, 5), bool).at[::2, 2].set(True)
@@ -248,21 +248,21 @@ def test_inputs_sharded_over_a_mesh(axis_type: AxisType) -> None:
 
 @pytest.mark.parametrize("length", [None, 4])
 def test_contract(length: int | None, promises: tuple[str, ...] | None) -> None:
-    implementation = "xla" if length is None else Chunkwise(length)
+    implementation = "xla" if length is None else Chunked(length)
     check_contract(MLSTMCell(6, 3), implementation=implementation, promises=promises)
 
 
 def test_choice() -> None:
     cell = MLSTMCell(4)
     facts = dict.fromkeys(("lengths", "mask", "reset"), None) | {"reverse": False}
-    chosen = lambda steps: kernels.choose(None, cell, None, None, jnp.ones((steps, 3)), **facts)  # noqa: E731
-    assert chosen(1) is kernels.find("xla")
-    assert chosen(2) == Chunkwise()
+    chosen = lambda steps: _choose.choose(None, cell, None, None, jnp.ones((steps, 3)), **facts)  # noqa: E731
+    assert chosen(1) is _choose.find("xla")
+    assert chosen(2) == Chunked()
 
 
 def test_memory_is_linear_in_steps() -> None:
     cell = MLSTMCell(64)
-    params, chunked = perturbed_params(cell, 16), Chunkwise(32)
+    params, chunked = perturbed_params(cell, 16), Chunked(32)
 
     def memory(steps: int, implementation: Any) -> int:
         loss = lambda params, xs: rx.scan(cell, params, xs, implementation=implementation)[1].sum()  # noqa: E731
@@ -278,7 +278,7 @@ def test_memory_is_linear_in_steps() -> None:
     [
         (lambda: MLSTMCell(6, 4), "`num_heads` must divide `hidden_size` 6; got 4"),
         (lambda: MLSTMCell(6, forget_gate="relu"), '`forget_gate` must be "sigmoid" or "exp"; got \'relu\''),
-        (lambda: Chunkwise(0), "`length` must be an int of at least 1; got 0"),
+        (lambda: Chunked(0), "`length` must be an int of at least 1; got 0"),
         (
             lambda: rx.scan(
                 rx.LSTMCell(3), rx.LSTMCell(3).init(jax.random.key(0), 3), jnp.ones((2, 3)), implementation="chunked"

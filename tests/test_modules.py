@@ -11,7 +11,7 @@ from flax import nnx
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
-from recurrax.testing import assert_close, noise, perturbed_params
+from recurrax.testing import assert_close, normal_like, perturbed_params
 
 ABSTRACT = {"Cell", "AffineCell", "LinearCell"}
 CELLS = [
@@ -34,7 +34,7 @@ def layer_of(kind: Any) -> rx.Layer:
 def test_modules_equal_the_core(kind: Any) -> None:
     layer = layer_of(kind)
     space = getattr(layer, "input_shape", ())
-    xs, lengths = noise(jax.ShapeDtypeStruct((2, 4, *space, 4), jnp.float32), 1), jnp.array([4, 2])
+    xs, lengths = normal_like(jax.ShapeDtypeStruct((2, 4, *space, 4), jnp.float32), 1), jnp.array([4, 2])
 
     params = perturbed_params(layer, 4)
     model = rnn.Recurrent(layer, 4, params=params, deterministic=True, rngs=nnx.Rngs(0))
@@ -47,4 +47,4 @@ def test_modules_equal_the_core(kind: Any) -> None:
     assert_close("there and back", linen.params_of(layer, variables), params, 0)
 
     x, before = xs[:, 0], layer.first_state(params, (2,))
-    assert_close("one step", model.step(x, before), rx.step(layer, params, before, x)[::-1], 1e-6)
+    assert_close("one step", model.step(x, before), rx.step(layer, params, x, before)[::-1], 1e-6)

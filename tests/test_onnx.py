@@ -15,10 +15,12 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
+from onnx_recurrence import OnnxRecurrence
 
 import recurrax as rx
-from recurrax.interop import Clipped, OnnxActivation, OnnxLSTMCell, OnnxRecurrence, Reverse, from_onnx, to_onnx
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+from recurrax import Reverse
+from recurrax.interop import Clipped, OnnxActivation, OnnxLSTMCell, from_onnx, to_onnx
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params
 
 
 def onnxruntime_of(model: onnx.ModelProto) -> Callable[..., list[np.ndarray]]:
@@ -81,7 +83,7 @@ def test_layout_and_what_a_node_fixes() -> None:
     def read(layout: int, arrays: dict) -> OnnxRecurrence:
         options = {"hidden_size": H, "direction": "bidirectional", "layout": layout}
         node = helper.make_node("LSTM", inputs, ["Y", "Y_h", "Y_c"], **options)
-        with pytest.raises(ValueError, match=r"`sequence_lens` of LSTM '' must be left to `scan`.*OnnxRecurrence"):
+        with pytest.raises(ValueError, match=r"`sequence_lens` of LSTM '' must be left to `scan`.*as `lengths`"):
             from_onnx(model_of([node], {"X": X}, ["Y"], arrays))
         return OnnxRecurrence.read(model_of([node], {"X": X}, ["Y"], arrays))
 
@@ -149,8 +151,8 @@ def test_onnxruntime_runs_what_is_written(layer: rx.Layer) -> None:
     model = to_onnx(layer, params, state=True, lengths=True)
     run = onnxruntime_of(model)
     for batch, time in ((1, 3), (3, 4)):
-        xs = noise(jax.ShapeDtypeStruct((batch, time, I), jnp.float32), batch)
-        state = noise(jax.eval_shape(lambda batch=batch: layer.initial_state((batch,))), 1)
+        xs = normal_like(jax.ShapeDtypeStruct((batch, time, I), jnp.float32), batch)
+        state = normal_like(jax.eval_shape(lambda batch=batch: layer.initial_state((batch,))), 1)
         lengths = jnp.array([time, 2, 0][:batch], jnp.int32)
         # What lies behind the end of a sequence has no say.
         xs = jnp.where(rx.lengths_to_mask(lengths, time)[..., None], xs, jnp.nan)
@@ -185,8 +187,8 @@ def test_a_model_of_one_step_streams() -> None:
 
 def test_peepholes_equal_those_of_the_reference() -> None:
     layer = rx.PeepholeLSTMCell(H, recurrent_bias=True)
-    params, xs = perturbed_params(layer, I, scale=0.5), noise(jax.ShapeDtypeStruct((B, T, I), jnp.float32), 1)
-    state = noise(layer.initial_state((B,)), 2)
+    params, xs = perturbed_params(layer, I, scale=0.5), normal_like(jax.ShapeDtypeStruct((B, T, I), jnp.float32), 1)
+    state = normal_like(layer.initial_state((B,)), 2)
     model = to_onnx(layer, params, state=True)
     feeds = {name: np.asarray(value) for name, value in fed(model, xs, state).items()}
     final, ys = rx.scan(layer, params, xs, state)

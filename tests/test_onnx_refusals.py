@@ -16,7 +16,8 @@ from onnx import helper
 from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
 
 import recurrax as rx
-from recurrax.interop import Clipped, Reverse, from_onnx, to_onnx
+from recurrax import Reverse
+from recurrax.interop import Clipped, from_onnx, to_onnx
 from recurrax.interop.onnx import _chain, _graph
 from recurrax.testing import perturbed_params
 
@@ -81,7 +82,7 @@ def test_damaged_models_are_refused_or_whole() -> None:
         model = rng.choice(models)
         bad = edited(model, rng) if seed % 2 else damaged(model.SerializeToString(), rng)
         try:
-            rx.input_size(*from_onnx(bad))
+            rx.infer_input_size(*from_onnx(bad))
         except (ValueError, TypeError) as error:
             refused.append(str(error))
     assert len(refused) > 400

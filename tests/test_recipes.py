@@ -10,9 +10,9 @@ from flax import nnx
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
-from recurrax.testing import assert_close, noise, perturbed_params
+from recurrax.testing import assert_close, normal_like, perturbed_params
 
-XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
+XS = normal_like(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
 KEY = jax.random.key(3)
 
 
@@ -71,39 +71,39 @@ def test_gal_masks_are_those_of_keras(keras) -> None:
 def test_named_reaches_into_cells_and_modules() -> None:
     layer = rx.Stack((rx.LearnedInitialState(rx.LSTMCell(4)), rx.Bidirectional(rx.GRUCell(2))))
     params = layer.init(KEY, 3)
-    meant = rx.named(params, "backward", "state", "bias")
-    assert meant[0].state == rx.LSTMState(True, True)
-    assert meant[0].layer == rx.LSTMParams(False, False, True)
-    assert meant[1].forward == rx.GRUParams(False, False, True, False)
+    meant = rx.param_mask(params, "backward", "state", "bias")
+    assert meant[0].state == rx.cells.LSTMState(True, True)
+    assert meant[0].layer == rx.cells.LSTMParams(False, False, True)
+    assert meant[1].forward == rx.cells.GRUParams(False, False, True, False)
     assert all(meant[1].backward)
     variables = linen.Recurrent(layer).init(KEY, XS)
-    assert rx.named(variables, "kernel")["params"]["layers_1"]["forward"]["kernel"]
+    assert rx.param_mask(variables, "kernel")["params"]["layers_1"]["forward"]["kernel"]
     model = rnn.Recurrent(layer, 3, rngs=nnx.Rngs(0))
     for tree in (model.params, nnx.state(model), nnx.to_pure_dict(nnx.state(model))):
-        assert sum(jax.tree.leaves(rx.named(tree, "recurrent_kernel"))) == 3
+        assert sum(jax.tree.leaves(rx.param_mask(tree, "recurrent_kernel"))) == 3
     with pytest.raises(ValueError, match=r"`names` must be among layer, kernel, .*; got 'kernal'"):
-        rx.named(params, "kernel", "kernal")
+        rx.param_mask(params, "kernel", "kernal")
 
 
 def test_penalties_on_outputs_see_real_steps_of_one_segment_alone() -> None:
-    ys = noise(jax.ShapeDtypeStruct((3, 5, 2), jnp.float32), 4)
+    ys = normal_like(jax.ShapeDtypeStruct((3, 5, 2), jnp.float32), 4)
     mask = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool)
     reset = np.array([[0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 0, 0]], bool)
     spoilt = jnp.where(jnp.broadcast_to(mask[..., None], ys.shape), ys, jnp.nan)
     squares = [ys[b, t] ** 2 for b, t in np.argwhere(mask)]
     changes = [(ys[b, t] - ys[b, t - 1]) ** 2 for b, t in [(0, 1), (1, 2)]]
-    ar, ar_grads = jax.value_and_grad(rx.activation_penalty)(spoilt, mask=mask)
-    tar, tar_grads = jax.value_and_grad(rx.temporal_activation_penalty)(spoilt, mask=mask, reset=reset)
+    ar, ar_grads = jax.value_and_grad(rx.penalties.activation_penalty)(spoilt, mask=mask)
+    tar, tar_grads = jax.value_and_grad(rx.penalties.temporal_activation_penalty)(spoilt, mask=mask, reset=reset)
     np.testing.assert_allclose([ar, tar], [np.mean(squares), np.mean(changes)], rtol=1e-5)
     assert not ar_grads[~mask].any()
     assert not tar_grads[~mask].any()
 
-    whole = [rx.activation_penalty(ys), rx.temporal_activation_penalty(ys)]
+    whole = [rx.penalties.activation_penalty(ys), rx.penalties.temporal_activation_penalty(ys)]
     np.testing.assert_allclose(whole, [jnp.mean(ys**2), jnp.mean((ys[:, 1:] - ys[:, :-1]) ** 2)], rtol=1e-5)
     lengths = jnp.array([3, 5, 0])
     in_space = jnp.stack([ys, ys], axis=-2)  # [B, T, 2, O]
     swapped = jnp.swapaxes(in_space, 0, 1)
-    for of in (rx.activation_penalty, rx.temporal_activation_penalty):
+    for of in (rx.penalties.activation_penalty, rx.penalties.temporal_activation_penalty):
         expected = of(ys, mask=rx.lengths_to_mask(lengths, 5))
         for got in (
             of(ys, lengths=lengths),

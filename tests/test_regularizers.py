@@ -11,10 +11,10 @@ from flax import nnx
 import recurrax as rx
 from recurrax import linen
 from recurrax import nnx as rnn
-from recurrax._wrapper import AroundAffineCell, StandIn
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params, pull
+from recurrax.layers._wrapper import AroundAffineCell, StandIn
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
-XS = noise(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
+XS = normal_like(jax.ShapeDtypeStruct((2, 6, 3), jnp.float32), 1)
 KEY = jax.random.key(3)
 RICH = rx.Stack(
     (
@@ -44,16 +44,16 @@ def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
 def test_zoneout_keeps_or_takes_and_rests_at_its_expectation() -> None:
     cell = rx.LSTMCell(4)
     layer, params = rx.Zoneout(cell, (0.25, 0.75)), perturbed_params(cell, 3)
-    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
-    draws = jax.jit(jax.vmap(lambda key: rx.step(layer, params, state, XS[:, 0], key=key)))
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    draws = jax.jit(jax.vmap(lambda key: rx.step(layer, params, XS[:, 0], state, key=key)))
     drawn, ys = draws(jax.random.split(KEY, 4000))
-    taken, _ = rx.step(cell, params, state, XS[:, 0])
+    taken, _ = rx.step(cell, params, XS[:, 0], state)
     for got, old, new, rate in zip(drawn, state, taken, (0.25, 0.75), strict=True):
         kept = np.asarray(got) == np.asarray(old)
         np.testing.assert_allclose(got, np.where(kept, old, np.broadcast_to(new, got.shape)), atol=1e-6)
         np.testing.assert_allclose(kept.mean(axis=0), rate, atol=0.04)
     np.testing.assert_array_equal(ys, drawn.h)
-    rest, y = rx.step(layer, params, state, XS[:, 0])
+    rest, y = rx.step(layer, params, XS[:, 0], state)
     expected = [rate * old + (1 - rate) * new for old, new, rate in zip(state, taken, (0.25, 0.75), strict=True)]
     assert_close("without a key", (rest.h, rest.c, y), (*expected, expected[0]), 1e-6)
     none, certain = rx.Zoneout(cell, 0.0), rx.scan(cell, params, XS)
@@ -110,10 +110,10 @@ AFFINE = [
 def test_update_dropout_masks_the_candidate_of_every_affine_cell(cell: rx.AffineCell) -> None:
     """From an empty state a step keeps a part of the candidate: none where that is dropped, elsewhere twice as much."""
     params = perturbed_params(cell, 3)
-    x = noise(jax.ShapeDtypeStruct((2, *getattr(cell, "input_shape", ()), 3), jnp.float32), 4)
+    x = normal_like(jax.ShapeDtypeStruct((2, *getattr(cell, "input_shape", ()), 3), jnp.float32), 4)
     masked, certain = (
         getattr(state, "c", state.h)
-        for state, _ in (rx.step(rx.UpdateDropout(cell, 0.5), params, None, x, key=KEY), rx.step(cell, params, None, x))
+        for state, _ in (rx.step(rx.UpdateDropout(cell, 0.5), params, x, key=KEY), rx.step(cell, params, x))
     )
     dropped = ~jax.random.bernoulli(KEY, 0.5, certain.shape)
     assert dropped.any()
@@ -126,7 +126,7 @@ def test_update_dropout_loses_no_memory_and_masks_the_same_features_at_every_ste
     mask = 2 * jax.random.bernoulli(KEY, 0.5, (2, 4)).astype(jnp.float32)
     flags = {"mask": np.arange(6) != np.array([[2], [5]]), "reset": np.arange(6) == np.array([[3], [2]])}
 
-    def by_hand(params: rx.LSTMParams, xs: jax.Array) -> tuple[rx.LSTMState, jax.Array]:
+    def by_hand(params: rx.cells.LSTMParams, xs: jax.Array) -> tuple[rx.cells.LSTMState, jax.Array]:
         h, c, ys = jnp.zeros((2, 4)), jnp.zeros((2, 4)), []
         for t in range(6):
             real, fresh = flags["mask"][:, t, None], flags["reset"][:, t, None]
@@ -136,12 +136,12 @@ def test_update_dropout_loses_no_memory_and_masks_the_same_features_at_every_ste
             new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
             h, c = jnp.where(real, new_h, h), jnp.where(real, new_c, c)
             ys.append(jnp.where(real, new_h, 0))
-        return rx.LSTMState(h, c), jnp.stack(ys, axis=1)
+        return rx.cells.LSTMState(h, c), jnp.stack(ys, axis=1)
 
-    expected = pull(by_hand, params, XS)
+    expected = values_and_gradients(by_hand, params, XS)
     for implementation in ("hoisted", "xla"):
         options = {"key": KEY, "implementation": implementation, **flags}
-        got = pull(lambda params, xs: rx.scan(layer, params, xs, **options), params, XS)  # noqa: B023
+        got = values_and_gradients(lambda params, xs: rx.scan(layer, params, xs, **options), params, XS)  # noqa: B023
         assert_close(implementation, got, expected, 1e-5)
 
 
@@ -150,22 +150,22 @@ def test_dropout_keeps_the_expectation(wrap) -> None:
     """Of a step that is linear in what is dropped."""
     cell = rx.ElmanCell(4, jnp.positive)
     params = perturbed_params(cell, 3)
-    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
-    step = jax.jit(lambda key: rx.step(wrap(cell, 0.25), params, state, XS[:, 0], key=key)[1])
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    step = jax.jit(lambda key: rx.step(wrap(cell, 0.25), params, XS[:, 0], state, key=key)[1])
     drawn = jax.vmap(step)(jax.random.split(KEY, 20_000))
-    _, certain = rx.step(cell, params, state, XS[:, 0])
+    _, certain = rx.step(cell, params, XS[:, 0], state)
     off = np.abs(drawn.mean(axis=0) - certain)
     assert (off < 5 * drawn.std(axis=0) / np.sqrt(20_000)).all()
     assert drawn.std() > 0.1
 
 
 def test_embedding_dropout_drops_whole_words_and_keeps_the_expectation() -> None:
-    embedding = noise(jax.ShapeDtypeStruct((10_000, 3), jnp.float32), 1)
-    dropped = rx.embedding_dropout(KEY, embedding, 0.25)
+    embedding = normal_like(jax.ShapeDtypeStruct((10_000, 3), jnp.float32), 1)
+    dropped = rx.layers.embedding_dropout(KEY, embedding, 0.25)
     kept = np.asarray((dropped != 0).all(axis=1))
     np.testing.assert_allclose(dropped, jnp.where(kept[:, None], embedding / 0.75, 0), rtol=1e-6)
     np.testing.assert_allclose(kept.mean(), 0.75, atol=0.02)
-    np.testing.assert_array_equal(rx.embedding_dropout(None, embedding, 0.25), embedding)
+    np.testing.assert_array_equal(rx.layers.embedding_dropout(None, embedding, 0.25), embedding)
 
 
 def test_modules_draw_in_training_and_rest_in_evaluation() -> None:
@@ -218,16 +218,16 @@ def test_two_update_dropouts_multiply_their_masks() -> None:
     params, layer = perturbed_params(cell, 3), rx.UpdateDropout(rx.UpdateDropout(cell, 0.5), 0.2)
     outer, within = jax.random.split(KEY)
     kept = jax.random.bernoulli(outer, 0.8, (2, 64)) & jax.random.bernoulli(within, 0.5, (2, 64))
-    _, certain = rx.step(cell, params, None, XS[:, 0])
+    _, certain = rx.step(cell, params, XS[:, 0])
     for implementation in ("xla", "hoisted"):
-        _, y = rx.step(layer, params, None, XS[:, 0], key=KEY, implementation=implementation)
+        _, y = rx.step(layer, params, XS[:, 0], key=KEY, implementation=implementation)
         assert_close(implementation, y, jnp.where(kept, certain / 0.4, 0), 1e-6)
 
 
 class Deaf(rx.ElmanCell):
     def pointwise(self, params, a, state):
         h = jnp.tanh(a[0])
-        return rx.ElmanState(h), h
+        return rx.cells.ElmanState(h), h
 
 
 class Silent(rx.Cell):
@@ -237,14 +237,14 @@ class Silent(rx.Cell):
         return jnp.ones((input_size, self.hidden_size), dtype)
 
     def initial_state(self, batch_shape=(), dtype=jnp.float32):
-        return rx.ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+        return rx.cells.ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project_inputs(self, params, xs):
         return xs @ params
 
     def step(self, params, state, z):
         h = jnp.tanh(state.h + z)
-        return rx.ElmanState(h), 2 * h
+        return rx.cells.ElmanState(h), 2 * h
 
 
 def run(layer: rx.Layer) -> None:
@@ -265,7 +265,7 @@ def run(layer: rx.Layer) -> None:
         (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, ()), ValueError, "must hold at least 1 name"),
         (lambda: rx.Zoneout(rx.SLSTMCell(3), (0.1,) * 4), ValueError, "must be one number or 2"),
         (lambda: run(rx.Zoneout(Silent(3), 0.1)), TypeError, "must say how its output follows from its state; Silent"),
-        (lambda: rx.embedding_dropout(KEY, jnp.ones((3, 2)), 1.0), ValueError, "`rate` must be at least 0"),
+        (lambda: rx.layers.embedding_dropout(KEY, jnp.ones((3, 2)), 1.0), ValueError, "`rate` must be at least 0"),
     ],
 )
 def test_errors_teach(make, kind, message) -> None:
@@ -278,7 +278,7 @@ def test_gradient_clip_bounds_what_flows_back_at_every_step(implementation: str)
     cell, bound = rx.ElmanCell(4), 0.05
     layer, params = rx.GradientClip(cell, bound), perturbed_params(cell, 3)
 
-    def loss(params: rx.ElmanParams, xs: jax.Array) -> jax.Array:
+    def loss(params: rx.cells.ElmanParams, xs: jax.Array) -> jax.Array:
         return jnp.sum(rx.scan(layer, params, xs, implementation=implementation)[1] ** 2)
 
     values, (grads, dxs) = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, XS)
@@ -312,7 +312,9 @@ CLIPPED = rx.GradientClip(rx.ElmanCell(3), 0.05)
 
 
 @pytest.mark.parametrize("layer", [CLIPPED, rx.Zoneout(rx.RecurrentDropout(CLIPPED, 0.1), 0.1)], ids=str)
-@pytest.mark.parametrize("implementation", ["newton", rx.Newton(fallback=True), "associative", "chunked", "cudnn"])
+@pytest.mark.parametrize(
+    "implementation", ["newton", rx.experimental.Newton(fallback=True), "associative", "chunked", "cudnn"]
+)
 def test_what_takes_no_step_by_itself_refuses_to_clip(layer: rx.Layer, implementation: str) -> None:
     with pytest.raises(ValueError, match="cannot serve"):
         rx.scan(layer, layer.init(KEY, 3), XS, implementation=implementation)
@@ -342,7 +344,7 @@ def test_zoneout_of_a_memory_in_log_space_does_not_depend_on_its_stabilizer(cell
         scales = [jnp.expand_dims(jnp.exp(-by), a) for a in axes]
         return state._replace(c=state.c * scales[0], n=state.n * scales[1], m=state.m + by)
 
-    by = -jnp.abs(noise(state.m, 5)) - 1
+    by = -jnp.abs(normal_like(state.m, 5)) - 1
     final, ys = rx.scan(layer, params, XS, state, key=key)
     moved, others = rx.scan(layer, params, XS, shifted(state, by), key=key)
     assert_close("outputs", ys, others, 1e-5)
@@ -353,9 +355,9 @@ def test_zoneout_of_a_memory_in_log_space_does_not_depend_on_its_stabilizer(cell
 def test_zoneout_mixes_memories_and_not_their_parts(cell: rx.Cell) -> None:
     params = perturbed_params(cell, 3)
     state, _ = rx.scan(cell, params, XS)
-    new, _ = rx.step(cell, params, state, XS[:, 0])
-    drawn, _ = rx.step(rx.Zoneout(cell, (0.0, 0.5)), params, state, XS[:, 0], key=KEY)
-    rest, _ = rx.step(rx.Zoneout(cell, (0.25, 0.75)), params, state, XS[:, 0])
+    new, _ = rx.step(cell, params, XS[:, 0], state)
+    drawn, _ = rx.step(rx.Zoneout(cell, (0.0, 0.5)), params, XS[:, 0], state, key=KEY)
+    rest, _ = rx.step(rx.Zoneout(cell, (0.25, 0.75)), params, XS[:, 0], state)
     beside = lambda x, like: jnp.expand_dims(x, tuple(range(x.ndim, like.ndim)))  # noqa: E731
     kept = drawn.m == state.m
     assert kept.any()
@@ -371,7 +373,7 @@ def test_zoneout_mixes_memories_and_not_their_parts(cell: rx.Cell) -> None:
 
 def test_zoneout_rounds_no_decay() -> None:
     cell = rx.LRUCell(3, dtype=jnp.bfloat16, min_radius=0.999, max_radius=0.9999)
-    params, xs = cell.init(KEY, 3), noise(jax.ShapeDtypeStruct((1, 500, 3), jnp.float32), 1)
+    params, xs = cell.init(KEY, 3), normal_like(jax.ShapeDtypeStruct((1, 500, 3), jnp.float32), 1)
     expected = rx.scan(cell, params, xs)[1]
     _, ys = rx.scan(rx.Zoneout(rx.Zoneout(cell, 1e-7), 1e-7), params, xs)
     np.testing.assert_allclose(ys, expected, atol=5e-3 * abs(expected).max())
@@ -398,6 +400,6 @@ def test_a_mask_has_no_say_in_the_dtype_of_the_products() -> None:
 @pytest.mark.parametrize("cell", [rx.QRNNCell(4), rx.SRUCell(4), rx.LTCCell(4), rx.LSTMCell(4, 2)], ids=str)
 def test_zoneout_puts_out_what_is_read_from_the_state_after_it(cell: rx.Cell, key) -> None:
     layer, params = rx.Zoneout(cell, 0.5), perturbed_params(cell, 3)
-    state = noise(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
-    new, y = rx.step(layer, params, state, XS[:, 0], key=key)
+    state = normal_like(jax.eval_shape(lambda: cell.initial_state((2,))), 2)
+    new, y = rx.step(layer, params, XS[:, 0], state, key=key)
     assert_close("output", y, cell.output(params, new, cell.project_inputs(params, XS[:, 0])), 1e-6)

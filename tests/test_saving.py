@@ -20,11 +20,12 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import recurrax as rx
-from recurrax import _fitting, _flax, interop
+from recurrax import _flax, interop
+from recurrax._flax import _fitting
 from recurrax.interop import _description, safetensors
 from recurrax.testing import assert_close, perturbed_params
 
-WIRING = rx.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
+WIRING = rx.cells.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3, motor_fanin=2)
 RICH = rx.Stack(
     (
         rx.Window(3, 2),
@@ -291,7 +292,7 @@ def test_other_dtypes_than_floats_are_refused(tmp_path: Path, dtype: str) -> Non
         with pytest.raises(ValueError, match=r"`params\.kernel` must be of a floating dtype"):
             interop.load(forged(tmp_path / "file", {"GRUCell": {"hidden_size": 2}}, leaves))
         with pytest.raises(TypeError, match=r"`params\.kernel` must be of a floating dtype"):
-            interop.save(tmp_path / "other", rx.GRUCell(2), rx.GRUParams(**leaves))
+            interop.save(tmp_path / "other", rx.GRUCell(2), rx.cells.GRUParams(**leaves))
         return
     size = 4 if "8" in dtype else 3
     header = {"__metadata__": {"format": "recurrax"}, "a": {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}}
@@ -300,7 +301,7 @@ def test_other_dtypes_than_floats_are_refused(tmp_path: Path, dtype: str) -> Non
     (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text + bytes(header["a"]["data_offsets"][1]))
     with pytest.raises(ValueError, match=f"must hold arrays of dtypes among .*; .* has {dtype}"):
         interop.load(tmp_path / "file")
-    params = rx.GRUParams(**leaves)._replace(bias=jnp.zeros(6, jnp.float8_e4m3fn))
+    params = rx.cells.GRUParams(**leaves)._replace(bias=jnp.zeros(6, jnp.float8_e4m3fn))
     with pytest.raises(TypeError, match=r"`params\.bias` must .* Floats of 8 bits are for storage"):
         interop.save(tmp_path / "other", rx.GRUCell(2), params)
 

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import recurrax as rx
-from recurrax.testing import assert_close, noise, perturbed_params, pull, run_apart
+from recurrax.testing import assert_close, normal_like, perturbed_params, run_segments_apart, values_and_gradients
 
 CELL = rx.GRUCell(4)
 PARAMS = perturbed_params(CELL, 3)
@@ -28,7 +28,7 @@ BEST = {name: None if name == "gru reset before" else "hoisted" for name in LAYE
 
 
 def normal(*shape: int, seed: int = 1) -> jax.Array:
-    return noise(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
+    return normal_like(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
 
 
 @jax.jit
@@ -48,15 +48,17 @@ def test_any_pattern_of_masks_and_resets_equals_segments_run_apart(data: st.Data
     mask, reset, reverse = np.array(data.draw(flags)), np.array(data.draw(flags)), data.draw(st.booleans())
     if not mask.any():
         mask[0, 0] = True
-    xs, state = normal(2, 5, 3), rx.GRUState(normal(2, 4, seed=2))
+    xs, state = normal(2, 5, 3), rx.cells.GRUState(normal(2, 4, seed=2))
 
-    def run(_: object, xs: jax.Array, state: rx.GRUState, *, reverse: bool) -> tuple:
-        rows = [(_one_back if reverse else _one)(x, rx.GRUState(h)) for x, h in zip(xs, state.h, strict=True)]
+    def run(_: object, xs: jax.Array, state: rx.cells.GRUState, *, reverse: bool) -> tuple:
+        rows = [(_one_back if reverse else _one)(x, rx.cells.GRUState(h)) for x, h in zip(xs, state.h, strict=True)]
         return jax.tree.map(lambda *rows: jnp.stack(rows), *rows)
 
     options = {"mask": mask, "reset": reset, "reverse": reverse, "implementation": "hoisted"}
     got = rx.scan(CELL, PARAMS, jnp.where(mask[..., None], xs, jnp.nan), state, **options)
-    assert_close("scan", got, run_apart(run, CELL.initial_state(), PARAMS, xs, state, mask, reset, reverse), 1e-5)
+    assert_close(
+        "scan", got, run_segments_apart(run, CELL.initial_state(), PARAMS, xs, state, mask, reset, reverse), 1e-5
+    )
 
 
 @settings(max_examples=30)
@@ -85,7 +87,7 @@ def test_derivatives_are_those_of_finite_differences_in_float64(name: str) -> No
     with jax.enable_x64(True):
         double = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)  # noqa: E731
         params, xs = double(perturbed_params(layer, 3)), double(normal(2, 4, 3))
-        state = double(noise(jax.eval_shape(lambda: layer.initial_state((2,))), 2))
+        state = double(normal_like(jax.eval_shape(lambda: layer.initial_state((2,))), 2))
         mask = jnp.array([[True, True, False, True], [True, False, False, False]])
 
         @jax.jit
@@ -109,7 +111,7 @@ def test_inputs_sharded_over_a_mesh(name: str, implementation: str, axis_type: A
     def run(params, xs, lengths, reset):
         return rx.scan(layer, params, xs, lengths=lengths, reset=reset, implementation=implementation)
 
-    expected = pull(lambda params, xs: run(params, xs, lengths, reset), params, xs)
+    expected = values_and_gradients(lambda params, xs: run(params, xs, lengths, reset), params, xs)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     with jax.set_mesh(mesh):
         rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -120,7 +122,7 @@ def test_inputs_sharded_over_a_mesh(name: str, implementation: str, axis_type: A
 
         def loss(params, xs):
             final, ys = run(params, xs, *placed[1:])
-            pairs = zip(jax.tree.leaves((final, ys)), jax.tree.leaves(noise(expected[0], 3)), strict=True)
+            pairs = zip(jax.tree.leaves((final, ys)), jax.tree.leaves(normal_like(expected[0], 3)), strict=True)
             return sum((jnp.sum(a * jax.device_put(b, rows)) for a, b in pairs), jnp.zeros(()))
 
         grads = jax.jit(jax.grad(loss, (0, 1)))(params, placed[0])
@@ -147,13 +149,13 @@ def test_a_call_outside_of_jit_compiles_once() -> None:
     layer, xs = rx.Stack((rx.LSTMCell(3), rx.GRUCell(5))), normal(2, 3, 7)
     params = layer.init(jax.random.key(0), 7)
     state, _ = rx.scan(layer, params, xs)
-    rx.step(layer, params, state, xs[:, 0])
+    rx.step(layer, params, xs[:, 0], state)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for _ in range(3):
             twin = rx.Stack((rx.LSTMCell(3), rx.GRUCell(5)))
             state, _ = rx.scan(twin, params, xs)
-            rx.step(twin, params, state, xs[:, 0])
+            rx.step(twin, params, xs[:, 0], state)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []

@@ -9,7 +9,7 @@ import pytest
 
 import recurrax as rx
 from recurrax.cells.slstm import SLSTMCell, SLSTMParams, SLSTMState
-from recurrax.testing import assert_close, check_contract, noise, perturbed_params
+from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params
 
 CELLS = [
     SLSTMCell(6),
@@ -88,8 +88,8 @@ def test_equations(cell: SLSTMCell) -> None:
         past = past._replace(n=1.5 + np.abs(past.n))
         own_scale = np.exp(past.m)
         args = (params, xs, past.h, past.c * own_scale, past.n * own_scale)
-        along = noise(args, 5)
-        weigh = noise((h, c, n, ys), 6)
+        along = normal_like(args, 5)
+        weigh = normal_like((h, c, n, ys), 6)
 
         def total(leaves: Any) -> Any:
             return sum((w * leaf).sum() for w, leaf in zip(weigh, leaves, strict=True))
@@ -164,11 +164,11 @@ def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
 
 def test_the_first_step_has_no_past() -> None:
     cell = SLSTMCell(4)
-    params, x = perturbed_params(cell, 3), noise(jax.ShapeDtypeStruct((2, 3), jnp.float32), 1)
+    params, x = perturbed_params(cell, 3), normal_like(jax.ShapeDtypeStruct((2, 3), jnp.float32), 1)
     _, _, z, o = jnp.split(x @ params.kernel + params.bias[None], 4, axis=1)
-    state, y = rx.step(cell, params, None, x)
+    state, y = rx.step(cell, params, x)
     assert_close("output", y, jnp.tanh(z) * jax.nn.sigmoid(o), 1e-6)
-    again, y_again = rx.step(cell, params, state, x, reset=jnp.array([True, False]))
+    again, y_again = rx.step(cell, params, x, state, reset=jnp.array([True, False]))
     assert_close("after a reset", y_again[0], y[0], 0.0)
     assert not jnp.array_equal(y_again[1], y[1])
     assert jnp.array_equal(again.n[0], state.n[0])
@@ -194,7 +194,7 @@ def test_errors_teach(make: Any, message: str) -> None:
 
 def test_a_learned_initial_state_learns_from_zeros() -> None:
     layer = rx.LearnedInitialState(SLSTMCell(4))
-    params, xs = layer.init(jax.random.key(0), 3), noise(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
+    params, xs = layer.init(jax.random.key(0), 3), normal_like(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
     params = params._replace(layer=perturbed_params(SLSTMCell(4), 3))
     grads = [
         jax.jit(jax.grad(lambda params, how=how: rx.scan(layer, params, xs, implementation=how)[1].sum()))(params).state

@@ -176,7 +176,7 @@ def compare(run: Callable, run_other: Callable, module: Any, args: tuple) -> Non
         module: PyTorch's module, which has the parameters.
         args: the inputs, and the state if one is given.
     """
-    results, pull = jax.vjp(run, ours(dict(module.named_parameters())), *args)
+    results, pull_back = jax.vjp(run, ours(dict(module.named_parameters())), *args)
     other_args = to_torch(args)
     other_results = run_other(*other_args)
     close(results, other_results, 1e-5)
@@ -185,7 +185,7 @@ def compare(run: Callable, run_other: Callable, module: Any, args: tuple) -> Non
     cotangents = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), results)
     pairs = zip(jax.tree.leaves(other_results), jax.tree.leaves(cotangents), strict=True)
     sum((a * torch.tensor(np.asarray(b))).sum() for a, b in pairs).backward()
-    grads, *arg_grads = pull(cotangents)
+    grads, *arg_grads = pull_back(cotangents)
     other_grads = ours({name: param.grad for name, param in module.named_parameters()})
     assert grads.keys() == other_grads.keys()
     assert all(leaf.any() for leaf in other_grads.values())
@@ -368,7 +368,7 @@ def test_cell_is_that_of_torch(kind: str):
     def stepped(named: Named, xs: jax.Array, state: tuple) -> Any:
         state, ys = state_of(state), []
         for x in xs:
-            state, y = rx.step(cell, params_of(named), state, x)
+            state, y = rx.step(cell, params_of(named), x, state)
             ys.append(y)
         return jnp.stack(ys), tuple(state)
 

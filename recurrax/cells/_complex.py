@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from recurrax._affine import affine, along
 from recurrax._arguments import describe
 from recurrax._dtype import promote, widened
 from recurrax._layer import Params
-from recurrax._linear import Coefficients, LinearCell, LinearState
+from recurrax.cells.affine import affine, along
+from recurrax.cells.linear import Coefficients, LinearCell, LinearState
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

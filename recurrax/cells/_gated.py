@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._affine import Gates, affine
 from recurrax._dtype import widened
 from recurrax._layer import INITIALIZER, Initializer
-from recurrax._linear import LinearCell
+from recurrax.cells.affine import Gates, affine
+from recurrax.cells.linear import LinearCell
 
 
-class GatedParams(NamedTuple):
+class InputGatedParams(NamedTuple):
     """Parameters of a linear recurrence whose gates see the inputs alone.
 
     Attributes:
@@ -44,11 +44,11 @@ class GatedLinearCell(LinearCell):
     def gates(self) -> int:
         """The number G of gates, candidates among them."""
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> GatedParams:
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> InputGatedParams:
         """Draws `kernel` `[I, G*H]` and `bias` `[G*H]`, gate by gate."""
         return self.draw(key, input_size, dtype, self.gates, self.gates)
 
-    def draw(self, key: jax.Array, input_size: int, dtype: DTypeLike, gates: int, biases: int) -> GatedParams:
+    def draw(self, key: jax.Array, input_size: int, dtype: DTypeLike, gates: int, biases: int) -> InputGatedParams:
         """Draws so many gates, the first of which have biases."""
         kernel_key, bias_key = jax.random.split(key)
 
@@ -56,12 +56,12 @@ class GatedLinearCell(LinearCell):
             drawn = [initializer(k, (*shape, self.hidden_size), jnp.float32) for k in jax.random.split(key, number)]
             return jnp.concatenate(drawn, axis=-1).astype(dtype)
 
-        return GatedParams(
+        return InputGatedParams(
             kernel=gatewise(self.kernel_init, kernel_key, gates, input_size),
             bias=gatewise(self.bias_init, bias_key, biases) if self.bias else None,
         )
 
-    def split(self, params: GatedParams, xs: jax.Array) -> Gates:
+    def split(self, params: InputGatedParams, xs: jax.Array) -> Gates:
         """The pre-activations of the gates, each `[..., *B, H]`; those without a bias come last."""
         kernel, bias = params
         if bias is not None:

@@ -33,7 +33,7 @@ class NCPWiring:
 
     Example:
         >>> import recurrax
-        >>> wiring = recurrax.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3,
+        >>> wiring = recurrax.cells.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3,
         ...                             motor_fanin=2)
         >>> sensory, recurrent = wiring.polarities(input_size=5)
         >>> wiring.hidden_size, sensory.shape, recurrent.shape, int(abs(sensory[0]).sum())

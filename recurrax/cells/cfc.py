@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._activation import frugal
-from recurrax._affine import affine
 from recurrax._layer import INITIALIZER, Cell, Initializer
-from recurrax._timed import TimedInputs, elapsed, timed
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import affine
+from recurrax.cells.timed import TimedInputs, elapsed, timed
 
 
 def lecun_tanh(x: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ class CfCCell(Cell):
         >>> import jax, jax.numpy as jnp, recurrax
         >>> cell = recurrax.CfCCell(4, backbone_size=16)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> xs = recurrax.TimedInputs(jnp.ones((2, 7, 3)), dt=jnp.full((2, 7), 0.5))
+        >>> xs = recurrax.cells.TimedInputs(jnp.ones((2, 7, 3)), dt=jnp.full((2, 7), 0.5))
         >>> state, ys = recurrax.scan(cell, params, xs, lengths=jnp.array([7, 5]))
         >>> ys.shape, state.h.shape
         ((2, 7, 4), (2, 4))

@@ -14,10 +14,10 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
-from recurrax._affine import AffineCell, along
 from recurrax._arguments import as_int
 from recurrax._layer import Initializer, Params
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import AffineCell, along
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
 from recurrax.cells.lstm import LSTMCell, LSTMState

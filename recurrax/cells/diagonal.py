@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from recurrax._affine import along
 from recurrax._layer import INITIALIZER, Initializer, Params
+from recurrax.cells.affine import along
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 

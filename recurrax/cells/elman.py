@@ -9,8 +9,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrax._activation import frugal
-from recurrax._affine import AffineCell, Gates
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import AffineCell, Gates
 
 
 class ElmanParams(NamedTuple):

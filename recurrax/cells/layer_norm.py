@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal, mixture
-from recurrax._affine import AffineCell, Gates, affine, along
 from recurrax._dtype import promote
 from recurrax._layer import Params
+from recurrax.cells._activation import frugal, mixture
+from recurrax.cells.affine import AffineCell, Gates, affine, along
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUState
 from recurrax.cells.lstm import LSTMState
 
 
-class LayerNormParams(NamedTuple):
+class LayerNormCellParams(NamedTuple):
     """Parameters of the cells with layer normalisation; G gates in the order of the cells without it.
 
     Attributes:
@@ -92,7 +92,7 @@ class LayerNormElmanCell(ElmanCell):
     epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
     recurrent_bias: bool = dataclasses.field(default=False, init=False)
 
-    params_type: ClassVar[type] = LayerNormParams
+    params_type: ClassVar[type] = LayerNormCellParams
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters; `scale` is one."""
@@ -121,7 +121,7 @@ class _LayerNormCell(AffineCell):
     gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
     epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
 
-    params_type: ClassVar[type] = LayerNormParams
+    params_type: ClassVar[type] = LayerNormCellParams
     _groups: ClassVar[tuple[int, ...]]
     output_part: ClassVar[str] = "h"
 

@@ -12,8 +12,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
-from recurrax._linear import Coefficients
 from recurrax.cells._complex import ComplexDiagonalCell
+from recurrax.cells.linear import Coefficients
 
 
 class LRUParams(NamedTuple):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
-from recurrax._affine import AffineCell, Gates, affine
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import AffineCell, Gates, affine
 
 
 class LSTMParams(NamedTuple):

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
-from recurrax._affine import along
 from recurrax._dtype import cast
 from recurrax._layer import Cell
-from recurrax._timed import TimedInputs, elapsed, timed
+from recurrax.cells._activation import frugal
 from recurrax.cells._wiring import NCPWiring
+from recurrax.cells.affine import along
+from recurrax.cells.timed import TimedInputs, elapsed, timed
 
 
 class Synapses(NamedTuple):
@@ -107,11 +107,11 @@ class LTCCell(Cell):
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
-        >>> wiring = recurrax.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3,
+        >>> wiring = recurrax.cells.NCPWiring(4, 3, 2, sensory_fanout=2, inter_fanout=2, recurrent_command_synapses=3,
         ...                             motor_fanin=2)
         >>> cell = recurrax.LTCCell(wiring.hidden_size, wiring)
         >>> params = cell.init(jax.random.key(0), input_size=5)
-        >>> xs = recurrax.TimedInputs(jnp.ones((2, 7, 5)), dt=jnp.full((2, 7), 0.5))
+        >>> xs = recurrax.cells.TimedInputs(jnp.ones((2, 7, 5)), dt=jnp.full((2, 7), 0.5))
         >>> state, ys = recurrax.scan(cell, params, xs)
         >>> ys.shape, state.h.shape
         ((2, 7, 2), (2, 9))

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._activation import frugal
-from recurrax._affine import affine
 from recurrax._dtype import promote
 from recurrax._layer import INITIALIZER, Cell, Initializer, mixed
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import affine
 
 Memory = tuple[jax.Array, ...]  # c, n and m
 
@@ -85,7 +85,7 @@ class MLSTMCell(Cell):
 
     The state enters linearly, with weights from the inputs alone. So beside the loop there is the implementation
     "chunked": parallel within chunks, one chunk after another, with memory for the derivative that is linear in T and
-    holds one c for each chunk, where the loop holds one for each step. `Chunkwise` says how long a chunk is.
+    holds one c for each chunk, where the loop holds one for each step. `Chunked` says how long a chunk is.
 
     Args:
         hidden_size: the number of features H of the output.

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._affine import affine
 from recurrax._layer import Params
+from recurrax.cells.affine import affine
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._activation import frugal
-from recurrax._linear import Coefficients
-from recurrax.cells._gated import GatedLinearCell, GatedParams
+from recurrax.cells._activation import frugal
+from recurrax.cells._gated import GatedLinearCell, InputGatedParams
+from recurrax.cells.linear import Coefficients
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,7 +48,7 @@ class QRNNCell(GatedLinearCell):
         >>> import jax, recurrax as rx
         >>> layer = rx.Stack((rx.Window(3, 6), rx.QRNNCell(4), rx.Window(4, 2), rx.QRNNCell(4)))
         >>> params = layer.init(jax.random.key(0), input_size=3)
-        >>> rx.scan(layer, params, jax.numpy.ones((2, 7, 3)), implementation="chunked")[1].shape
+        >>> rx.scan(layer, params, jax.numpy.ones((2, 7, 3)), implementation="blocked")[1].shape
         (2, 7, 4)
 
     References:
@@ -68,7 +68,7 @@ class QRNNCell(GatedLinearCell):
         """Those of the pooling, and the candidate."""
         return len(self.pooling) + 1
 
-    def project_inputs(self, params: GatedParams, xs: jax.Array) -> Coefficients:
+    def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gates and the candidate of every step; `rest` is the output gate."""
         sigmoid = frugal(jax.nn.sigmoid)
         z = dict(zip([gate for gate in "ifzo" if gate in f"{self.pooling}z"], self.split(params, xs), strict=True))
@@ -76,7 +76,7 @@ class QRNNCell(GatedLinearCell):
         o = sigmoid(z["o"]) if "o" in z else ()
         return Coefficients(sigmoid(z["f"]), i * frugal(self.activation)(z["z"]), o)
 
-    def outputs(self, params: GatedParams, hs: jax.Array, rest: Any) -> jax.Array:
+    def outputs(self, params: InputGatedParams, hs: jax.Array, rest: Any) -> jax.Array:
         """The states, through the output gate where there is one."""
         return hs if self.pooling == "f" else rest.astype(hs.dtype) * hs
 
@@ -129,7 +129,7 @@ class SRUCell(GatedLinearCell):
         """3 where the inputs have H features: f, r and c."""
         return 3
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> GatedParams:
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> InputGatedParams:
         """Draws the parameters, with `highway_bias` added to the bias of r."""
         parts = self.gates + (input_size != self.hidden_size)
         params = self.draw(key, input_size, dtype, parts, 2)
@@ -137,7 +137,7 @@ class SRUCell(GatedLinearCell):
             params = params._replace(bias=params.bias.at[self.hidden_size :].add(self.highway_bias))
         return params
 
-    def project_inputs(self, params: GatedParams, xs: jax.Array) -> Coefficients:
+    def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gates and the candidate of every step; `rest` is the gate r and the highway."""
         sigmoid = frugal(jax.nn.sigmoid)
         f, r, c, *x = self.split(params, xs)
@@ -146,7 +146,7 @@ class SRUCell(GatedLinearCell):
             highway = math.sqrt(1 + 2 * math.exp(self.highway_bias)) * highway
         return Coefficients(sigmoid(f), sigmoid(-f) * c, (sigmoid(r), highway))
 
-    def outputs(self, params: GatedParams, hs: jax.Array, rest: Any) -> jax.Array:
+    def outputs(self, params: InputGatedParams, hs: jax.Array, rest: Any) -> jax.Array:
         """The states through the gate r, and the highway around them."""
         r, highway = (part.astype(hs.dtype) for part in rest)
         return r * (hs if self.activation is None else frugal(self.activation)(hs)) + highway

@@ -12,12 +12,12 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._activation import frugal
-from recurrax._affine import along
 from recurrax._check import check_input_size
 from recurrax._dtype import widened
 from recurrax._layer import INITIALIZER, Initializer
-from recurrax._linear import Coefficients, LinearCell
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import along
+from recurrax.cells.linear import Coefficients, LinearCell
 
 
 class RGLRUParams(NamedTuple):

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._activation import frugal
-from recurrax._affine import AffineCell, Gates, affine, along
 from recurrax._layer import mixed
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import AffineCell, Gates, affine, along
 from recurrax.cells.mlstm import bounded_exp, mixed_memory, weights
 
 

@@ -22,8 +22,6 @@ from recurrax.interop.onnx import Clipped as Clipped
 from recurrax.interop.onnx import OnnxActivation as OnnxActivation
 from recurrax.interop.onnx import OnnxLSTMCell as OnnxLSTMCell
 from recurrax.interop.onnx import OnnxLSTMParams as OnnxLSTMParams
-from recurrax.interop.onnx import OnnxRecurrence as OnnxRecurrence
-from recurrax.interop.onnx import Reverse as Reverse
 from recurrax.interop.onnx import from_onnx as from_onnx
 from recurrax.interop.onnx import to_onnx as to_onnx
 from recurrax.interop.safetensors import load as load

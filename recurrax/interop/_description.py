@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import recurrax
-from recurrax import initializers, interop
+from recurrax import cells, initializers, layers
 from recurrax._layer import Layer
-from recurrax.cells import min_gated
+from recurrax.cells import mingru
 from recurrax.cells._wiring import NCPWiring
 from recurrax.cells.s5 import S5Cell
 from recurrax.interop._keras_activations import ACTIVATIONS
@@ -58,13 +57,28 @@ def _functions() -> dict[str, Any]:
     named |= {f"jax.numpy.{name}": getattr(jnp, name) for name in ("tanh", "sin", "cos", "arctan", "exp")}
     named |= {f"recurrax.initializers.{name}": f for name, f in vars(initializers).items() if callable(f)}
     named |= {f"keras.activations.{name}": function for name, function in ACTIVATIONS.items()}
-    return named | {"recurrax.cells.min_gated.positive": min_gated.positive}
+    return named | {"recurrax.cells.mingru.positive": mingru.positive}
+
+
+# The classes that a description may name, by their names; a package with layers of its own adds them.
+_known_classes: dict[str, type] = {}
+
+
+def make_known(*classes: type) -> None:
+    """Lets descriptions name these classes."""
+    _known_classes.update({kind.__name__: kind for kind in classes})
+
+
+def _public_layers() -> list[type]:
+    public = [*vars(cells).values(), *vars(layers).values()]
+    return [value for value in public if isinstance(value, type) and issubclass(value, (Layer, NCPWiring))]
+
+
+make_known(*_public_layers())
 
 
 def _classes() -> dict[str, type]:
-    public = {**vars(interop), **vars(recurrax)}.values()
-    described = (Layer, NCPWiring, interop.OnnxActivation, interop.Clipped)
-    return {value.__name__: value for value in public if isinstance(value, type) and issubclass(value, described)}
+    return dict(_known_classes)
 
 
 def describe(layer: Layer) -> str:

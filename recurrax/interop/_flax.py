@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from recurrax._affine import AffineCell
-from recurrax._compose import MERGES, Bidirectional
 from recurrax._layer import Cell, Layer
+from recurrax.cells.affine import AffineCell
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
-from recurrax.cells.minimal import MGUCell, UGRNNCell
+from recurrax.cells.mgu import MGUCell, UGRNNCell
 from recurrax.interop._support import unsupported
+from recurrax.layers.compose import MERGES, Bidirectional
 
 
 class Kind(NamedTuple):

@@ -34,7 +34,7 @@ def hard_sigmoid_keras2(x: jax.Array) -> jax.Array:
 
     Example:
         >>> import jax, recurrax
-        >>> from recurrax.compat.keras import LSTM, hard_sigmoid_keras2
+        >>> from recurrax.keras import LSTM, hard_sigmoid_keras2
         >>> hard_sigmoid_keras2(jax.numpy.array([-3.0, 0.0, 1.0])).tolist()
         [0.0, 0.5, 0.699999988079071]
         >>> cell = recurrax.LSTMCell(4, gate_activation=hard_sigmoid_keras2)  # in the core

@@ -16,10 +16,10 @@ from jax.typing import DTypeLike
 
 from recurrax import _scan
 from recurrax._check import expected_state
-from recurrax._fitting import input_size
 from recurrax._flax import by_name
 from recurrax._layer import Layer, Params, State
-from recurrax._timed import TimedInputs
+from recurrax._params import infer_input_size
+from recurrax.cells.timed import TimedInputs
 from recurrax.interop import _files as files
 from recurrax.interop._support import input_shape, library
 
@@ -93,7 +93,7 @@ def export(
     batch, time = jax_export.symbolic_shape("batch, time")
     steps = (batch,) if step else (batch, time)
     # Every argument that the exported function takes, by its name and in the order of the call.
-    arguments = {"xs": jax.ShapeDtypeStruct((*steps, *input_shape(layer), input_size(layer, params)), dtype)}
+    arguments = {"xs": jax.ShapeDtypeStruct((*steps, *input_shape(layer), infer_input_size(layer, params)), dtype)}
     if timed:
         arguments["dt"] = jax.ShapeDtypeStruct(steps, dtype)
     if lengths:
@@ -112,7 +112,7 @@ def export(
             xs = TimedInputs(xs, given.pop("dt"))
         before = _restored(layer, given.pop("state")) if "state" in given else None
         if step:
-            after, ys = _scan.step(layer, params, before, xs, **given)
+            after, ys = _scan.step(layer, params, xs, before, **given)
         else:
             after, ys = _scan.scan(layer, params, xs, before, **given)
         return ys, _named(after)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._compose import Stack
 from recurrax._layer import Cell, Layer, Params
 from recurrax.cells.convolutional import ConvLSTMCell
 from recurrax.cells.elman import ElmanCell, ElmanParams
@@ -20,6 +19,7 @@ from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.interop._gates import one_bias, reordered, two_biases, with_forget_one, without_forget_one
 from recurrax.interop._support import require, require_plain_conv_lstm, to_jax, unsupported
+from recurrax.layers.compose import Stack
 
 Modules = dict[str, Mapping[str, Any]]
 

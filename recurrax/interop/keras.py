@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Cell, Layer, Params
 from recurrax.cells.convolutional import ConvLSTMCell
 from recurrax.cells.elman import ElmanCell, ElmanParams
@@ -20,6 +19,7 @@ from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.interop._gates import has_bias, one_bias, reordered, two_biases
 from recurrax.interop._keras_activations import ACTIVATIONS
 from recurrax.interop._support import input_shape, library, require, to_jax, unsupported
+from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 _FOREIGN = (
     *("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "an RNN of such cells", "a cell"),

@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer, Params
 from recurrax.cells.convolutional import ConvLSTMCell
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell, LSTMParams
-from recurrax.cells.minimal import MGUCell, UGRNNCell
+from recurrax.cells.mgu import MGUCell, UGRNNCell
 from recurrax.interop._flax import (
     KINDS,
     activations,
@@ -29,6 +28,7 @@ from recurrax.interop._flax import (
 )
 from recurrax.interop._gates import bias_and_candidates, last_of, one_bias, with_forget_one, without_forget_one
 from recurrax.interop._support import require, require_plain_conv_lstm, unsupported
+from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 _WAYS = ("forward_rnn", "backward_rnn")
 _OURS: dict[str, Any] = {

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer, Params
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
@@ -25,6 +24,7 @@ from recurrax.interop._flax import (
 )
 from recurrax.interop._gates import bias_and_candidates, one_bias
 from recurrax.interop._support import refuse_loss, require, unsupported
+from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 _OURS: dict[str, Any] = {
     "SimpleCell": ElmanCell,

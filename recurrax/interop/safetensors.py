@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax._fitting import input_size
 from recurrax._flax import by_name, from_names
 from recurrax._layer import Layer, Params
+from recurrax._params import infer_input_size
 from recurrax.interop import _files as files
 from recurrax.interop._description import Limits, check_count, check_known, describe, sketch, understand
 from recurrax.interop._support import library, to_jax
@@ -69,7 +69,7 @@ def save(path: str | os.PathLike, layer: Layer, params: Params) -> None:
         Hugging Face, safetensors, 2022, https://huggingface.co/docs/safetensors
     """
     safetensors = library("safetensors.numpy", "recurrax[interop]")
-    input_size(layer, params)  # Refuses parameters of another layer, or of another kind of dtype.
+    infer_input_size(layer, params)  # Refuses parameters of another layer, or of another kind of dtype.
     check_count(layer)
     leaves = {".".join(name): np.asarray(leaf) for name, leaf in by_name(params).items()}
     metadata = {"format": _FORMAT, "version": _VERSION, "layer": describe(layer)}

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from recurrax import _torch_layout as torch_layout
-from recurrax._compose import Bidirectional, Directions, Stack
 from recurrax._layer import Layer, Params
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.interop._gates import has_bias, two_biases
 from recurrax.interop._support import library, require, to_jax, unsupported
+from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 # Where each of our parameters is; in the state dict of a stack, with `_l0`, `_l0_reverse`, `_l1` and so on behind it.
 _NAMES = {

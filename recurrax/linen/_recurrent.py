@@ -19,7 +19,7 @@ from recurrax._flax import Sharding, by_name, check_features, from_names, input_
 from recurrax._layer import Layer, Params, State, features, pickled, unpickled
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
-from recurrax.kernels import Implementation
+from recurrax.implementations._registry import Implementation
 
 
 class Module(nn.Module):
@@ -51,7 +51,7 @@ class Module(nn.Module):
             key = self.make_rng("dropout")
         params = self._params(layer, x)
         if driver is core_step:
-            state, output = core_step(layer, params, state, x, key=key, **options)
+            state, output = core_step(layer, params, x, state, key=key, **options)
         else:
             state, output = scan(layer, params, x, state, key=key, **options)
         return output, state

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
-from recurrax._affine import AffineCell
-from recurrax._compose import Stack
 from recurrax._flax import teaches
 from recurrax._layer import Initializer
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
+from recurrax.cells.affine import AffineCell
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
-from recurrax.kernels import Implementation
+from recurrax.implementations._registry import Implementation
+from recurrax.layers.compose import Stack
 from recurrax.linen._recurrent import Module
 
 

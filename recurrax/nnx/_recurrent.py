@@ -15,7 +15,7 @@ from recurrax._flax import Sharding, check_features, mesh_axes, teaches
 from recurrax._layer import Layer, Params, State
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
-from recurrax.kernels import Implementation
+from recurrax.implementations._registry import Implementation
 from recurrax.nnx._tabulate import shown, taken
 
 Randomness = nnx.Rngs | nnx.RngStream | jax.Array | None
@@ -194,7 +194,7 @@ class Recurrent(nnx.Module):
         check_features(x, self.input_size)
         options["key"] = self._key(deterministic, rngs)
         if driver is core_step:
-            state, output = core_step(self.layer, params_of(self), state, x, **options)
+            state, output = core_step(self.layer, params_of(self), x, state, **options)
         else:
             state, output = scan(self.layer, params_of(self), x, state, **options)
         return output, state

@@ -35,10 +35,10 @@ def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float 
         True
     """
     params = jax.jit(lambda: layer.init(jax.random.key(seed), input_size))()
-    return jax.tree.map(lambda p, n: p + scale * n, params, noise(params, seed))
+    return jax.tree.map(lambda p, n: p + scale * n, params, normal_like(params, seed))
 
 
-def noise(like: Any, seed: int) -> Any:
+def normal_like(like: Any, seed: int) -> Any:
     """Standard normal noise in the structure, shapes and dtypes of a pytree, in both parts of complex leaves."""
     rng = np.random.default_rng(seed)
 
@@ -51,7 +51,7 @@ def noise(like: Any, seed: int) -> Any:
     return jax.tree.map(draw, like)
 
 
-def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
+def run_segments_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
               reverse: bool) -> tuple[State, jax.Array]:  # fmt: skip
     """The meaning of `mask`, `reset` and `reverse`, spelt out: each segment of each row is run by itself.
 
@@ -63,7 +63,7 @@ def run_apart(run: Callable, initial: State, params: Params, xs: jax.Array, stat
         state: the state of each row before its first step.
         mask: concrete `bool[B, T]`.
         reset: concrete `bool[B, T]`.
-        reverse: the direction of the walk.
+        reverse: the direction of the context.
 
     Returns:
         What `scan` must return.
@@ -109,11 +109,11 @@ def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=place)
 
 
-def pull(run: Callable, *args: Any) -> tuple[Any, Any]:
+def values_and_gradients(run: Callable, *args: Any) -> tuple[Any, Any]:
     """What `run` returns, and the gradients of its arguments for random cotangents of all of it."""
 
     def both(*args: Any) -> tuple[Any, Any]:
         out, vjp = jax.vjp(run, *args)
-        return out, vjp(noise(out, seed=3))
+        return out, vjp(normal_like(out, seed=3))
 
     return jax.jit(both)(*args)

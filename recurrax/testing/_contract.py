@@ -15,8 +15,14 @@ from recurrax._dtype import cast, cast_params, compute_dtype
 from recurrax._layer import Cell, Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
-from recurrax.kernels import Implementation
-from recurrax.testing._compare import assert_close, noise, perturbed_params, pull, run_apart
+from recurrax.implementations._registry import Implementation
+from recurrax.testing._compare import (
+    assert_close,
+    normal_like,
+    perturbed_params,
+    run_segments_apart,
+    values_and_gradients,
+)
 
 _STEPS, _BATCH = 6, 4
 # Rows: no real step; right padding; a flag on a masked step between two segments and one in the padding; many segments.
@@ -69,8 +75,8 @@ def check_contract(
         return scan(layer, params, xs, state, implementation=implementation, **options)
 
     params = perturbed_params(layer, input_size)
-    xs = noise(jax.ShapeDtypeStruct((_BATCH, _STEPS, *_space(layer), input_size), jnp.float32), seed=1)
-    state = noise(jax.eval_shape(lambda: layer.initial_state((_BATCH,))), seed=2)
+    xs = normal_like(jax.ShapeDtypeStruct((_BATCH, _STEPS, *_space(layer), input_size), jnp.float32), seed=1)
+    state = normal_like(jax.eval_shape(lambda: layer.initial_state((_BATCH,))), seed=2)
     for promise in _CHECKS if promises is None else promises:
         if layer.causal or promise not in ("steps", "parts"):
             _CHECKS[promise](layer, run, (params, xs, state), tol)
@@ -94,7 +100,7 @@ def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
         def advance(state: State, at: tuple) -> tuple[State, jax.Array]:
             x, mask, reset = at
-            state, y = step(layer, params, state, x, mask=mask, reset=reset)
+            state, y = step(layer, params, x, state, mask=mask, reset=reset)
             return state, where(mask, output(params, state, x, y), jnp.zeros_like(y))
 
         time_major = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, jnp.asarray(_MASK), jnp.asarray(_RESET)))
@@ -104,7 +110,7 @@ def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     def at_once(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
         return run(params, xs, state, mask=_MASK, reset=_RESET)
 
-    assert_close("steps one by one", pull(one_by_one, *args), pull(at_once, *args), tol)
+    assert_close("steps one by one", values_and_gradients(one_by_one, *args), values_and_gradients(at_once, *args), tol)
 
 
 def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -124,8 +130,8 @@ def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
         def at_once(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> tuple[State, jax.Array]:
             return run(params, xs, state, mask=_MASK, reset=_RESET, reverse=reverse)
 
-        joined = pull(functools.partial(parts, reverse=reverse), *args)
-        assert_close(f"parts joined by the state, reverse={reverse}", joined, pull(at_once, *args), tol)
+        joined = values_and_gradients(functools.partial(parts, reverse=reverse), *args)
+        assert_close(f"parts joined by the state, reverse={reverse}", joined, values_and_gradients(at_once, *args), tol)
 
 
 def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -139,14 +145,17 @@ def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
             return run(params, xs, state, mask=mask, reset=reset, reverse=reverse)
 
         def apart(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> Any:
-            return run_apart(run, layer.first_state(params), params, xs, state, mask, reset, reverse)
+            return run_segments_apart(run, layer.first_state(params), params, xs, state, mask, reset, reverse)
 
         if layer.causal:
-            got, expected = pull(packed, params, holed, state), pull(apart, params, xs, state)
+            got, expected = (
+                values_and_gradients(packed, params, holed, state),
+                values_and_gradients(apart, params, xs, state),
+            )
         else:  # Each direction meets another segment first and last, so only the outputs can be compared.
             at_rest = lambda params: layer.first_state(params, (_BATCH,))  # noqa: E731
-            got = pull(lambda params, xs: packed(params, xs, at_rest(params))[1], params, holed)  # noqa: B023
-            expected = pull(lambda params, xs: apart(params, xs, at_rest(params))[1], params, xs)  # noqa: B023
+            got = values_and_gradients(lambda params, xs: packed(params, xs, at_rest(params))[1], params, holed)  # noqa: B023
+            expected = values_and_gradients(lambda params, xs: apart(params, xs, at_rest(params))[1], params, xs)  # noqa: B023
         assert_close(f"masked and packed rows, reverse={reverse}", got, expected, tol)
 
 
@@ -235,7 +244,7 @@ def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
 
 
 def _check_derivatives(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
-    directions = noise(args, seed=4)
+    directions = normal_like(args, seed=4)
 
     def loss(*args: Any) -> jax.Array:
         leaves = jax.tree.leaves(run(*args))

@@ -58,7 +58,7 @@ def build(case: Case) -> Work:
             "bias": jnp.zeros(width),
         } | ({"recurrent_bias": jnp.zeros(width)} if case.cell == "gru" else {})
 
-    def walk(params: Params, xs: jax.Array, real: jax.Array | None, reverse: bool) -> tuple[State, jax.Array]:
+    def scanned(params: Params, xs: jax.Array, real: jax.Array | None, reverse: bool) -> tuple[State, jax.Array]:
         def body(state: State, inputs: Any) -> tuple[State, jax.Array]:
             z, real = inputs
             new = step(params, state, z)
@@ -73,7 +73,7 @@ def build(case: Case) -> Work:
         real, states = None if lengths is None else (jnp.arange(case.T)[:, None] < lengths)[..., None], []
         for layer in params:
             walks = [
-                walk(direction, xs, real, reverse) for direction, reverse in zip(layer, (False, True), strict=False)
+                scanned(direction, xs, real, reverse) for direction, reverse in zip(layer, (False, True), strict=False)
             ]
             states.append([last for last, _ in walks])
             xs = jnp.concatenate([ys for _, ys in walks], axis=-1) if len(walks) > 1 else walks[0][1]

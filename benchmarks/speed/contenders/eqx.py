@@ -24,7 +24,7 @@ def build(case: Case) -> Work:
     key, h = jax.random.key(0), jnp.zeros(case.H)
     zeros = (h, h) if case.cell == "lstm" else h
 
-    def walk(cell: eqx.Module, xs: jax.Array, reverse: bool) -> tuple[Any, jax.Array]:
+    def scanned(cell: eqx.Module, xs: jax.Array, reverse: bool) -> tuple[Any, jax.Array]:
         def body(state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
             state = cell(x, state)
             return state, state[0] if case.cell == "lstm" else state
@@ -34,7 +34,7 @@ def build(case: Case) -> Work:
     def one_sequence(params: Any, xs: jax.Array) -> tuple[Any, jax.Array]:
         states = []
         for layer in params:
-            walks = [walk(cell, xs, reverse) for cell, reverse in zip(layer, (False, True), strict=False)]
+            walks = [scanned(cell, xs, reverse) for cell, reverse in zip(layer, (False, True), strict=False)]
             states.append([state for state, _ in walks])
             xs = jnp.concatenate([ys for _, ys in walks], axis=-1)
         return states, xs

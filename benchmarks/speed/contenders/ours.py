@@ -24,7 +24,7 @@ def build(case: Case, implementation: str | None = None, time_major: bool = Fals
             lambda params, xs, lengths: recurrax.scan(
                 layer, params, xs, lengths=lengths, implementation=implementation, time_major=time_major
             ),
-            lambda params, state, x: recurrax.step(layer, params, state, x, implementation=implementation),
+            lambda params, state, x: recurrax.step(layer, params, x, state, implementation=implementation),
             layer.initial_state((case.B,)),
             time_major,
         ),

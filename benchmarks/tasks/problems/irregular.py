@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.tasks.task import Batch, Claim, Contender, Measure, Task
-from recurrax import CfCCell, GRUCell, LTCCell, TimedInputs
+from recurrax import CfCCell, GRUCell, LTCCell
+from recurrax.cells.timed import TimedInputs
 
 T, B = 16, 32
 SLOWEST, FASTEST = 0.5, 3.0

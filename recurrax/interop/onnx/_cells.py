@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._activation import frugal
-from recurrax._affine import AffineCell, Gates, along
-from recurrax._check import check_layer
-from recurrax._layer import INITIALIZER, Initializer, Params, State, Walk
-from recurrax._wrapper import Wrapper
+from recurrax._layer import INITIALIZER, Initializer
+from recurrax.cells._activation import frugal
+from recurrax.cells.affine import AffineCell, Gates, along
 from recurrax.cells.lstm import LSTMState
 
 
@@ -117,42 +115,3 @@ class OnnxLSTMCell(AffineCell):
             o = o + p_o * c
         h = gate(o) * frugal(self.output_activation)(c)
         return LSTMState(h, c), h
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Reverse(Wrapper):
-    """Takes a layer from the last step to the first; outputs stay aligned with inputs.
-
-    It reads the future, so it cannot be stepped. Parameters and state are those of the layer.
-
-    Args:
-        layer: any layer.
-
-    Raises:
-        TypeError: if `layer` is not a layer.
-
-    Example:
-        >>> import jax, recurrax
-        >>> from recurrax.interop import Reverse
-        >>> cell, xs = recurrax.GRUCell(4), jax.random.normal(jax.random.key(1), (2, 7, 3))
-        >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> _, ys = recurrax.scan(Reverse(cell), params, xs)
-        >>> bool((ys == recurrax.scan(cell, params, xs, reverse=True)[1]).all())
-        True
-
-    References:
-        ONNX, `LSTM` (direction), 2025, https://onnx.ai/onnx/operators/onnx__LSTM.html
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_layer("layer", self.layer)
-
-    @property
-    def causal(self) -> bool:
-        """Never: the first output depends on the last input."""
-        return False
-
-    def apply(self, walk: Walk, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the layer the other way."""
-        return walk.reversed()(self.layer, params, state, xs)

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from recurrax._check import describe
-from recurrax._compose import Stack
-from recurrax._fitting import input_size
 from recurrax._layer import Layer, Params
+from recurrax._params import infer_input_size
 from recurrax.interop.onnx import _chain as chain
 from recurrax.interop.onnx._graph import Graph, named
 from recurrax.interop.onnx._write import Described, Writer
+from recurrax.layers.compose import Stack
 
 _DTYPES = ("float32", "float16", "float64")
 
@@ -29,7 +29,7 @@ def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any]
     and after the recurrent layers stays behind.
 
     Lengths and initial states that are computed, or are inputs, are arguments of `scan`. A layer has no place for ones
-    that the model fixes: see `OnnxRecurrence`.
+    that the model fixes, and refuses them.
 
     Args:
         model: an `onnx.ModelProto`, its bytes, or the path of a file, with weights in files beside it or not.
@@ -67,7 +67,7 @@ def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any]
             if name == "sequence_lens" or array.any():
                 raise ValueError(
                     f"`{name}` of {named(found.proto)} must be left to `scan`; the model fixes {describe(array)}. "
-                    "Read the node by `OnnxRecurrence.read`."
+                    "Give it to `scan`, as `lengths` or `state`, and take it out of the model."
                 )
         if layers and (below := layers[-1].output_size(inputs)) != found.input_size:
             raise found.wrong("W", f"for the {below} features that the node before puts out", found.input_size)
@@ -136,7 +136,7 @@ def to_onnx(
         raise ValueError("`lengths` must be False with `step`: one step has no length.")
     if step and not layer.causal:
         raise ValueError(f"`layer` must not read the future to be stepped; {layer} does.")
-    size, dtype = input_size(layer, params), _dtype(params)
+    size, dtype = infer_input_size(layer, params), _dtype(params)
     axes = ("batch",) if step else ("time", "batch") if time_major else ("batch", "time")
     names = _state_names(layer)
     leaves = zip(jax.tree.leaves(names), jax.tree.leaves(jax.eval_shape(layer.initial_state)), strict=True)

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from recurrax._check import describe
-from recurrax._compose import Bidirectional, Directions
 from recurrax._layer import Layer, Params
 from recurrax.interop.onnx._activations import decimal, read
-from recurrax.interop.onnx._cells import Reverse
 from recurrax.interop.onnx._graph import Graph, named
 from recurrax.interop.onnx._operator import DEFAULTS, GATES, Operator, cell_of
+from recurrax.layers.compose import Bidirectional, Directions, Reverse
 
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")

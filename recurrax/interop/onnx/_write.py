@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax._blocks import Activation, Branches, Dense, Gated, LayerNorm
-from recurrax._compose import Bidirectional, Directions, Residual, Stack
-from recurrax._dropout import Dropout, WeightDrop
-from recurrax._gradient_clip import GradientClip
 from recurrax._layer import Layer
-from recurrax._recurrent_dropout import RecurrentDropout, UpdateDropout
 from recurrax.interop._support import library, unsupported
 from recurrax.interop.onnx import _activations as activations
-from recurrax.interop.onnx._cells import Reverse
 from recurrax.interop.onnx._operator import CELLS, DEFAULTS, Operator, operator_of
+from recurrax.layers.compose import Bidirectional, Directions, Residual, Reverse, Stack
+from recurrax.layers.dense import Activation, Dense
+from recurrax.layers.dropout import Dropout
+from recurrax.layers.gated import Branches, Gated
+from recurrax.layers.gradient_clip import GradientClip
+from recurrax.layers.norm import LayerNorm
+from recurrax.layers.recurrent_dropout import RecurrentDropout, UpdateDropout
+from recurrax.layers.weight_drop import WeightDrop
 
 _OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have all else.
 Described = tuple[Any, tuple[int | str, ...]]

@@ -1,0 +1,143 @@
+"""The minimal GRU and the minimal LSTM: gates that see the inputs alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from recurrax.cells._activation import frugal
+from recurrax.cells._gated import GatedLinearCell, InputGatedParams
+from recurrax.cells.linear import Coefficients
+
+
+def positive(x: jax.Array) -> jax.Array:
+    """Increases from 0 without a jump: σ(x) below x = 0, and x + 1/2 from there on.
+
+    Args:
+        x: an array.
+
+    Returns:
+        An array like `x`.
+
+    Example:
+        >>> from recurrax.cells.mingru import positive
+        >>> positive(jax.numpy.array([0.0, 1.0])).tolist()
+        [0.5, 1.5]
+
+    References:
+        Feng et al., Were RNNs all we needed? (appendix B), 2024, https://arxiv.org/abs/2410.01201
+    """
+    return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _MinimalCell(GatedLinearCell):
+    activation: Callable[[jax.Array], jax.Array] | None = positive
+
+    def _candidate(self, x: jax.Array) -> jax.Array:
+        return x if self.activation is None else frugal(self.activation)(x)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class MinGRUCell(_MinimalCell):
+    """The minimal GRU: one gate and a candidate, neither of which sees the state.
+
+    z = σ(x @ kernel_z + bias_z)
+    n = activation(x @ kernel_n + bias_n)
+    h' = (1 - z) * h + z * n
+
+    1 - z is computed as σ(-x @ kernel_z - bias_z), so that it keeps its digits where z is near 1. The sums are of h
+    itself, not of its logarithm, so that states and candidates may have any sign; products of numbers below 1 cannot
+    overflow. The paper's form in log space gives the same from the same state, which it needs to be above 0.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        activation: the nonlinearity of the candidate; None for the identity. By default the paper's x + 1/2 from 0 on
+            and σ(x) below.
+        bias: whether the gates have a bias.
+        kernel_init: draws each gate of `kernel` `[I, 2*H]`, in the order z, n; Glorot uniform by default.
+        bias_init: draws each gate of `bias`; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive.
+
+    Example:
+        A block as its authors stack them, with a short convolution and a gated network upon it:
+
+        >>> import jax, recurrax as rx
+        >>> minimal = rx.Stack((rx.RMSNorm(), rx.CausalConv(8), rx.MinGRUCell(16), rx.Dense(8)))
+        >>> network = rx.Stack((rx.RMSNorm(), rx.Dense(32, jax.nn.gelu), rx.Dense(8)))
+        >>> block = rx.Stack((rx.Residual(minimal), rx.Residual(network)))
+        >>> params = block.init(jax.random.key(0), input_size=8)
+        >>> rx.scan(block, params, jax.numpy.ones((2, 7, 8)), implementation="associative")[1].shape
+        (2, 7, 8)
+
+    References:
+        Feng et al., Were RNNs all we needed? (section 3.1), 2024, https://arxiv.org/abs/2410.01201
+    """
+
+    @property
+    def gates(self) -> int:
+        """2: z and n."""
+        return 2
+
+    def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
+        """The gate and the candidate of every step."""
+        z, n = self.split(params, xs)
+        sigmoid = frugal(jax.nn.sigmoid)
+        return Coefficients(sigmoid(-z), sigmoid(z) * self._candidate(n))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class MinLSTMCell(_MinimalCell):
+    """The minimal LSTM: an input and a forget gate that add up to 1, and a candidate; none of them sees the state.
+
+    i = σ(x @ kernel_i + bias_i),  f = σ(x @ kernel_f + bias_f)
+    g = activation(x @ kernel_g + bias_g)
+    h' = f / (f + i) * h + i / (f + i) * g
+
+    Both quotients are computed as σ(±(log i - log f)), from the logarithms of the gates, so that they are right where
+    both gates are shut so far that i + f is 0 in floating point. Without that normalisation it is `QRNNCell` with
+    ifo-pooling.
+
+    Args:
+        hidden_size: the number of features H of the state.
+        activation: the nonlinearity of the candidate; None for the identity. By default the paper's x + 1/2 from 0 on
+            and σ(x) below.
+        bias: whether the gates have a bias.
+        kernel_init: draws each gate of `kernel` `[I, 3*H]`, in the order i, f, g; Glorot uniform by default.
+        bias_init: draws each gate of `bias`; zeros by default.
+        dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
+
+    Raises:
+        TypeError: if `hidden_size` is not an int.
+        ValueError: if `hidden_size` is not positive.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.MinLSTMCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)), implementation="associative")
+        >>> ys.shape, params.kernel.shape
+        ((2, 7, 4), (3, 12))
+
+    References:
+        Feng et al., Were RNNs all we needed? (section 3.2), 2024, https://arxiv.org/abs/2410.01201
+    """
+
+    @property
+    def gates(self) -> int:
+        """3: i, f and g."""
+        return 3
+
+    def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
+        """The gates and the candidate of every step."""
+        i, f, g = self.split(params, xs)
+        difference = jax.nn.log_sigmoid(i) - jax.nn.log_sigmoid(f)
+        sigmoid = frugal(jax.nn.sigmoid)
+        return Coefficients(sigmoid(-difference), sigmoid(difference) * self._candidate(g))

@@ -1,0 +1,82 @@
+"""How Newton iterations go, beside what `scan` returns."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._dtype import default_state_dtype
+from recurrax._layer import Cell, Params, State, batch_shape_of, features
+from recurrax._mask import fill_masked, restarts
+from recurrax._scan import check_sequence, time_first
+from recurrax.experimental.newton import Newton, NewtonReport
+
+
+def newton_report(
+    cell: Cell,
+    params: Params,
+    xs: jax.Array,
+    state: State | None = None,
+    *,
+    newton: Newton = Newton(),  # noqa: B008  (it is frozen)
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    reverse: bool = False,
+    time_major: bool = False,
+) -> NewtonReport:
+    """How the iterations go for `scan(cell, params, xs, state, implementation=newton)`, which it runs once more.
+
+    Nothing is raised or filled with NaN where they do not converge, and `fallback` is left aside.
+
+    Args:
+        cell: a cell; what is made of cells has no trajectory of its own.
+        params: its parameters.
+        xs: the inputs, as in `scan`.
+        state: the state before the first step, as in `scan`.
+        newton: the options of the iterations.
+        lengths: as in `scan`.
+        mask: as in `scan`.
+        reset: as in `scan`.
+        reverse: as in `scan`.
+        time_major: as in `scan`.
+
+    Returns:
+        For each row the number of iterations, the residual and whether it is within the tolerance.
+
+    Raises:
+        TypeError: if `cell` is not a cell, and as `scan`.
+        ValueError: as `scan`.
+
+    Example:
+        >>> import jax, recurrax
+        >>> cell = recurrax.DiagonalGRUCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> report = recurrax.experimental.newton_report(cell, params, jax.random.normal(jax.random.key(1), (2, 100, 3)))
+        >>> bool(report.converged.all()), bool((report.iterations < 10).all())
+        (True, True)
+
+    References:
+        Lim et al., Parallelizing non-linear sequential models over the sequence length, 2024,
+        https://arxiv.org/abs/2309.12252
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"`cell` must be a recurrax.Cell, such as GRUCell(128); got {cell!r}.")
+    xs, lengths, mask, reset = check_sequence(
+        cell, params, xs, state, lengths=lengths, mask=mask, reset=reset, time_major=time_major
+    )
+    return _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major)
+
+
+@functools.partial(jax.jit, static_argnames=("newton", "cell", "reverse", "time_major"))
+def _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major):
+    time = 0 if time_major else features(xs).ndim - cell.feature_ndim - 1
+    xs, state, mask, reset = time_first(cell, params, xs, state, lengths, mask, reset, time)
+    initial = cell.first_state(params, batch_shape_of(cell, xs), default_state_dtype(params, xs))
+    initial = jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
+    if mask is not None:
+        xs = fill_masked(mask, xs)
+    restart = None if reset is None else restarts(reset, reverse)
+    return newton.report(cell, params, state, xs, initial=initial, mask=mask, restart=restart, reverse=reverse)

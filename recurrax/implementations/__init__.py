@@ -1,0 +1,6 @@
+"""The ways to run a layer over a sequence, one a file. `scan` takes their names, or objects with options."""
+
+from recurrax.implementations._registry import Implementation as Implementation
+from recurrax.implementations._registry import register as register
+from recurrax.implementations.matrix_memory import Chunked as Chunked
+from recurrax.implementations.time_sharded import TimeSharded as TimeSharded

@@ -1,0 +1,159 @@
+"""Keras' convolutional LSTMs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from recurrax.cells import convolutional, lstm
+from recurrax.keras._layer import Shape
+from recurrax.keras._names import Named
+from recurrax.keras._recurrent import Recurrent, Sizes
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class _ConvLSTM(Recurrent):
+    """What the three share; each says its rank."""
+
+    filters: int
+    kernel_size: Sizes
+    strides: Sizes = 1
+    padding: str = "valid"
+    data_format: str | None = None
+    dilation_rate: Sizes = 1
+    recurrent_activation: Named = "sigmoid"
+    unit_forget_bias: bool = True
+    _: dataclasses.KW_ONLY
+    unroll: bool = False
+
+    gates: ClassVar[int] = 4
+    parts: ClassVar[int] = 2
+    size_name: ClassVar[str] = "filters"
+
+    def __post_init__(self, rngs: nnx.Rngs | None) -> None:
+        super().__post_init__(rngs)
+        self.space: tuple[Any, ...] = ()  # of one input, known once the layer is built
+        if self.data_format not in ("channels_last", "channels_first", None):
+            raise ValueError(f'`data_format` must be "channels_last" or "channels_first"; got {self.data_format!r}.')
+
+    @property
+    def _masks(self) -> int:
+        return self.gates
+
+    @property
+    def _window(self) -> tuple[int, ...]:
+        return (self.kernel_size,) * self.rank if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
+
+    def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
+        where: dict[str, Any] = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
+        space = self.space if space is None else space
+        return convolutional.ConvLSTMCell(self.filters, space, self._window, **where, **self._options())
+
+    def params(self) -> lstm.LSTMParams:
+        """The weights as parameters of the core."""
+        return lstm.LSTMParams(*self._arrays())
+
+    def build(self, input_shape: Shape) -> None:
+        """As in `LSTM`, for `(B, T, *space, I)`, laid out as the inputs; B and T may be None."""
+        self.space, channels = self._split(input_shape[2:])
+        if not hasattr(self, "kernel"):
+            self._draw(self._window, channels)
+        super().build(input_shape)
+
+    def _split(self, input_shape: Shape) -> tuple[tuple, int | None]:
+        """The spatial shape and the number of channels."""
+        sizes = list(input_shape)
+        channels = sizes.pop(0 if self.data_format == "channels_first" else -1)
+        if None in sizes:
+            raise ValueError(f"`input_shape` must give the size of each axis in space; got {tuple(input_shape)}.")
+        return tuple(sizes), channels
+
+    def _feature_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        space = self._core_cell(self._split(input_shape)[0]).output_shape
+        return (self.filters, *space) if self.data_format == "channels_first" else (*space, self.filters)
+
+    def inward(self, x: jax.Array) -> jax.Array:
+        """Channels last."""
+        return jnp.moveaxis(x, -1 - self.rank, -1) if self.data_format == "channels_first" else x
+
+    def outward(self, x: jax.Array) -> jax.Array:
+        """Channels where `data_format` says."""
+        return jnp.moveaxis(x, -1, -1 - self.rank) if self.data_format == "channels_first" else x
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class ConvLSTM1D(_ConvLSTM):
+    """The convolutional LSTM along a line: `keras.layers.ConvLSTM1D`.
+
+    Args:
+        filters: as in `ConvLSTM2D`, and so are all other arguments and errors.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from recurrax.keras import ConvLSTM1D
+        >>> ConvLSTM1D(4, 3, padding="same")(jnp.ones((2, 7, 8, 3))).shape
+        (2, 8, 4)
+
+    References:
+        Keras 3, `keras.layers.ConvLSTM1D`, 2024, https://keras.io/api/layers/recurrent_layers/conv_lstm1d/
+    """
+
+    rank: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class ConvLSTM2D(_ConvLSTM):
+    """The convolutional LSTM in the plane: `keras.layers.ConvLSTM2D`.
+
+    Inputs are `[B, T, *space, I]`, states `[B, *space', H]`; with `data_format="channels_first"` channels come before
+    space. A masked step keeps the state, whatever the batch size.
+
+    Args:
+        filters: the number of channels H of the state.
+        kernel_size: the spatial shape of both kernels, an int or one for each axis.
+        strides: the steps between the windows of the input convolution.
+        padding: of the input convolution, `"valid"` or `"same"`.
+        data_format: `"channels_last"`, which None means, or `"channels_first"`.
+        dilation_rate: the distance between the taps of the input convolution.
+        activation: as in `LSTM`, and so are all other arguments.
+
+    Raises:
+        TypeError: as `LSTM`.
+        ValueError: as `LSTM`, and, as the layer is built, if the kernel does not fit into the input.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from recurrax.keras import ConvLSTM2D
+        >>> layer = ConvLSTM2D(4, (3, 3), return_sequences=True)
+        >>> layer(jnp.ones((2, 7, 8, 6, 3))).shape, layer.count_params()
+        ((2, 7, 6, 4, 4), 1024)
+
+    References:
+        Keras 3, `keras.layers.ConvLSTM2D`, 2024, https://keras.io/api/layers/recurrent_layers/conv_lstm2d/
+    """
+
+    rank: ClassVar[int] = 2
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class ConvLSTM3D(_ConvLSTM):
+    """The convolutional LSTM in space: `keras.layers.ConvLSTM3D`.
+
+    Args:
+        filters: as in `ConvLSTM2D`, and so are all other arguments and errors.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from recurrax.keras import ConvLSTM3D
+        >>> ConvLSTM3D(2, 2)(jnp.ones((1, 3, 4, 4, 4, 1))).shape
+        (1, 3, 3, 3, 2)
+
+    References:
+        Keras 3, `keras.layers.ConvLSTM3D`, 2024, https://keras.io/api/layers/recurrent_layers/conv_lstm3d/
+    """
+
+    rank: ClassVar[int] = 3

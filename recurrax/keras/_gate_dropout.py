@@ -1,0 +1,86 @@
+"""Dropout that each gate sees apart, as in Keras: masks drawn once a sequence, one for all gates or one for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._layer import Params, State
+from recurrax.cells.affine import AffineCell, along
+from recurrax.layers._random import drawn
+from recurrax.layers._wrapper import AroundAffineCell, CellWrapper
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GateDropout(CellWrapper):
+    """Drops features of what each gate sees of the input and of the state, the same ones at every step of a sequence.
+
+    z_g = (m_g * x / (1 - rate)) @ kernel_g,  u_g = (n_g * h / (1 - recurrent_rate)) @ recurrent_kernel_g
+    """
+
+    layer: AffineCell
+    rate: float
+    recurrent_rate: float
+    number: int  # of masks: one for each gate, or 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a rate is positive."""
+        return self.rate > 0 or self.recurrent_rate > 0
+
+    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+        """The cell with masks for all steps."""
+        if key is None or not self.stochastic:
+            return cell, params, xs
+        keys = jax.random.split(key)
+        masks = self._masks(keys[0], self.rate, xs[0]), self._masks(keys[1], self.recurrent_rate, state.h)
+        return _Masked.of(cell), (params, *masks), xs
+
+    def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
+        if not rate:
+            return None
+        return drawn(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Masked(AroundAffineCell):
+    """A cell whose parameters are `(params, masks of the inputs, masks of the state)`."""
+
+    def inner(self, params: Params) -> Params:
+        return params[0]
+
+    def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
+        params, masks, _ = params
+        return self._project(self.cell.project_inputs, params, masks, xs)
+
+    def project_state(self, params: Params, h: jax.Array) -> jax.Array:
+        params, _, masks = params
+        return self._project(self.cell.project_state, params, masks, h)
+
+    def _project(self, project: Callable, params: Params, masks: jax.Array | None, x: jax.Array) -> jax.Array:
+        if masks is None:
+            return project(params, x)
+        parts = [params] if len(masks) == 1 else self.cell.gate_params(params)
+        return jnp.concatenate(
+            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)], axis=-1
+        )
+
+    def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
+        if self.cell.is_affine:
+            return super().step(params, state, z)
+        params, _, masks = params
+        return self.cell.step(params, state, z) if masks is None else self._reset_before(params, masks, state, z)
+
+    def _reset_before(self, params: Params, masks: jax.Array, state: State, z: jax.Array) -> tuple[State, jax.Array]:
+        # A GRU whose reset gate acts on the state itself, which each gate sees through a mask of its own.
+        cell: Any = self.cell
+        h_r, h_z, h_n = (state.h * mask for mask in masks)
+        reset, update, candidate = cell.gate_params(params)
+        z_r, z_z, z_n = cell.split(z.astype(state.h.dtype))
+        r = cell.gate_activation(z_r + cell.project_state(reset, h_r))
+        u_z, u_n = cell.project_state(update, h_z), cell.project_state(candidate, r * h_n)
+        return cell._mix(z_z + u_z, z_n + u_n, state)

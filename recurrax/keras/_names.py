@@ -1,0 +1,95 @@
+"""What Keras' arguments take for a function: a name, a configuration, an object of Keras, or a function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
+
+import jax
+
+from recurrax.interop._keras_activations import ACTIVATIONS, hard_sigmoid_keras2
+from recurrax.keras import constraints, initializers, regularizers
+
+Named = str | dict | Callable | None  # what stands for a function
+
+
+def _factories(module: ModuleType) -> dict[str, Callable]:
+    made = (FunctionType, functools.partial)
+    return {name: value for name, value in vars(module).items() if isinstance(value, made) and name[0] != "_"}
+
+
+_FACTORIES = {
+    "initializer": _factories(initializers),
+    "regularizer": _factories(regularizers),
+    "constraint": _factories(constraints),
+}
+_ACTIVATIONS = ACTIVATIONS | {"hard_sigmoid_keras2": hard_sigmoid_keras2}
+
+
+def kind_of(argument: str) -> str | None:
+    """What an argument takes, as its name says: `"initializer"` for `kernel_initializer`; or None."""
+    kind = argument.rsplit("_", 1)[-1]
+    return kind if kind == "activation" or kind in _FACTORIES else None
+
+
+def meaning(argument: str, value: Any) -> Any:
+    """The function that the value of an argument stands for.
+
+    None stays None; for an activation it means the identity.
+
+    Raises:
+        TypeError: if the value is nothing of the kind.
+        ValueError: if nothing has its name, or its configuration does not fit.
+    """
+    kind = kind_of(argument) or ""
+    if value is None:
+        return jax.nn.identity if kind == "activation" else None
+    name, config = _description(value)
+    if name is not None:
+        return _named(argument, kind, name, config)
+    if not callable(value):
+        came = f"got {value!r} of type {type(value).__name__}"
+        raise TypeError(f"`{argument}` must be a name, a configuration of Keras or a function; {came}.")
+    return _keyless(value) if kind == "initializer" else value
+
+
+def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
+    """The name and the configuration of what Keras knows; no name for anything else."""
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, dict) and "class_name" in value:
+        return value["class_name"], value.get("config") or {}
+    if isinstance(value, type) and hasattr(value, "get_config"):
+        return value.__name__, {}
+    if hasattr(value, "get_config"):
+        # Keras' `Identity` leaves its gain out of its configuration, and has it as an attribute.
+        return type(value).__name__, value.get_config() or vars(value)
+    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has chosen.
+    is_of_keras = str(getattr(value, "__module__", "")).split(".")[0] == "keras"
+    return (value.__name__ if is_of_keras and hasattr(value, "__name__") else None), {}
+
+
+def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Callable:
+    table: dict[str, Callable] = _ACTIVATIONS if kind == "activation" else _FACTORIES[kind]
+    if name not in table:
+        names = ", ".join(sorted(name for name in table if name.islower()))
+        own = " `(key, shape, dtype) -> array`" if kind == "initializer" else ""
+        raise ValueError(f"`{argument}` must be one of {names}, or a function{own}; got {name!r}.")
+    if kind == "activation":
+        return table[name]
+    # Keras writes None for what is not set, such as the seed.
+    given = {key: entry for key, entry in config.items() if entry is not None}
+    try:
+        return table[name](**given)
+    except TypeError as error:
+        raise ValueError(f"`{argument}` must be a {name} with Keras' arguments; got {given}: {error}.") from None
+
+
+def _keyless(initializer: Callable) -> Callable:
+    """An initializer `(key, shape, dtype)`; one of Keras' form, `(shape, dtype)`, is called without the key."""
+    if next(iter(inspect.signature(initializer).parameters), None) != "shape":
+        return initializer
+    return lambda key, shape, dtype: initializer(shape, dtype=dtype)

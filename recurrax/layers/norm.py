@@ -1,0 +1,95 @@
+"""Normalization of the features of each step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from recurrax._dtype import widened
+from recurrax.cells.affine import along
+from recurrax.layers._stateless import Stateless
+
+
+class NormParams(NamedTuple):
+    """Parameters of a normalising layer.
+
+    Attributes:
+        scale: `[I]`.
+        bias: `[I]`, or None where the layer has none.
+    """
+
+    scale: jax.Array
+    bias: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RMSNorm(Stateless):
+    """Divides each step by the root of the mean square of its features.
+
+    y = x / √(mean(x²) + epsilon) * scale
+
+    Args:
+        epsilon: what is added to the mean square.
+        dtype: the dtype of the outputs before they take that of the inputs; statistics are of at least float32.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Residual(recurrax.Stack((recurrax.RMSNorm(), recurrax.GRUCell(3))))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)))[1].shape
+        (2, 7, 3)
+
+    References:
+        Zhang and Sennrich, Root mean square layer normalization, 2019, https://arxiv.org/abs/1910.07467
+    """
+
+    epsilon: float = 1e-6
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> NormParams:
+        """A scale of one."""
+        return NormParams(jnp.ones(input_size, dtype))
+
+    def _of(self, params: NormParams, xs: jax.Array) -> jax.Array:
+        return _scaled(params, widened(xs), self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LayerNorm(Stateless):
+    """Gives the features of each step mean 0 and variance 1, then a learned scale and bias.
+
+    y = (x - mean(x)) / √(var(x) + epsilon) * scale + bias
+
+    Args:
+        epsilon: what is added to the variance.
+        dtype: the dtype of the outputs before they take that of the inputs; statistics are of at least float32.
+
+    Example:
+        >>> import jax, recurrax
+        >>> layer = recurrax.Residual(recurrax.Stack((recurrax.LayerNorm(), recurrax.GRUCell(3))))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)))[1].shape
+        (2, 7, 3)
+
+    References:
+        Ba et al., Layer normalization, 2016, https://arxiv.org/abs/1607.06450
+    """
+
+    epsilon: float = 1e-5
+
+    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> NormParams:
+        """A scale of one and a bias of zero."""
+        return NormParams(jnp.ones(input_size, dtype), jnp.zeros(input_size, dtype))
+
+    def _of(self, params: NormParams, xs: jax.Array) -> jax.Array:
+        xs = widened(xs)
+        return _scaled(params, xs - jnp.mean(xs, axis=-1, keepdims=True), self.epsilon)
+
+
+def _scaled(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
+    ys = xs * lax.rsqrt(jnp.mean(xs * xs, axis=-1, keepdims=True) + epsilon) * along(params.scale, xs)
+    return ys if params.bias is None else ys + along(params.bias, ys)
