@@ -56,6 +56,7 @@ MAX_LENGTH = 40
 def tag(line, i):
     """Returns the tag of token i of a line."""
     kind, text = line[i]
+    # At either end of the line there is no neighbor.
     before = line[i - 1][1] if i > 0 else ""
     after = line[i + 1][1] if i + 1 < len(line) else ""
     if kind != tokenize.NAME:

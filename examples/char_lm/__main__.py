@@ -58,17 +58,15 @@ def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = _Parser(prog=PROGRAM, description="A character-level language model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
-    _add_train(commands.add_parser("train", help="learn a text", description="Learns a text."))
-    _add_sample(
-        commands.add_parser(
-            "sample", help="write a text", description="Writes with the best checkpoint."
-        )
-    )
-    _add_resume(
-        commands.add_parser(
-            "resume", help="go on with a stopped run", description="Goes on with a run."
-        )
-    )
+    train = commands.add_parser("train", help="learn a text")
+    train.description = "Learns a text."
+    sample = commands.add_parser("sample", help="write a text")
+    sample.description = "Writes with the best checkpoint."
+    resume = commands.add_parser("resume", help="go on with a stopped run")
+    resume.description = "Goes on with a run."
+    _add_train(train)
+    _add_sample(sample)
+    _add_resume(resume)
     return parser
 
 
@@ -99,6 +97,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
+    # The run folder tells the settings, so only the writing itself has options.
     parser.add_argument(
         "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
     )
@@ -140,7 +139,7 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # Each command imports what it needs, so --help and a wrong option answer at once.
+    # Each command imports its modules itself, so --help and a wrong option answer at once.
     from .data import load_text, make_corpus
     from .run import Run
     from .train import train

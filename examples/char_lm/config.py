@@ -44,7 +44,7 @@ class Config:
         0.0, 0.0, 0.95, "share of activations dropped before, between and after the layers"
     )
 
-    # What a training step reads.
+    # The data of a training step.
     windows: str = _choice(
         "streams",
         ("streams", "random"),
@@ -54,7 +54,7 @@ class Config:
     batch: int = _number(32, 1, 65536, "windows read side by side")
     window: int = _number(64, 1, 65536, "characters in a window: how far gradients reach back")
 
-    # How it learns.
+    # The optimizer, and the randomness.
     steps: int = _number(2600, 1, 10**8, "training steps")
     learning_rate: float = _number(0.01, 1e-8, 10.0, "highest learning rate, after the warm-up")
     warmup: int = _number(
@@ -64,7 +64,7 @@ class Config:
     weight_decay: float = _number(0.01, 0.0, 10.0, "AdamW's weight decay, on the kernels")
     seed: int = _number(0, 0, 2**31 - 1, "the seed of all randomness")
 
-    # What happens between training steps.
+    # The work between training steps.
     eval_every: int = _number(250, 1, 10**8, "steps between two validations")
     eval_windows: int = _number(150, 1, 10**8, "windows to read of each validation stream, at most")
     sample_every: int = _number(500, 1, 10**8, "steps between two samples")

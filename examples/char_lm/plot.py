@@ -23,7 +23,7 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     mean = np.convolve(training, np.full(width, 1 / width), "valid")
     middles = steps[width // 2 :][: len(mean)]
 
-    # A canvas of its own instead of pyplot: no window opens, and no global state changes.
+    # Without pyplot no window opens and no global state changes. A figure then needs a canvas.
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
