@@ -1,1 +1,1 @@
-"""Programs built on recurrax, each in a folder of its own, made to be copied."""
+"""Programs built on recurrax. Each has a folder and is made to be copied."""

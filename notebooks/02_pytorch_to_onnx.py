@@ -11,9 +11,16 @@
 # %% [markdown]
 # # From PyTorch to recurrax to onnxruntime
 #
-# A tagger, that is an embedding, two bidirectional LSTM layers and a linear layer, is trained a little in PyTorch,
-# moved to recurrax, found equal, trained on with Flax NNX and optax, written as ONNX, and served by onnxruntime. It
-# needs `pip install torch onnxruntime` beside recurrax' `interop` and `examples`.
+# This notebook takes one network through three libraries. The network is a tagger: an embedding,
+# two bidirectional LSTM layers and a linear layer.
+#
+# 1. PyTorch trains the tagger for a few steps.
+# 2. The tagger moves to recurrax, and gives the same numbers there.
+# 3. Flax NNX and optax train it further.
+# 4. The tagger is written as ONNX, and onnxruntime serves it.
+#
+# The notebook needs `pip install torch onnxruntime` and the extras `interop` and `examples` of
+# recurrax.
 
 # %%
 import io
@@ -37,30 +44,20 @@ from recurrax import nnx as rnn
 # %% [markdown]
 # ## The data
 #
-# Lines of Python's standard library, token by token; names are to be told apart by what they are there for. What a name
-# is, the token before it tells (an attribute, a definition) or the one after it (a call, a keyword argument), so a
-# tagger must look both ways.
+# The data are lines of Python's standard library, as tokens. The tagger tells what role each name
+# plays. The token before a name shows an attribute or a definition. The token after it shows a call
+# or a keyword argument. A tagger must therefore read in both directions.
 
 # %%
 TAGS = ["other", "keyword", "definition", "attribute", "call", "argument", "name"]
-
-
-def lines(source):
-    """For each line its tokens, and the tag of each."""
-    line = []
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
-            if 1 < len(line) <= 40:
-                yield [text for _, text in line], [tag(line, i) for i in range(len(line))]
-            line = []
-        elif token.type in (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING):
-            text = token.string if token.type in (tokenize.NAME, tokenize.OP) else tokenize.tok_name[token.type]
-            line.append((token.type, text))
+MAX_LENGTH = 40
 
 
 def tag(line, i):
+    """Returns the tag of token i of a line."""
     kind, text = line[i]
-    before = line[i - 1][1] if i else ""
+    # At either end of the line there is no neighbor.
+    before = line[i - 1][1] if i > 0 else ""
     after = line[i + 1][1] if i + 1 < len(line) else ""
     if kind != tokenize.NAME:
         return TAGS.index("other")
@@ -72,25 +69,65 @@ def tag(line, i):
         return TAGS.index("call")
     if before == ".":
         return TAGS.index("attribute")
-    return TAGS.index("argument" if before in ("(", ",") and after == "=" else "name")
+    if before in ("(", ",") and after == "=":
+        return TAGS.index("argument")
+    return TAGS.index("name")
 
+
+def tagged_lines(source):
+    """Yields the tokens and the tags of each line."""
+    line = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.NAME, tokenize.OP):
+            line.append((token.type, token.string))
+        elif token.type in (tokenize.NUMBER, tokenize.STRING):
+            # All numbers are one word, and so are all strings.
+            line.append((token.type, tokenize.tok_name[token.type]))
+        elif token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
+            if 1 < len(line) <= MAX_LENGTH:
+                tokens = [text for _, text in line]
+                yield tokens, [tag(line, i) for i in range(len(line))]
+            line = []
+
+
+# %% [markdown]
+# The vocabulary is the 400 most frequent tokens. Number 0 stands for every other token.
+
+# %%
+MODULES = ["argparse", "ast", "dataclasses", "datetime", "difflib", "inspect", "pathlib"]
+MODULES += ["tarfile", "typing"]
 
 library = Path(sysconfig.get_path("stdlib"))
-examples = [
-    example
-    for name in ("argparse", "ast", "dataclasses", "datetime", "difflib", "inspect", "pathlib", "tarfile", "typing")
-    for path in [library / f"{name}.py", *(library / name).glob("__init__.py")]
-    if path.exists()
-    for example in lines(path.read_text())
-]
-words = [word for word, _ in Counter(word for text, _ in examples for word in text).most_common(400)]
-index = {word: number for number, word in enumerate(words, start=1)}  # 0 is any other word
-examples = [
-    (np.array([index.get(word, 0) for word in text], np.int32), np.array(tags, np.int32)) for text, tags in examples
-]
-np.random.default_rng(0).shuffle(held := list(range(len(examples))))
-test, train = [examples[i] for i in held[:400]], [examples[i] for i in held[400:]]
-print(len(train), "lines to train on,", len(test), "to test; the first of these:", test[0])
+lines = []
+for name in MODULES:
+    # From Python 3.13, pathlib is a folder.
+    for path in (library / f"{name}.py", library / name / "__init__.py"):
+        if path.exists():
+            lines.extend(tagged_lines(path.read_text()))
+
+counts = Counter()
+for tokens, _ in lines:
+    counts.update(tokens)
+number_of = {}
+for word, _ in counts.most_common(400):
+    number_of[word] = len(number_of) + 1
+
+
+# %%
+def encode(tokens):
+    return np.array([number_of.get(token, 0) for token in tokens], np.int32)
+
+
+examples = []
+for tokens, tags in lines:
+    examples.append((encode(tokens), np.array(tags, np.int32)))
+
+# The order is random, so the test lines come from every module.
+order = list(range(len(examples)))
+np.random.default_rng(0).shuffle(order)
+test = [examples[i] for i in order[:400]]
+train = [examples[i] for i in order[400:]]
+print(len(train), "lines to train on,", len(test), "to test; the first test line:", test[0])
 
 # %% [markdown]
 # ## In PyTorch
@@ -100,31 +137,46 @@ print(len(train), "lines to train on,", len(test), "to test; the first of these:
 class Tagger(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.embed = torch.nn.Embedding(len(words) + 1, 24)
+        self.embed = torch.nn.Embedding(len(number_of) + 1, 24)
         self.lstm = torch.nn.LSTM(24, 32, num_layers=2, bidirectional=True, batch_first=True)
         self.head = torch.nn.Linear(64, len(TAGS))
 
     def forward(self, ids, lengths):
+        xs = self.embed(ids)
+        # PyTorch needs packing, or the backward direction would begin in the padding.
         packed = torch.nn.utils.rnn.pack_padded_sequence(
-            self.embed(ids), lengths, batch_first=True, enforce_sorted=False
+            xs, lengths, batch_first=True, enforce_sorted=False
         )
-        output, _ = torch.nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=40)
-        return self.head(output)
+        packed, _ = self.lstm(packed)
+        ys, _ = torch.nn.utils.rnn.pad_packed_sequence(
+            packed, batch_first=True, total_length=MAX_LENGTH
+        )
+        return self.head(ys)
 
 
 def batches(examples, size=32):
-    """Of one shape, with the lengths of the lines; the last is filled up with lines of no tokens."""
-    return recurrax.batch_by_length(examples, lengths=(40,), batch_size=size)
+    """Yields batches of one shape, with the lengths of the lines.
+
+    Lines without tokens fill the last batch.
+    """
+    return recurrax.data.batch_by_length(examples, lengths=(MAX_LENGTH,), batch_size=size)
 
 
+# %% [markdown]
+# The loss is the mean over tokens. The padding does not count.
+
+# %%
 torch.manual_seed(0)
 model = Tagger()
 adam = torch.optim.Adam(model.parameters(), 1e-2)
 for step, batch in zip(range(40), batches(train), strict=False):
-    ids, tags = (torch.from_numpy(x).long() for x in batch.xs)
+    ids, tags = batch.xs
+    ids = torch.from_numpy(ids).long()
+    tags = torch.from_numpy(tags).long()
     lengths = torch.from_numpy(batch.lengths)
-    real = torch.arange(40) < lengths[:, None]
-    loss = torch.nn.functional.cross_entropy(model(ids, lengths)[real], tags[real])
+    mask = torch.arange(MAX_LENGTH) < lengths[:, None]
+    logits = model(ids, lengths)
+    loss = torch.nn.functional.cross_entropy(logits[mask], tags[mask])
     adam.zero_grad()
     loss.backward()
     adam.step()
@@ -134,46 +186,66 @@ for step, batch in zip(range(40), batches(train), strict=False):
 # %% [markdown]
 # ## To recurrax
 #
-# `from_torch` reads the recurrent layer out of the model; an embedding and a linear layer are a lookup and a product.
-# The whole is a stack: two bidirectional LSTMs and a `Dense`.
+# `from_torch` reads the LSTM layers and their parameters from the model. The linear layer becomes a
+# `Dense`, and the embedding a lookup in an array. In recurrax the tagger is one stack: two
+# bidirectional LSTMs and the `Dense`.
+
 
 # %%
-bilstm, params = interop.from_torch(model, prefix="lstm")
-head = recurrax.DenseParams(*(jnp.asarray(p.detach().numpy().T) for p in model.head.parameters()))
-embedding = jnp.asarray(model.embed.weight.detach().numpy())
-layer, params = recurrax.Stack((*bilstm.layers, recurrax.Dense(len(TAGS)))), (*params, head)
+def to_jax(tensor):
+    return jnp.asarray(tensor.detach().numpy())
+
+
+bilstm, bilstm_params = interop.from_torch(model, prefix="lstm")
+# PyTorch stores a kernel as [outputs, inputs], recurrax as [inputs, outputs].
+head = recurrax.layers.DenseParams(to_jax(model.head.weight).T, to_jax(model.head.bias))
+embedding = to_jax(model.embed.weight)
+
+layer = recurrax.Stack((*bilstm.layers, recurrax.Dense(len(TAGS))))
+params = (*bilstm_params, head)
 print(layer)
 
+# %% [markdown]
+# Both libraries give the same logits for the test lines.
+
+# %%
 batch = next(batches(test, 400))
 ids, tags = batch.xs
+lengths = batch.lengths
+mask = np.arange(MAX_LENGTH) < lengths[:, None]
+
 with torch.no_grad():
-    theirs = model(torch.from_numpy(ids).long(), torch.from_numpy(batch.lengths)).numpy()
-_, ours = recurrax.scan(layer, params, embedding[ids], lengths=batch.lengths)
-real = np.arange(40) < batch.lengths[:, None]
-print("the largest difference:", np.abs(theirs - ours)[real].max())
-assert np.abs(theirs - ours)[real].max() < 1e-5
+    theirs = model(torch.from_numpy(ids).long(), torch.from_numpy(lengths)).numpy()
+_, ours = recurrax.scan(layer, params, embedding[ids], lengths=lengths)
+# In the padding the outputs differ: recurrax gives zeros, and PyTorch gives the bias.
+difference = np.abs(theirs - ours)[mask].max()
+print("the largest difference:", difference)
+assert difference < 1e-5
 
 # %% [markdown]
-# ## Trained on
+# ## Further training
 #
-# With Flax NNX and optax, from where PyTorch stopped.
+# Flax NNX and optax start with the parameters that PyTorch has trained.
 
 
 # %%
 class NNXTagger(nnx.Module):
     def __init__(self, embedding, layer, params):
         self.embedding = nnx.Param(embedding)
-        self.rnn = rnn.Recurrent(layer, embedding.shape[1], params=params, rngs=nnx.Rngs(0))
+        input_size = embedding.shape[1]
+        self.rnn = rnn.Recurrent(layer, input_size, params=params, rngs=nnx.Rngs(0))
 
     def __call__(self, ids, lengths):
-        return self.rnn(self.embedding[ids], lengths=lengths)[0]
+        logits, _ = self.rnn(self.embedding[ids], lengths=lengths)
+        return logits
 
 
 @nnx.jit
 def train_step(tagger, optimizer, ids, tags, lengths):
     def loss_of(tagger):
-        losses = optax.softmax_cross_entropy_with_integer_labels(tagger(ids, lengths), tags)
-        return losses.mean(where=recurrax.lengths_to_mask(lengths, 40))
+        logits = tagger(ids, lengths)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, tags)
+        return losses.mean(where=recurrax.lengths_to_mask(lengths, MAX_LENGTH))
 
     loss, grads = nnx.value_and_grad(loss_of)(tagger)
     optimizer.update(tagger, grads)
@@ -181,41 +253,56 @@ def train_step(tagger, optimizer, ids, tags, lengths):
 
 
 def accuracy(logits):
-    return (np.asarray(logits).argmax(-1) == tags)[real].mean()
+    """Returns the share of the test tokens that get the right tag."""
+    best = np.asarray(logits).argmax(-1)
+    return (best == tags)[mask].mean()
 
 
+# %%
 tagger = NNXTagger(embedding, layer, params)
 optimizer = nnx.Optimizer(tagger, optax.adam(5e-3), wrt=nnx.Param)
-before = accuracy(tagger(ids, batch.lengths))
-for some in batches(train):
-    loss = train_step(tagger, optimizer, *some.xs, some.lengths)
-after = accuracy(tagger(ids, batch.lengths))
-print(f"tags right: {before:.1%} when it came, {after:.1%} now")
+
+before = accuracy(tagger(ids, lengths))
+for batch in batches(train):
+    loss = train_step(tagger, optimizer, *batch.xs, batch.lengths)
+after = accuracy(tagger(ids, lengths))
+print(f"right tags: {before:.1%} before, {after:.1%} after")
 assert after > before
 
 # %% [markdown]
 # ## To ONNX
 #
-# The recurrent layers become ONNX' own `LSTM` operators. Ids go in, logits come out, for any batch and any length.
+# The recurrent layers become `LSTM` operators of ONNX. The model takes numbers of tokens and
+# returns logits, for any batch size and any length.
 
 # %%
 params = rnn.params_of(tagger.rnn)
 onnx_model = interop.to_onnx(layer, params, embedding=tagger.embedding[...], lengths=True)
-print("operators:", ", ".join(sorted({node.op_type for node in onnx_model.graph.node})))
+operators = {node.op_type for node in onnx_model.graph.node}
+print("operators:", ", ".join(sorted(operators)))
 
 session = onnxruntime.InferenceSession(onnx_model.SerializeToString())
-print("inputs:", {i.name: i.shape for i in session.get_inputs()})
-print("outputs:", {o.name: o.shape for o in session.get_outputs()})
+for value in (*session.get_inputs(), *session.get_outputs()):
+    print(value.name, value.shape)
+
+# %% [markdown]
+# onnxruntime gives the logits of the trained tagger.
 
 # %%
-(logits,) = session.run(["ys"], {"ids": ids, "lengths": batch.lengths})
-expected = np.asarray(tagger(ids, batch.lengths))
-print("the largest difference:", np.abs(logits - expected)[real].max())
-assert np.abs(logits - expected)[real].max() < 1e-5
-print(f"served, it has {accuracy(logits):.1%} of the tags right")
+(logits,) = session.run(["ys"], {"ids": ids, "lengths": lengths})
+expected = np.asarray(tagger(ids, lengths))
+difference = np.abs(logits - expected)[mask].max()
+print("the largest difference:", difference)
+assert difference < 1e-5
+print(f"onnxruntime gets {accuracy(logits):.1%} of the tags right")
 
-text = "value = self.lookup(key, default=None).strip()"
-tokens, _ = next(lines(text + "\n"))
-line = np.array([[index.get(word, 0) for word in tokens]], np.int32)
-(logits,) = session.run(["ys"], {"ids": line, "lengths": np.array([len(tokens)], np.int32)})
-print(*(f"{token}/{TAGS[best]}" for token, best in zip(tokens, logits[0].argmax(-1), strict=True)))
+# %% [markdown]
+# At last, one line that is not in the data.
+
+# %%
+text = "value = self.lookup(key, default=None).strip()\n"
+tokens, _ = next(tagged_lines(text))
+inputs = {"ids": encode(tokens)[None], "lengths": np.array([len(tokens)], np.int32)}
+(logits,) = session.run(["ys"], inputs)
+for token, best in zip(tokens, logits[0].argmax(-1), strict=True):
+    print(f"{token}/{TAGS[best]}", end=" ")

@@ -1,4 +1,7 @@
-"""Executes every notebook of this folder; `python notebooks/run.py OUT` keeps the executed ones in OUT."""
+"""Executes every notebook of this folder.
+
+`python notebooks/run.py OUT` keeps the executed notebooks in the folder OUT.
+"""
 
 import sys
 from pathlib import Path
@@ -7,12 +10,16 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
+# The limits end a notebook that hangs. A slow machine stays below them.
+LIMITS = {"timeout": 3600, "startup_timeout": 600}
+
 for path in sorted(Path(__file__).parent.glob("[0-9]*.py")):
     notebook = jupytext.read(path)
-    # The limits are for a hang, not for a slow machine.
-    limits = {"timeout": 3600, "startup_timeout": 600}
-    NotebookClient(notebook, **limits, resources={"metadata": {"path": str(path.parent)}}).execute()
+    # Paths in a notebook are relative to its folder.
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, **LIMITS, resources=resources).execute()
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, Path(sys.argv[1]) / path.with_suffix(".ipynb").name)
+        folder = Path(sys.argv[1])
+        folder.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, folder / f"{path.stem}.ipynb")
     print(f"{path.name}: every cell ran")

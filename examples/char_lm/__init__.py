@@ -1,20 +1,27 @@
-"""A character-level language model: a recurrent network that learns a text one character at a time.
+"""A character-level language model: a recurrent network learns a text one character at a time.
 
-    python -m examples.char_lm train                     # learns the Python standard library's own source
-    python -m examples.char_lm sample --prompt "class "  # writes on
-    python -m examples.char_lm resume                    # goes on where a stopped run was
+    python -m examples.char_lm train                     # learns the source of Python's library
+    python -m examples.char_lm sample --prompt "class "  # writes a text that begins so
+    python -m examples.char_lm resume                    # continues a stopped run
 
-Read `model.py` for the network and `train.py` for how it learns. Around them: `config.py` holds every setting,
-`data.py` turns files into numbers, `run.py` keeps the run folder, `sample.py` writes text, `plot.py` draws the curves,
-and `__main__.py` is the command line.
+Read `model.py` for the network and `train.py` for how it learns. The other files serve these two:
 
-A run is a function of its settings and its text alone, as what happens in a step follows from the step's number: a run
-that was stopped, or killed, and resumed ends bit for bit where it would have ended anyway. (On a GPU, add
-`XLA_FLAGS=--xla_gpu_deterministic_ops=true`: there, the order of a sum may differ between two runs.)
+- `config.py` holds every setting.
+- `data.py` turns files into numbers.
+- `run.py` keeps the run folder.
+- `sample.py` writes text.
+- `plot.py` draws the curves.
+- `__main__.py` is the command line.
+
+The settings and the text alone decide a run, because all randomness in a step follows from the
+step's number. A run that was stopped or killed can be resumed. It ends bit for bit as a run without
+a stop. On a GPU, add `XLA_FLAGS=--xla_gpu_deterministic_ops=true`: there, the order of a sum may
+differ between two runs.
 """
 
 import importlib.util
 
+# The package itself does not need these, so a user may not have them.
 for _name in ("optax", "orbax", "rich", "matplotlib"):
     if importlib.util.find_spec(_name) is None:
         _hint = "Install it by: pip install 'recurrax[examples]'"

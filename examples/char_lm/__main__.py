@@ -16,19 +16,25 @@ from rich.markup import escape
 from .config import PROGRAM, Config, UserError
 
 DEFAULT_RUN = "runs/char_lm"
+DEFAULT = " (default: %(default)s)"
+
+# The exit codes. A shell gives 130 to a program that Ctrl-C ended.
+DONE, FAILED, STOPPED = 0, 2, 130
 
 
 def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """An argparse type for numbers within a range."""
-    span = f"{low:,}" + (" or more" if high > 10**9 else f" to {high:,}")
+    """Makes an argparse type for numbers within a range."""
+    word = "an integer" if kind is int else "a number"
+    # A limit that no user reaches is not worth a word.
+    span = f"{low:,} or more" if high > 10**9 else f"{low:,} to {high:,}"
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = None
+        # No range holds NaN, so the range refuses it too.
         if value is None or not low <= value <= high:
-            word = "an integer" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {word}, {span}; got {text!r}")
         return value
 
@@ -37,66 +43,118 @@ def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # The usage of twenty options would hide what is wrong.
+        # The usage of twenty options would hide the message.
         fail(f"{message}\nAll options: {self.prog} --help")
-        raise SystemExit(2)
+        raise SystemExit(FAILED)
 
 
 def fail(message: str) -> None:
-    """Tells what is wrong."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    """Prints an error message."""
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Makes the parser; the options of `train` are the fields of `Config`."""
-    default = " (default: %(default)s)"
+    """Makes the parser of the command line."""
     parser = _Parser(prog=PROGRAM, description="A character-level language model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
-
-    train = commands.add_parser("train", help="learn a text", description="Learns a text.")
-    text_help = "a UTF-8 file, a folder, or a quoted glob such as 'books/**/*.txt'"
-    train.add_argument("--text", help=f"{text_help} (default: Python's standard library)")
-    train.add_argument("--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + default)
-    train.add_argument("--overwrite", action="store_true", help="lose the run that --out may hold")
-    for field in dataclasses.fields(Config):
-        values: dict[str, Any] = {"choices": field.metadata.get("choices")}
-        if values["choices"] is None:
-            span = field.metadata["low"], field.metadata["high"]
-            values = {"metavar": "N", "type": _number(type(field.default), *span)}
-        name = f"--{field.name.replace('_', '-')}"
-        train.add_argument(name, default=field.default, help=field.metadata["help"] + default, **values)
-
-    sample = commands.add_parser("sample", help="write a text", description="Writes with the best checkpoint.")
-    sample.add_argument("run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + default)
-    sample.add_argument("--prompt", default="", help="what to write on from (default: a new line)")
-    for name, kind, low, high, value, about in [
-        ("--length", int, 1, 10**9, 1000, "characters to write" + default),
-        ("--temperature", float, 0.01, 100, 0.8, "below 1 is more careful, above is bolder" + default),
-        ("--top-k", int, 1, 10**9, None, "draw among the N likeliest characters only (default: among all)"),
-        ("--seed", int, 0, 2**31 - 1, 0, "another seed writes another text" + default),
-    ]:
-        sample.add_argument(name, type=_number(kind, low, high), default=value, metavar="N", help=about)
-
-    resume = commands.add_parser("resume", help="go on with a stopped run", description="Goes on with a run.")
-    resume.add_argument("run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + default)
-    resume.add_argument("--text", help="the same text, if it has moved since")
+    train = commands.add_parser("train", help="learn a text")
+    train.description = "Learns a text."
+    sample = commands.add_parser("sample", help="write a text")
+    sample.description = "Writes with the best checkpoint."
+    resume = commands.add_parser("resume", help="go on with a stopped run")
+    resume.description = "Goes on with a run."
+    _add_train(train)
+    _add_sample(sample)
+    _add_resume(resume)
     return parser
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    text_help = (
+        "a UTF-8 file, a folder, or a quoted glob such as 'books/**/*.txt' "
+        "(default: Python's standard library)"
+    )
+    parser.add_argument("--text", help=text_help)
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + DEFAULT
+    )
+    parser.add_argument("--overwrite", action="store_true", help="lose the run that --out may hold")
+    # Each field of `Config` is an option. Its metadata holds its range, or its choices.
+    for field in dataclasses.fields(Config):
+        option = "--" + field.name.replace("_", "-")
+        values: dict[str, Any] = {
+            "default": field.default,
+            "help": field.metadata["help"] + DEFAULT,
+        }
+        if "choices" in field.metadata:
+            values["choices"] = field.metadata["choices"]
+        else:
+            low, high = field.metadata["low"], field.metadata["high"]
+            values["type"] = _number(type(field.default), low, high)
+            values["metavar"] = "N"
+        parser.add_argument(option, **values)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    # The run folder tells the settings, so only the writing itself has options.
+    parser.add_argument(
+        "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
+    )
+    parser.add_argument("--prompt", default="", help="text to continue (default: a new line)")
+    parser.add_argument(
+        "--length",
+        type=_number(int, 1, 10**9),
+        default=1000,
+        metavar="N",
+        help="characters to write" + DEFAULT,
+    )
+    parser.add_argument(
+        "--temperature",
+        type=_number(float, 0.01, 100),
+        default=0.8,
+        metavar="N",
+        help="below 1 is more careful, above is bolder" + DEFAULT,
+    )
+    parser.add_argument(
+        "--top-k",
+        type=_number(int, 1, 10**9),
+        metavar="N",
+        help="draw among the N likeliest characters only (default: among all)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_number(int, 0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="another seed writes another text" + DEFAULT,
+    )
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
+    )
+    parser.add_argument("--text", help="the same text, if it has moved since")
+
+
 def _train(options: argparse.Namespace) -> int:
-    # Imported here and below, so that --help and a wrong option answer at once.
+    # Each command imports its modules itself, so --help and a wrong option answer at once.
     from .data import load_text, make_corpus
     from .run import Run
     from .train import train
 
-    config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
+    config = Config(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
+    )
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(load_text(options.text), config)
     console = Console()
     console.print(_about(corpus, options.text), highlight=False)
-    # Only now, as all that can be wrong is known to be right, may an old run be lost.
+    # `create` removes an old run, so every check comes before it.
     run = Run.create(options.out, config, options.text, corpus)
-    return 0 if train(run, corpus, console) else 130
+    finished = train(run, corpus, console)
+    return DONE if finished else STOPPED
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -107,14 +165,17 @@ def _resume(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     source = options.text or run.text.source
     corpus = make_corpus(load_text(source), run.config)
+    # Another text has another vocabulary, or other windows in the same steps.
     if corpus.sha256 != run.text.sha256:
         raise UserError(
-            f"the text is no longer the one that {str(options.run)!r} began with, so its run cannot go on. "
-            f"Put the old text back (or name it with --text), or begin another run: {PROGRAM} train."
+            f"the text is no longer the one that {str(options.run)!r} began with, "
+            "so its run cannot go on. Put the old text back (or name it with --text), "
+            f"or begin another run: {PROGRAM} train."
         )
     console = Console()
     console.print(_about(corpus, source), highlight=False)
-    return 0 if train(run, corpus, console, resume=True) else 130
+    finished = train(run, corpus, console, resume=True)
+    return DONE if finished else STOPPED
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -136,36 +197,48 @@ def _sample(options: argparse.Namespace) -> int:
         top_k=options.top_k,
         key=jax.random.key(options.seed),
     )
-    first = next(chars)  # before the prompt is shown, as it may be refused
+    # `write` refuses a wrong prompt with its first character, before anything is printed.
+    first = next(chars)
     for char in itertools.chain(options.prompt, first, chars):
         print(char, end="", flush=True)
     print()
-    return 0
+    return DONE
 
 
 def _about(corpus: Any, source: str | None) -> str:
-    """What is about to be learnt."""
-    size = len(corpus.train) + len(corpus.validation)
+    """Describes the text of a run."""
     name = source or "the Python standard library"
-    return f"Text: {name}, {size:,} characters, {len(corpus.vocabulary):,} distinct; the last tenth is held out."
+    size = len(corpus.train) + len(corpus.validation)
+    distinct = len(corpus.vocabulary)
+    return f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out."
+
+
+COMMANDS = {"train": _train, "resume": _resume, "sample": _sample}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    """Runs a command.
+
+    Returns:
+        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
+    """
     options = make_parser().parse_args(arguments)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what the messages here say
+    # Orbax logs the errors that the messages here tell.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        return {"train": _train, "resume": _resume, "sample": _sample}[options.command](options)
+        return COMMANDS[options.command](options)
     except UserError as error:
         fail(str(error))
-    except BrokenPipeError:  # `sample | head` has read enough; Python would complain of what is left to flush
+    except BrokenPipeError:
+        # `sample | head` has read enough. Python would complain about the rest when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # A full disk, a folder that must not be written.
+        return DONE
+    except OSError as error:
+        # A full disk, or a folder that the user may not write.
         fail(str(error))
     except KeyboardInterrupt:
-        return 130
-    return 2
+        return STOPPED
+    return FAILED
 
 
 if __name__ == "__main__":

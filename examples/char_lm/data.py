@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import Config, UserError
 
-# Tests repeat themselves, and generated tables are no text that a person wrote.
+# Tests repeat themselves. Generated tables are no text that a person wrote.
 _LEFT_OUT = {"test", "tests", "idle_test", "encodings", "entities.py", "pydoc_data"}
 # Other people's code, and programs rather than a library.
 _LEFT_OUT |= {"site-packages", "dist-packages", "idlelib", "turtledemo"}
@@ -29,7 +29,7 @@ def load_text(source: str | None) -> str:
     """Reads the text of a file, of every file below a folder, or of every file that a glob finds.
 
     Args:
-        source: a path or a glob; None stands for the Python standard library's own source.
+        source: a path or a glob; None stands for the source of the Python standard library.
 
     Returns:
         The files' text, in the order of their names.
@@ -38,20 +38,12 @@ def load_text(source: str | None) -> str:
         UserError: if there is no such file, or one is empty, unreadable or not UTF-8.
     """
     if source is None:
-        library = Path(sysconfig.get_path("stdlib"))
-        files = [file for file in _below(library, "*.py") if not _LEFT_OUT & set(file.relative_to(library).parts)]
-        if not files:
-            raise UserError(f"found no source of the standard library in {library}; name a text with --text.")
-        # A hundred letters that occur once would widen the vocabulary, and teach nothing.
-        return "\n".join(text for text in map(_read, files) if text.isascii())
-    if Path(source).is_dir():
-        files = _below(Path(source), "*")
-    elif Path(source).exists():
-        files = [Path(source)]
-    else:
-        files = sorted(path for path in map(Path, glob.glob(source, recursive=True)) if path.is_file())
+        return _standard_library()
+    files = _find_files(source)
     if not files:
-        raise UserError(f"--text: found no file, no files in a folder, and no match of a glob for {source!r}.")
+        raise UserError(
+            f"--text: found no file, no files in a folder, and no match of a glob for {source!r}."
+        )
     text = "\n".join(map(_read, files))
     if not text.strip():
         raise UserError(f"--text: {source!r} is empty.")
@@ -64,11 +56,11 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
     Raises:
         UserError: if a character is not in the vocabulary.
     """
-    if unseen := sorted(set(text) - set(vocabulary)):
+    unseen = sorted(set(text) - set(vocabulary))
+    if unseen:
         names = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in unseen[:10])
         raise UserError(f"the prompt has characters that the model never saw in its text: {names}.")
-    number = {char: i for i, char in enumerate(vocabulary)}
-    return np.array([number[char] for char in text], np.int32)
+    return np.array(list(map(vocabulary.index, text)), np.int32)
 
 
 def make_corpus(text: str, config: Config) -> Corpus:
@@ -77,24 +69,60 @@ def make_corpus(text: str, config: Config) -> Corpus:
     Raises:
         UserError: if the text is too short for the batch and window.
     """
-    # One window in each training stream, one in the validation, and the character that follows each.
-    for_training, for_validation = config.batch * config.window + 1, config.window + 1
-    needed = max((for_training - 1) * 10 // 9 + 1, 10 * for_validation)
+    # Each training stream needs one window, and so does the validation. Each of the two parts also
+    # needs the character that follows its last window.
+    for_training = config.batch * config.window + 1
+    for_validation = config.window + 1
+    # The first number is for_training * 10 / 9, rounded up.
+    needed = max((for_training - 1) * 10 // 9 + 1, for_validation * 10)
     if len(text) < needed:
         raise UserError(
-            f"the text is too short: it has {len(text):,} characters; {config.batch} windows of {config.window} side "
-            f"by side, and one in the tenth held out, need {needed:,}. Lower --batch or --window, or add text."
+            f"the text is too short: it has {len(text):,} characters; "
+            f"{config.batch} windows of {config.window} side by side, "
+            f"and one in the tenth held out, need {needed:,}. "
+            "Lower --batch or --window, or add text."
         )
-    # NumPy sorts millions of code points in a second; a Python loop would keep the user waiting.
-    points, numbers = np.unique(np.frombuffer(text.encode("utf-32-le"), "<u4"), return_inverse=True)
-    cut = len(text) - len(text) // 10
+
+    # NumPy sorts millions of code points in a second. A Python loop would keep the user waiting.
+    code_points = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    distinct, numbers = np.unique(code_points, return_inverse=True)
+    vocabulary = "".join(map(chr, distinct))
     numbers = numbers.astype(np.int32)
+
+    end_of_training = len(text) - len(text) // 10
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Corpus("".join(map(chr, points)), numbers[:cut], numbers[cut:], digest)
+    return Corpus(vocabulary, numbers[:end_of_training], numbers[end_of_training:], digest)
 
 
-def _below(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.rglob(pattern) if path.is_file() and not path.name.startswith("."))
+def _standard_library() -> str:
+    """Reads the source of the Python standard library."""
+    library = Path(sysconfig.get_path("stdlib"))
+    texts = []
+    for file in _files_below(library, "*.py"):
+        if _LEFT_OUT.isdisjoint(file.relative_to(library).parts):
+            texts.append(_read(file))
+    if not texts:
+        raise UserError(
+            f"found no source of the standard library in {library}; name a text with --text."
+        )
+    # A hundred letters that occur once would widen the vocabulary and teach nothing.
+    return "\n".join(filter(str.isascii, texts))
+
+
+def _find_files(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        return _files_below(path, "*")
+    # A name that exists is never read as a glob, even if it has brackets.
+    if path.exists():
+        return [path]
+    matches = map(Path, glob.glob(source, recursive=True))
+    return sorted(filter(Path.is_file, matches))
+
+
+def _files_below(folder: Path, pattern: str) -> list[Path]:
+    files = filter(Path.is_file, folder.rglob(pattern))
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _read(file: Path) -> str:
@@ -105,8 +133,10 @@ def _read(file: Path) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
+        byte = content[error.start]
         raise UserError(
-            f"{str(file)!r} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start:,}. "
+            f"{str(file)!r} is not UTF-8: byte 0x{byte:02x} at offset {error.start:,}. "
             "Convert the file, or leave it out by giving a glob."
         ) from error
+    # A byte order mark and Windows' line ends would be characters of the vocabulary.
     return text.removeprefix("\ufeff").replace("\r\n", "\n")

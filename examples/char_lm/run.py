@@ -1,4 +1,4 @@
-"""The run folder: settings, vocabulary, log and checkpoints, and what may have happened to them."""
+"""The run folder: settings, vocabulary, log and checkpoints, and checks that they are intact."""
 
 import dataclasses
 import hashlib
@@ -17,9 +17,16 @@ from .data import Corpus
 
 FILES = ("config.json", "text.json", "digests.json", "log.jsonl", "curves.png", "last", "best")
 
+# For each kind of checkpoint: how many are kept, and what to do if there is none.
+_MAX_TO_KEEP = {"last": 2, "best": 1}
+_IF_ABSENT = {
+    "last": "begin again with train --overwrite",
+    "best": "it is written with the first validation",
+}
+
 
 class Text(NamedTuple):
-    """What a run remembers of its text."""
+    """The facts of the text that a run keeps."""
 
     source: str | None
     sha256: str
@@ -29,14 +36,21 @@ class Text(NamedTuple):
 class Run:
     """A run folder.
 
-    It holds `config.json` and `text.json`, so that sampling needs nothing else; `log.jsonl`, a line for each training
-    step and each validation, losses in nats; `curves.png`; the checkpoints, `last` to go on from (the newest two) and
-    `best` to sample from (the one of the lowest validation loss); and `digests.json`, to tell whether they are whole.
+    The folder holds:
+
+    - `config.json` and `text.json`: the settings and the vocabulary. Sampling needs no other text.
+    - `log.jsonl`: a line for each training step and each validation, losses in nats.
+    - `curves.png`: the losses as a picture.
+    - `last`: the newest two checkpoints, to resume from.
+    - `best`: the checkpoint with the lowest validation loss, to sample from.
+    - `digests.json`: the SHA-256 of each checkpoint, to notice a damaged file.
     """
 
     def __init__(self, folder: Path, config: Config, text: Text):
         """Takes what `create` or `open` found."""
-        self.folder, self.config, self.text = folder, config, text
+        self.folder = folder
+        self.config = config
+        self.text = text
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     @staticmethod
@@ -48,19 +62,31 @@ class Run:
         """
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--out: {str(folder)!r} is a file, not a folder.")
-        if not overwrite and any((folder / name).exists() for name in FILES):
+        if overwrite:
+            return
+        if any((folder / name).exists() for name in FILES):
             raise UserError(
-                f"--out: {str(folder)!r} already holds a run. To go on with it: {PROGRAM} resume "
-                f"{shlex.quote(str(folder))}. To keep it, name another --out; to lose it, add --overwrite."
+                f"--out: {str(folder)!r} already holds a run. "
+                f"To go on with it: {PROGRAM} resume {shlex.quote(str(folder))}. "
+                "To keep it, name another --out; to lose it, add --overwrite."
             )
 
     @classmethod
     def create(cls, folder: Path, config: Config, source: str | None, corpus: Corpus) -> Self:
-        """Begins a run folder, in the place of the run that it may hold."""
-        for path in [folder / name for name in FILES]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        """Begins a run folder, and removes the run that the folder may hold."""
+        # Only a run's files are removed: the user may keep other files in the folder.
+        for name in FILES:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        text = Text(source and str(Path(source).absolute()), corpus.sha256, corpus.vocabulary)
+        # The run may be resumed from another working directory.
+        if source:
+            source = str(Path(source).absolute())
+        text = Text(source, corpus.sha256, corpus.vocabulary)
+        # `open` looks for config.json, so config.json comes last.
         _write(folder / "text.json", json.dumps(text._asdict(), ensure_ascii=False))
         _write(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2))
         return cls(folder, config, text)
@@ -72,40 +98,43 @@ class Run:
         Raises:
             UserError: if there is none, or its settings cannot be read.
         """
-        if not (folder / "config.json").exists():
+        config_path = folder / "config.json"
+        text_path = folder / "text.json"
+        if not config_path.exists():
             raise UserError(f"there is no run in {str(folder)!r}. To begin one: {PROGRAM} train.")
         try:
-            config = Config(**json.loads((folder / "config.json").read_text("utf-8")))
-            text = Text(**json.loads((folder / "text.json").read_text("utf-8")))
+            config = Config(**json.loads(config_path.read_text("utf-8")))
+            text = Text(**json.loads(text_path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"config.json or text.json in {str(folder)!r} is damaged: {error}.") from error
+            raise UserError(
+                f"config.json or text.json in {str(folder)!r} is damaged: {error}."
+            ) from error
         return cls(folder, config, text)
 
     def save(self, kind: str, step: int, tree: Any) -> None:
-        """Writes a checkpoint; one that is there already is the same one, as a step always gives the same."""
-        if kind not in self._managers:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep={"last": 2, "best": 1}[kind], cleanup_tmp_directories=True, enable_async_checkpointing=False
-            )
-            self._managers[kind] = ocp.CheckpointManager((self.folder / kind).absolute(), options=options)
-        manager = self._managers[kind]
-        if step > (manager.latest_step() if manager.latest_step() is not None else -1):
-            settings = ocp.args.JsonSave(self._settings())
-            manager.save(step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), settings=settings))
-            # Orbax notices a file that was cut short, but not one with a byte changed.
-            kept = {name: digest for name, digest in self._digests().items() if (self.folder / name).is_dir()}
-            new = {f"{kind}/{step}": _digest(self.folder / kind / str(step))}
-            _write(self.folder / "digests.json", json.dumps(kept | new))
+        """Writes a checkpoint.
 
-    def _steps(self, kind: str) -> list[int]:
-        return sorted(int(path.name) for path in (self.folder / kind).glob("*") if path.name.isdigit())
+        Args:
+            kind: `"last"` or `"best"`.
+            step: the training step after which it is written.
+            tree: the arrays to write.
+        """
+        manager = self._manager(kind)
+        newest = manager.latest_step()
+        # A step always gives the same arrays, so a checkpoint that exists need not be written.
+        if newest is not None and step <= newest:
+            return
+        settings = ocp.args.JsonSave(self._settings())
+        arrays = ocp.args.StandardSave(tree)
+        manager.save(step, args=ocp.args.Composite(tree=arrays, settings=settings))
+        self._note_digest(f"{kind}/{step}")
 
     def restore(self, kind: str, like: Any) -> tuple[int, Any]:
         """Reads the newest checkpoint.
 
         Args:
             kind: `"last"` or `"best"`.
-            like: arrays of the tree, shapes and dtypes that are expected.
+            like: arrays with the expected tree, shapes and dtypes.
 
         Returns:
             The checkpoint's step and its tree.
@@ -114,56 +143,98 @@ class Run:
             UserError: if it is absent, damaged, or of other settings.
         """
         folder = (self.folder / kind).absolute()
-        steps = self._steps(kind)
+        steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
         if not steps:
-            when = "it is written with the first validation" if kind == "best" else "begin again with train --overwrite"
-            raise UserError(f"there is no checkpoint in {str(self.folder / kind)!r}: {when}.")
-        name = f"{kind}/{steps[-1]}"
-        path = repr(str(self.folder / name))
+            where = str(self.folder / kind)
+            raise UserError(f"there is no checkpoint in {where!r}: {_IF_ABSENT[kind]}.")
+        step = steps[-1]
+        name = f"{kind}/{step}"
+        path = str(self.folder / name)
         try:
             with ocp.CheckpointManager(folder) as manager:
-                read = manager.restore(steps[-1], args=ocp.args.Composite(settings=ocp.args.JsonRestore())).settings
-                ours = self._settings()
-                differences = [
-                    f"{key} (checkpoint {read.get(key)}, config.json {ours.get(key)})"
-                    for key in sorted(ours.keys() | read.keys())
-                    if ours.get(key) != read.get(key)
-                ]
-                if differences:
-                    raise UserError(f"the checkpoint {path} is of other settings: {', '.join(differences)}.")
+                # Other settings give other shapes. Comparing them first gives the better message.
+                only_settings = ocp.args.Composite(settings=ocp.args.JsonRestore())
+                self._check_settings(manager.restore(step, args=only_settings).settings, path)
+                # A kill may have come before the digest, so a checkpoint without one is trusted.
                 if self._digests().get(name) not in (None, _digest(self.folder / name)):
                     raise ValueError("its files are not as they were written")
-                target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-                return steps[-1], manager.restore(steps[-1], args=ocp.args.Composite(tree=target)).tree
+                expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+                only_tree = ocp.args.Composite(tree=ocp.args.StandardRestore(expected))
+                return step, manager.restore(step, args=only_tree).tree
         except UserError:
             raise
-        except Exception as error:  # Whatever a damaged file makes orbax, tensorstore or json raise.
-            older = f" Delete that folder to go on from step {steps[-2]}." if len(steps) > 1 else ""
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"the checkpoint {path} is damaged: {reason}.{older}") from error
-
-    def _settings(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self.config), "text": self.text.sha256}
-
-    def _digests(self) -> dict[str, str]:
-        path = self.folder / "digests.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        # Orbax, tensorstore and json each raise errors of many types for a damaged file.
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            reason = reason.splitlines()[0][:200]
+            older = ""
+            if len(steps) > 1:
+                older = f" Delete that folder to go on from step {steps[-2]}."
+            raise UserError(f"the checkpoint {path!r} is damaged: {reason}.{older}") from error
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of the log; half a line, which a killed run may leave at the end, is no line."""
+        """Reads the lines of the log."""
         path = self.folder / "log.jsonl"
-        lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        if not path.exists():
+            return []
+        # A killed run may leave half a line at the end, which has no line end.
+        complete_lines = path.read_text("utf-8").split("\n")[:-1]
+        return list(map(json.loads, complete_lines))
 
-    def cut_log(self, step: int) -> list[dict[str, Any]]:
-        """Drops what was logged after `step`, and returns the rest."""
+    def truncate_log(self, step: int) -> list[dict[str, Any]]:
+        """Drops the lines that were logged after `step`, and returns the others."""
         rows = [row for row in self.rows() if row["step"] <= step]
         _write(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
+    def _manager(self, kind: str) -> ocp.CheckpointManager:
+        """Makes the checkpoint manager of a kind when it is first needed."""
+        if kind not in self._managers:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=_MAX_TO_KEEP[kind],
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+            )
+            folder = (self.folder / kind).absolute()
+            self._managers[kind] = ocp.CheckpointManager(folder, options=options)
+        return self._managers[kind]
+
+    def _settings(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.config), "text": self.text.sha256}
+
+    def _check_settings(self, settings: dict[str, Any], path: str) -> None:
+        """Raises a UserError if a checkpoint's settings are not the run's."""
+        ours = self._settings()
+        differences = []
+        for key in sorted(ours.keys() | settings.keys()):
+            theirs, our = settings.get(key), ours.get(key)
+            if theirs != our:
+                differences.append(f"{key} (checkpoint {theirs}, config.json {our})")
+        if differences:
+            raise UserError(
+                f"the checkpoint {path!r} is of other settings: {', '.join(differences)}."
+            )
+
+    def _digests(self) -> dict[str, str]:
+        path = self.folder / "digests.json"
+        if not path.exists():
+            return {}
+        return json.loads(path.read_text())
+
+    def _note_digest(self, name: str) -> None:
+        """Writes the digest of a new checkpoint: Orbax does not notice a changed byte."""
+        digests = {}
+        for old_name, digest in self._digests().items():
+            # Orbax removed the oldest checkpoint when it wrote the new one.
+            if (self.folder / old_name).is_dir():
+                digests[old_name] = digest
+        digests[name] = _digest(self.folder / name)
+        _write(self.folder / "digests.json", json.dumps(digests))
+
 
 def _write(path: Path, text: str) -> None:
-    """Writes all of a file or nothing of it."""
+    """Writes a file completely or not at all."""
+    # A kill during the writing leaves only the draft incomplete.
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(text, "utf-8")
     os.replace(draft, path)
@@ -172,6 +243,7 @@ def _write(path: Path, text: str) -> None:
 def _digest(folder: Path) -> str:
     """The SHA-256 of all files in a folder, with their names."""
     sha256 = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        sha256.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+        name = path.relative_to(folder).as_posix()
+        sha256.update(name.encode() + b"\0" + path.read_bytes())
     return sha256.hexdigest()
