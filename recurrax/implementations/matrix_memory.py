@@ -118,9 +118,13 @@ class Chunked:
             xs, mask, restart = jax.tree.map(lambda a: jnp.flip(a, 0), (xs, mask, restart))
         compute = compute_dtype(cell, params, xs)
         sums = promote(jnp.float32, compute, state.c.dtype)
-        q, k, v, o, i, f = cell.heads(cell.project_inputs(cast(params, compute), xs.astype(compute)), sums)
+        q, k, v, o, i, f = cell.heads(
+            cell.project_inputs(cast(params, compute), xs.astype(compute)), sums
+        )
         # A gate may be -inf: nothing comes in, or nothing stays.
-        broken = ~(_finite(q) & _finite(k) & _finite(v) & (i < jnp.inf) & (f < jnp.inf))  # [T, *B, N]
+        broken = ~(
+            _finite(q) & _finite(k) & _finite(v) & (i < jnp.inf) & (f < jnp.inf)
+        )  # [T, *B, N]
         q, k, v, f = where(broken, jax.tree.map(jnp.zeros_like, (q, k, v, f)), (q, k, v, f))
         i = jnp.where(broken, -jnp.inf, i)
         if mask is not None:
@@ -137,7 +141,9 @@ class Chunked:
         number = -(-len(xs) // length)  # not -1 in a shape, which an empty batch leaves open
         restarts = jax.tree.map(folded, heads_restart)
         gates = folded(i, -jnp.inf), folded(f)
-        chunks = _Chunk(folded(q), folded(k), folded(v), gates[0], gates[1], folded(broken), restarts)
+        chunks = _Chunk(
+            folded(q), folded(k), folded(v), gates[0], gates[1], folded(broken), restarts
+        )
         before, at_reset = (cast(_Memory(*s[1:]), sums) for s in (state, initial))
         body = jax.checkpoint(functools.partial(_advance, at_reset), prevent_cse=False)
         after, reads = lax.scan(body, before, chunks)
@@ -158,20 +164,26 @@ def _finite(x: jax.Array) -> jax.Array:
     return jnp.isfinite(x).all(axis=-1)
 
 
-def _last(mask: jax.Array, restart: jax.Array | None, hs: jax.Array, h: jax.Array, initial: jax.Array) -> jax.Array:
+def _last(
+    mask: jax.Array, restart: jax.Array | None, hs: jax.Array, h: jax.Array, initial: jax.Array
+) -> jax.Array:
     """The h after the last step: that of the last real step, or the initial one where a reset comes after it."""
     last = mask & (lax.cumsum(mask.astype(jnp.int32), reverse=True) == 1)
     h = where(mask.any(0), where(last, hs, jnp.zeros_like(hs)).sum(0), h)
     if restart is None:
         return h
-    behind = ~(lax.cumsum(mask.astype(jnp.int32), reverse=True) > 0)  # steps after the last real one
+    behind = ~(
+        lax.cumsum(mask.astype(jnp.int32), reverse=True) > 0
+    )  # steps after the last real one
     return where((restart & behind).any(0), initial, h)
 
 
 def _advance(at_reset: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory, jax.Array]:
     """From the memory before a chunk to that after it and what its queries read, `[*B, N, L, D]`."""
     q, k, v, i, f, broken, restart = chunk
-    lost = ~(jnp.isfinite(memory.c).all(axis=(-2, -1)) & _finite(memory.n) & jnp.isfinite(memory.m))  # [*B, N]
+    lost = ~(
+        jnp.isfinite(memory.c).all(axis=(-2, -1)) & _finite(memory.n) & jnp.isfinite(memory.m)
+    )  # [*B, N]
     memory = where(lost, jax.tree.map(jnp.zeros_like, memory), memory)
     square = (*f.shape, f.shape[-1])
     same = jnp.broadcast_to(np.tri(f.shape[-1], dtype=bool), square)
@@ -184,15 +196,23 @@ def _advance(at_reset: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory
 
     def before(of_memory: Callable[[_Memory], Any], begun: jax.Array | None) -> Any:
         """What holds of the memory that a step's segment began with."""
-        return of_memory(memory) if begun is None else where(begun, of_memory(at_reset), of_memory(memory))
+        return (
+            of_memory(memory)
+            if begun is None
+            else where(begun, of_memory(at_reset), of_memory(memory))
+        )
 
     def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.einsum(subscripts, a.astype(q.dtype), b.astype(q.dtype), preferred_element_type=f.dtype)
+        return jnp.einsum(
+            subscripts, a.astype(q.dtype), b.astype(q.dtype), preferred_element_type=f.dtype
+        )
 
     # Each sum of log f from its own terms: differences of sums from the start would lose what large terms cover.
     decay = jnp.cumsum(jnp.where(later, f[..., :, None], 0), axis=-2)
     present = jnp.where(same, decay + i[..., None, :], -jnp.inf)
-    none, past = before(lambda kept: (without_past(kept.c, kept.n)[..., None], kept.m[..., None]), begun)
+    none, past = before(
+        lambda kept: (without_past(kept.c, kept.n)[..., None], kept.m[..., None]), begun
+    )
     past = past + jnp.where(same, f[..., None, :], 0).sum(-1)
 
     # What is read does not depend on its stabiliser, so no derivative needs to pass through it.
@@ -202,7 +222,11 @@ def _advance(at_reset: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory
     outer = bounded_exp(past - m)
 
     values, normaliser = before(
-        lambda kept: (product("...vk,...tk->...tv", kept.c, q), product("...k,...tk->...t", kept.n, q)), begun
+        lambda kept: (
+            product("...vk,...tk->...tv", kept.c, q),
+            product("...k,...tk->...t", kept.n, q),
+        ),
+        begun,
     )
     values = product("...ts,...sv->...tv", inner, v) + outer[..., None] * values
     read = read_out(values, inner.sum(-1) + outer * normaliser, m)
@@ -220,7 +244,9 @@ def _advance(at_reset: _Memory, memory: _Memory, chunk: _Chunk) -> tuple[_Memory
     c = kept[..., None, None] * c + product("...sv,...sk->...vk", added * v.astype(f.dtype), k)
     n = kept[..., None] * n + (added * k.astype(f.dtype)).sum(-2)
     after = _Memory(c, n, m)
-    return where(spoiled[..., -1], jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), after), after), read
+    return where(
+        spoiled[..., -1], jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), after), after
+    ), read
 
 
 DEFAULT = Chunked()
