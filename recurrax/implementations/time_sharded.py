@@ -128,8 +128,8 @@ def _solve_share(
     # Every device gets the ends of all shares and solves the short recurrence over them.
     end = 0 if reverse else -1
     share_end = jax.tree.map(lambda x: x[end], (products, hs, restarted))  # [*B, H], flags [*B]
-    all_ends = lax.all_gather(share_end, axis)  # [N, *B, H], flags [N, *B]
-    states = linear.sequential(*all_ends, reverse)  # [N, *B, H]
+    all_a, all_b, all_restarted = lax.all_gather(share_end, axis)  # [N, *B, H], flags [N, *B]
+    states = linear.sequential(all_a, all_b, all_restarted, reverse)  # [N, *B, H]
     # The state before this share is the end of the share before it; the first share has none.
     before = lax.axis_index(axis) + (1 if reverse else -1)
     exists = (before >= 0) & (before < states.shape[0])
