@@ -67,6 +67,7 @@ class TimeSharded:
         names = self.mesh.axis_names
         if self.axis not in names:
             raise ValueError(f"`axis` must be one of the mesh axes {names}; got {self.axis!r}.")
+        # The exchange between devices needs an axis that JAX places by itself.
         kind = dict(zip(names, self.mesh.axis_types, strict=True))[self.axis]
         if kind is not AxisType.Auto:
             raise ValueError(
