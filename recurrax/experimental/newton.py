@@ -54,9 +54,9 @@ class Newton:
 
     Args:
         jacobian: "full" takes all of the Jacobian, `[S, S]` for the S numbers of a state. It costs
-            O(S^3) operations for each step and iteration. With "diagonal",
-            each unit depends on its own past alone: one number, or k x k for a state of k parts.
-            It costs O(S) and needs more iterations. `None` means "full" up to S = 32. Where a cell has
+            O(S^3) operations for each step and iteration. "diagonal" takes each unit's dependence
+            on its own past: one number, or k x k for a state of k parts. It costs O(S) and needs
+            more iterations. `None` means "full" up to S = 32. Where a cell has
             `independent_units`, the two are the same, exact and O(S).
         damping: A is (1 - damping) times the Jacobian, in [0, 1). Cells that expand may need fewer
             iterations with about 0.1. Other cells need more.

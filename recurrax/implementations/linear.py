@@ -106,7 +106,7 @@ def blocked(
     # Each step gets three facts about the steps of its block up to and including this step:
     # the product of a, the sum, and whether a restart lies among them.
     product, total, restarted = _combine(a, b, restart, reverse, axis=1)  # [N, L, *B, H]
-    # The same three facts of each block: those of its last step in the loop's direction.
+    # The three facts of a block are the facts of its last step in the loop's direction.
     end = 0 if reverse else -1
     block_restarted = None if restarted is None else restarted[:, end]  # [N, *B]
     ends = sequential(product[:, end], total[:, end], block_restarted, reverse)  # [N, *B, H]

@@ -26,7 +26,7 @@ def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float 
         scale: the standard deviation of the noise.
 
     Returns:
-        A pytree like that of `layer.init`.
+        A pytree like the result of `layer.init`.
 
     Example:
         >>> import recurrax
@@ -82,7 +82,7 @@ def run_segments_apart(
     segments = _segments(mask, reset, reverse)
 
     def both_starts(s: jax.Array, i: jax.Array) -> jax.Array:
-        # Index 0 holds the initial state of each row, index 1 its given state.
+        # Index 0 holds the initial state of each row, index 1 its `state`.
         return jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1)  # [B, 2, ...]
 
     starts = jax.tree.map(both_starts, state, initial)
@@ -122,7 +122,7 @@ def _segments(mask: Any, reset: Any, reverse: bool) -> list[_Segment]:
         # Steps before the first flag are segment 0.
         number = np.cumsum(reset[row])
         unmasked = np.flatnonzero(mask[row])
-        # The given state enters at one end of the row; the row's state leaves at the other end.
+        # `state` enters at one end of the row; the row's state leaves at the other end.
         first, last = (number[-1], 0) if reverse else (0, number[-1])
         for n in sorted(set(number[unmasked]), reverse=reverse):
             steps = unmasked[number[unmasked] == n]
