@@ -154,7 +154,7 @@ def test_choice() -> None:
     params = cho.init(jax.random.key(0), 64)
     with pytest.raises(ValueError, match=r'"hoisted" cannot serve GRUCell.*: it meets its state through more than `u'):
         rx.scan(cho, params, few, implementation="hoisted")
-    with pytest.raises(ValueError, match=r"""one of "cudnn", "hoisted", .*, "newton", "xla"; got 'fast'"""):
+    with pytest.raises(ValueError, match=r"""one of "hoisted", "xla", .*, "cudnn".*; got 'fast'"""):
         rx.scan(cho, params, few, implementation="fast")
 
 

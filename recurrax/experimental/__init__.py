@@ -1,6 +1,6 @@
-"""What may still change: nonlinear recurrences in parallel over time.
+"""Features that may still change: nonlinear recurrences in parallel over time.
 
-Importing this package makes `implementation="newton"` known to `scan`.
+The import of this package registers `implementation="newton"` for `scan`.
 """
 
 from recurrax.experimental._report import newton_report as newton_report

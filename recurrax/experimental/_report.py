@@ -1,4 +1,4 @@
-"""How Newton iterations go, beside what `scan` returns."""
+"""A report on the Newton iterations: `scan` returns only their result."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def newton_report(
     reverse: bool = False,
     time_major: bool = False,
 ) -> NewtonReport:
-    """How the iterations go for `scan(cell, params, xs, state, implementation=newton)`, which it runs once more.
+    """Reports the iterations of `scan(cell, params, xs, state, implementation=newton)`.
 
-    Nothing is raised or filled with NaN where they do not converge, and `fallback` is left aside.
+    The report runs the iterations again. A row that does not converge raises no error and gets no
+    NaN. The report ignores `fallback`.
 
     Args:
-        cell: a cell; what is made of cells has no trajectory of its own.
+        cell: a cell; a layer that is made of cells has no single trajectory.
         params: its parameters.
         xs: the inputs, as in `scan`.
         state: the state before the first step, as in `scan`.
@@ -44,17 +45,19 @@ def newton_report(
         time_major: as in `scan`.
 
     Returns:
-        For each row the number of iterations, the residual and whether it is within the tolerance.
+        For each row, the number of iterations, the residual, and whether the residual is within
+        the tolerance.
 
     Raises:
-        TypeError: if `cell` is not a cell, and as `scan`.
-        ValueError: as `scan`.
+        TypeError: if `cell` is not a cell, and for the reasons of `scan`.
+        ValueError: for the reasons of `scan`.
 
     Example:
         >>> import jax, recurrax
         >>> cell = recurrax.DiagonalGRUCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> report = recurrax.experimental.newton_report(cell, params, jax.random.normal(jax.random.key(1), (2, 100, 3)))
+        >>> xs = jax.random.normal(jax.random.key(1), (2, 100, 3))
+        >>> report = recurrax.experimental.newton_report(cell, params, xs)
         >>> bool(report.converged.all()), bool((report.iterations < 10).all())
         (True, True)
 
@@ -72,11 +75,15 @@ def newton_report(
 
 @functools.partial(jax.jit, static_argnames=("newton", "cell", "reverse", "time_major"))
 def _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major):
+    # As in `scan`: time comes first, the initial state has the dtypes of the state, and masked
+    # inputs get ordinary values.
     time = 0 if time_major else features(xs).ndim - cell.feature_ndim - 1
     xs, state, mask, reset = time_first(cell, params, xs, state, lengths, mask, reset, time)
     initial = cell.first_state(params, batch_shape_of(cell, xs), default_state_dtype(params, xs))
+    # Zeros made of the state give the initial state the placement of the state on a mesh.
     initial = jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
     if mask is not None:
         xs = fill_masked(mask, xs)
     restart = None if reset is None else restarts(reset, reverse)
-    return newton.report(cell, params, state, xs, initial=initial, mask=mask, restart=restart, reverse=reverse)
+    flags = {"mask": mask, "restart": restart}
+    return newton.report(cell, params, state, xs, initial=initial, reverse=reverse, **flags)

@@ -1,16 +1,18 @@
-"""A whole trajectory as the solution of one equation, s = F(s), by Newton iterations, with an implicit derivative.
+"""A trajectory as the solution of one equation, s = F(s), with an implicit derivative.
 
-F takes every step at once from the states before them, s_t = f_t(s_{t-1}), so its Jacobian has blocks J_t below the
-diagonal alone, and an iteration is a linear recurrence, which is parallel over time:
+F computes every step at once from the states before the steps: s_t = f_t(s_{t-1}). So the Jacobian
+of F has blocks J_t only below the diagonal. One Newton iteration is then a linear recurrence, which
+is parallel over time:
 
-    d_t = A_t @ d_{t-1} + f_t(s_{t-1}) - s_t,   s_t <- f_t(s_{t-1}) + A_t @ d_{t-1} = s_t + d_t,   A_t ≈ J_t.
+    d_t = A_t @ d_{t-1} + f_t(s_{t-1}) - s_t,   s_t <- f_t(s_{t-1}) + A_t @ d_{t-1},   A_t ≈ J_t.
 
-Written in the first of these two forms, steps that are right stay as they are, bit by bit, and make the next one right,
-whatever A is and whatever later steps hold: T iterations always suffice. The derivative is that of the equation,
+The right-hand side equals s_t + d_t. In the form above, a step that is right keeps its bits and
+makes the next step right, for any A and any later steps. So T iterations always suffice. The
+derivative of the solution is the derivative of the equation,
 
-    ds_t = J_t @ ds_{t-1} + dF_t,
+    ds_t = J_t @ ds_{t-1} + dF_t.
 
-one more linear recurrence, however the solution was found.
+This is one more linear recurrence, whatever iterations found the solution.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from recurrax._layer import Cell, Params, State
 from recurrax._mask import where
 from recurrax.cells.affine import AffineCell
 from recurrax.cells.linear import shifted
-from recurrax.experimental._units import Cut, block_scan, solve, times
+from recurrax.experimental._units import UnitLayout, block_product, block_scan, solve
 
-Flags = tuple[jax.Array | None, jax.Array | None]  # `mask` and `reset`
+Flags = tuple[jax.Array | None, jax.Array | None]  # `mask` and `restart`
 
 
-class Given(NamedTuple):
-    """What a trajectory depends on; the states are cut, `[*B, U, k]`."""
+class Inputs(NamedTuple):
+    """The inputs of a trajectory. The states are arrays of units, `[*B, U, k]`."""
 
     params: Params
     state: jax.Array
@@ -42,23 +44,32 @@ class Given(NamedTuple):
     zs: Any
 
 
+class _Iteration(NamedTuple):
+    """The state of the Newton iterations: s `[T, *B, U, k]`, and `[*B]` for each row's facts."""
+
+    s: jax.Array
+    residual: jax.Array
+    iterations: jax.Array
+    count: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Equation:
-    """The equation of a cell's trajectory `[T, *B, U, k]`, and how it is solved.
+    """The equation of a cell's trajectory `[T, *B, U, k]`, and the options of its solution.
 
     Attributes:
         cell: the cell.
-        cut: how its state is cut into units.
-        exact: whether its Jacobian has no entries but those within units.
+        layout: the layout of its state as units.
+        exact: whether its Jacobian has entries only within units.
         reverse: the direction of the context.
         tol: the residual, relative to 1 + abs(s), at which a row is solved.
-        limit: the number of iterations after which it must be.
-        damping: the share of the Jacobian that is left out of A.
-        fallback: whether steps are taken one after another if it is not.
+        limit: the largest number of iterations.
+        damping: the share of the Jacobian that A leaves out.
+        fallback: whether steps run one after another if a row is not solved.
     """
 
     cell: Cell
-    cut: Cut
+    layout: UnitLayout
     exact: bool
     reverse: bool
     tol: float
@@ -66,164 +77,223 @@ class Equation:
     damping: float
     fallback: bool
 
-    def before(self, given: Given, s: jax.Array) -> jax.Array:
-        """The states before the steps."""
-        first = given.state[None]
-        return jnp.concatenate([s, first])[1:] if self.reverse else jnp.concatenate([first, s])[:-1]
+    def before(self, inputs: Inputs, s: jax.Array) -> jax.Array:
+        """The states before the steps, `[T, *B, U, k]`."""
+        first = inputs.state[None]  # [1, *B, U, k]
+        if self.reverse:
+            return jnp.concatenate([s, first])[1:]
+        return jnp.concatenate([first, s])[:-1]
 
-    def every(self, given: Given, flags: Flags, before: jax.Array, step: Callable | None = None) -> jax.Array:
-        """F: every step at once."""
-        advance = functools.partial(self._advance, step or self.cell.step, given)
-        return jax.vmap(advance)(before, (given.zs, *flags))
+    def all_steps(
+        self, inputs: Inputs, flags: Flags, before: jax.Array, step: Callable | None = None
+    ) -> jax.Array:
+        """F: every step at once, `[T, *B, U, k]`."""
+        advance = functools.partial(self._advance, step or self.cell.step, inputs)
+        return jax.vmap(advance)(before, (inputs.zs, *flags))
 
-    def outputs(self, given: Given, flags: Flags, s: jax.Array) -> jax.Array:
-        """The outputs of every step, from the trajectory."""
+    def outputs(self, inputs: Inputs, flags: Flags, s: jax.Array) -> jax.Array:
+        """The outputs of every step `[T, *B, O]`, from the trajectory."""
 
         def output(before: jax.Array, z: Any, restart: jax.Array | None) -> jax.Array:
-            before = self._restarted(given, before, restart)
-            return self.cell.step(given.params, self.cut.part(before), z)[1]
+            before = self._restarted(inputs, before, restart)  # [*B, U, k]
+            return self.cell.step(inputs.params, self.layout.split(before), z)[1]
 
-        return jax.vmap(output)(self.before(given, s), given.zs, flags[1])
+        return jax.vmap(output)(self.before(inputs, s), inputs.zs, flags[1])
 
-    def iterate(self, given: Given, flags: Flags) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def iterate(self, inputs: Inputs, flags: Flags) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The trajectory, and for each row its residual and the number of iterations."""
 
-        def unsolved(carry: tuple) -> jax.Array:
-            _, residual, _, done = carry
-            return jnp.any(residual > self.tol) & (done <= self.limit)
+        def unsolved(current: _Iteration) -> jax.Array:
+            return jnp.any(current.residual > self.tol) & (current.count <= self.limit)
 
-        def body(carry: tuple) -> tuple:
-            s, last, iterations, done = carry
-            after, a = self.linearized(given, flags, s)
-            residual = jnp.max(jnp.abs(after - s) / (1 + jnp.abs(s)), axis=(0, -2, -1))
-            # What is NaN from the first guess is so in the inputs: such a row ends here. A later one went too far.
-            residual = jnp.where((done > 0) & jnp.isnan(residual) & ~jnp.isnan(last), jnp.inf, residual)
-            a = jnp.where(jnp.isfinite(a), a, 0) * (1 - self.damping)
-            new = after + times(a, shifted(solve(a, after - s, self.reverse), 1, self.reverse))
-            # Products of many Jacobians overflow where the cell expands; then a step goes on from the one before it.
-            new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(after), after, 0))
-            moves = (residual > self.tol) & (done < self.limit)
-            return (
-                jnp.where(moves[None, ..., None, None], new, s),
-                residual,
-                iterations + moves.astype(jnp.int32),
-                done + 1,
-            )
-
-        steps = jax.tree.leaves(given.zs)[0].shape[0]
-        s = jnp.broadcast_to(given.state, (steps, *given.state.shape))
-        row = given.state[..., 0, 0]  # [*B], placed like the batch
-        carry = (s, jnp.full_like(row, jnp.inf), jnp.zeros_like(row, jnp.int32), 0)
-        s, residual, iterations, _ = lax.while_loop(unsolved, body, carry)
+        # The first guess: every state equals the first state.
+        steps = jax.tree.leaves(inputs.zs)[0].shape[0]
+        s = jnp.broadcast_to(inputs.state, (steps, *inputs.state.shape))  # [T, *B, U, k]
+        row = inputs.state[..., 0, 0]  # [*B], placed like the batch
+        start = _Iteration(s, jnp.full_like(row, jnp.inf), jnp.zeros_like(row, jnp.int32), 0)
+        body = functools.partial(self._iteration, inputs, flags)
+        s, residual, iterations, _ = lax.while_loop(unsolved, body, start)
         if self.fallback:
             solved = jnp.all(residual <= self.tol)
-            s = lax.cond(solved, lambda: s, lambda: self._one_by_one(given, flags))
-            residual = jnp.where(solved, residual, 0)
+            s = lax.cond(solved, lambda: s, lambda: self._one_by_one(inputs, flags))
+            residual = jnp.where(solved, residual, 0)  # [*B]
         return s, residual, iterations
 
-    def linearized(self, given: Given, flags: Flags, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _iteration(self, inputs: Inputs, flags: Flags, current: _Iteration) -> _Iteration:
+        """One Newton iteration, for the rows that are not solved."""
+        s, last, iterations, count = current
+        after, a = self.linearized(inputs, flags, s)  # [T, *B, U, k] and [T, *B, U, k, k]
+        error = jnp.abs(after - s) / (1 + jnp.abs(s))  # [T, *B, U, k]
+        residual = jnp.max(error, axis=(0, -2, -1))  # [*B]
+        # NaN after the first guess comes from the inputs: such a row ends here.
+        # NaN that comes later is a step that went too far, so the row goes on.
+        overshot = (count > 0) & jnp.isnan(residual) & ~jnp.isnan(last)  # [*B]
+        residual = jnp.where(overshot, jnp.inf, residual)  # [*B]
+        a = jnp.where(jnp.isfinite(a), a, 0) * (1 - self.damping)  # [T, *B, U, k, k]
+        d = solve(a, after - s, self.reverse)  # [T, *B, U, k]
+        new = after + block_product(a, shifted(d, 1, self.reverse))  # [T, *B, U, k]
+        # Products of many Jacobians overflow where the cell expands.
+        # There, a step continues from the step before it alone.
+        finite_after = jnp.where(jnp.isfinite(after), after, 0)  # [T, *B, U, k]
+        new = jnp.where(jnp.isfinite(new), new, finite_after)  # [T, *B, U, k]
+        moves = (residual > self.tol) & (count < self.limit)  # [*B]
+        s = jnp.where(moves[None, ..., None, None], new, s)  # [T, *B, U, k]
+        return _Iteration(s, residual, iterations + moves.astype(jnp.int32), count + 1)
+
+    def linearized(self, inputs: Inputs, flags: Flags, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         """F(s), and the blocks A `[T, *B, U, k, k]` of its Jacobian."""
-        before, (units, k) = self.before(given, s), s.shape[-2:]
-        step = None if self.exact else _step_by_units(self.cell, self.cut, given.params)
-        after, push = jax.linearize(lambda before: self.every(given, flags, before, step), before)
+        before, (units, k) = self.before(inputs, s), s.shape[-2:]
+        step = None
+        if not self.exact:
+            step = _step_by_units(self.cell, self.layout, inputs.params)
+        all_steps = functools.partial(self.all_steps, inputs, flags, step=step)
+        after, jacobian = jax.linearize(all_steps, before)
 
         def columns(weights: jax.Array) -> jax.Array:
-            # For each i < k, the Jacobian times the i-th numbers of all units, so weighted.
-            basis = jnp.eye(k, dtype=s.dtype)[:, None, :] * weights.astype(s.dtype)[None, :, None]
-            basis = jnp.expand_dims(basis, tuple(range(1, s.ndim - 1)))
-            # Zeros made of s bring its placement along, which an Explicit mesh asks for.
-            return jax.vmap(push, out_axes=-1)(jnp.zeros_like(s)[None] + basis)
+            # For each i < k: the Jacobian times the i-th numbers of all units, with weights [U].
+            basis = jnp.eye(k, dtype=s.dtype)[:, None, :]  # [k, 1, k]
+            basis = basis * weights.astype(s.dtype)[None, :, None]  # [k, U, k]
+            basis = jnp.expand_dims(basis, tuple(range(1, s.ndim - 1)))  # [k, 1, ..., U, k]
+            # Zeros made of s have the placement of s, which an Explicit mesh asks for.
+            basis = jnp.zeros_like(s)[None] + basis  # [k, T, *B, U, k]
+            return jax.vmap(jacobian, out_axes=-1)(basis)  # [T, *B, U, k, k]
 
+        # Units that do not mix: one product gives the blocks of all units.
         if self.exact:
             return after, columns(jnp.ones(units))
         if step is not None:
-            # Where `pointwise` mixes units after all, what it adds to a unit's own is cancelled on average.
-            signs = jax.random.rademacher(jax.random.key(0), (units,), s.dtype)
-            a = columns(signs) * signs.reshape(*[1] * (s.ndim - 2), units, 1, 1)
+            # `pointwise` may mix units. Random signs cancel the other units' share on average.
+            signs = jax.random.rademacher(jax.random.key(0), (units,), s.dtype)  # [U]
+            by_unit = signs.reshape(*[1] * (s.ndim - 2), units, 1, 1)  # [1, ..., U, 1, 1]
+            a = columns(signs) * by_unit  # [T, *B, U, k, k]
         else:
-            own = lambda u: columns(jnp.arange(units) == u)[..., u, :, :]  # noqa: E731
-            a = jnp.moveaxis(lax.map(own, jnp.arange(units)), 0, -3)
-        # Any A leads to the solution, but one that expands may overflow on its way; this costs no iterations.
-        return after, a / jnp.maximum(1, jnp.abs(a).sum(axis=-1, keepdims=True).max(axis=-2, keepdims=True))
 
-    def _advance(self, step: Callable, given: Given, before: jax.Array, at: tuple) -> jax.Array:
-        z, real, restart = at
+            def block(unit: jax.Array) -> jax.Array:
+                # The unit's own block, from a product with this unit alone.
+                return columns(jnp.arange(units) == unit)[..., unit, :, :]  # [T, *B, k, k]
+
+            blocks = lax.map(block, jnp.arange(units))  # [U, T, *B, k, k]
+            a = jnp.moveaxis(blocks, 0, -3)  # [T, *B, U, k, k]
+        # Any A leads to the solution, but an A that expands may overflow before it arrives.
+        # This bound on the row sums costs no iterations.
+        norm = jnp.abs(a).sum(axis=-1, keepdims=True).max(axis=-2, keepdims=True)
+        return after, a / jnp.maximum(1, norm)
+
+    def _advance(self, step: Callable, inputs: Inputs, before: jax.Array, at: tuple) -> jax.Array:
+        """One step in units, from `[*B, U, k]` to `[*B, U, k]`."""
+        z, mask, restart = at
         # A flag on a masked step acts at once, as in the loop.
-        before = self._restarted(given, before, restart)
-        after = self.cut.join(step(given.params, self.cut.part(before), z)[0], before.dtype)
-        return after if real is None else where(real, after, before)
+        before = self._restarted(inputs, before, restart)
+        state, _ = step(inputs.params, self.layout.split(before), z)
+        after = self.layout.join(state, before.dtype)
+        if mask is None:
+            return after
+        return where(mask, after, before)
 
-    def _restarted(self, given: Given, before: jax.Array, restart: jax.Array | None) -> jax.Array:
-        return before if restart is None else where(restart, given.initial, before)
+    def _restarted(self, inputs: Inputs, before: jax.Array, restart: jax.Array | None) -> jax.Array:
+        if restart is None:
+            return before
+        return where(restart, inputs.initial, before)
 
-    def _one_by_one(self, given: Given, flags: Flags) -> jax.Array:
+    def _one_by_one(self, inputs: Inputs, flags: Flags) -> jax.Array:
+        """The trajectory `[T, *B, U, k]` by one step after another."""
+
         def body(before: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
-            after = self._advance(self.cell.step, given, before, at)
+            after = self._advance(self.cell.step, inputs, before, at)
             return after, after
 
-        return lax.scan(body, given.state, (given.zs, *flags), reverse=self.reverse)[1]
+        sequences = (inputs.zs, *flags)
+        return lax.scan(body, inputs.state, sequences, reverse=self.reverse)[1]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def trajectory(equation: Equation, given: Given, flags: Flags) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The trajectory `[T, *B, U, k]` under the derivative rule above; each row's residual and number of iterations."""
-    s, residual, iterations = equation.iterate(given, flags)
+def trajectory(
+    equation: Equation, inputs: Inputs, flags: Flags
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The trajectory `[T, *B, U, k]` under the derivative rule above.
+
+    Also returns each row's residual and number of iterations, `[*B]`.
+    """
+    s, residual, iterations = equation.iterate(inputs, flags)
     return s, (residual, iterations.astype(residual.dtype))
 
 
 @trajectory.defjvp
-def _(equation: Equation, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    given, flags = primals
-    s, how = trajectory(equation, given, flags)
+def _trajectory_jvp(equation: Equation, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    inputs, flags = primals
+    s, facts = trajectory(equation, inputs, flags)
 
-    def every(given: Given, s: jax.Array) -> jax.Array:
-        return equation.every(given, flags, equation.before(given, s))
+    def all_steps(inputs: Inputs, s: jax.Array) -> jax.Array:
+        return equation.all_steps(inputs, flags, equation.before(inputs, s))
 
-    _, b = jax.jvp(lambda given: every(given, s), (given,), (tangents[0],))
-    _, a = equation.linearized(given, flags, s)
+    # b = dF: the tangent of F for a fixed trajectory.
+    _, b = jax.jvp(lambda inputs: all_steps(inputs, s), (inputs,), (tangents[0],))
+    _, a = equation.linearized(inputs, flags, s)
     if equation.exact:
-        ds = block_scan(a, b, equation.reverse)
+        ds = block_scan(a, b, equation.reverse)  # [T, *B, U, k]
     else:
-        _, push = jax.linearize(functools.partial(every, given), s)
-        ds = _refined(equation, lambda v: v - push(v), lax.stop_gradient(a), b)
-    return (s, how), (ds, jax.tree.map(jnp.zeros_like, how))
+        _, jacobian = jax.linearize(functools.partial(all_steps, inputs), s)
+        a = lax.stop_gradient(a)
+        ds = _solve_tangent(equation, lambda v: v - jacobian(v), a, b)
+    return (s, facts), (ds, jax.tree.map(jnp.zeros_like, facts))
 
 
-def _refined(equation: Equation, residual: Callable, a: jax.Array, b: jax.Array) -> jax.Array:
-    # Of the true Jacobian there is only its product with a vector. To solve with it one step after another would take
-    # as long as the loop that the iterations replace; the blocks that led to the trajectory lead to its derivative
-    # too, in about as many iterations as at the end of that way, since it is the same error that they shrink, and in
-    # T at most.
+def _solve_tangent(equation: Equation, residual: Callable, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The solution v `[T, *B, U, k]` of `residual(v) = b`, from the approximate blocks a.
+
+    The Jacobian is known only by its product with a vector. A solution step by step would take as
+    long as the loop. The blocks that led to the trajectory lead to its derivative too: they
+    shrink the same error. The number of iterations is about the same, and T at most.
+    """
+
     def solver(a: jax.Array, reverse: bool) -> Callable:
         def refine(product: Callable, b: jax.Array) -> jax.Array:
-            def body(carry: tuple) -> tuple:
-                v, _, done = carry
-                r, size = b - product(v), jnp.maximum(jnp.abs(b), jnp.abs(v))
-                moves = jnp.abs(r).max(axis=(0, -2, -1)) > equation.tol * size.max(axis=(0, -2, -1))
-                return v + jnp.where(moves[None, ..., None, None], solve(a, r, reverse), 0), moves, done + 1
+            def unsolved(current: tuple) -> jax.Array:
+                _, moves, count = current
+                return jnp.any(moves) & (count < b.shape[0])
 
-            carry = (jnp.zeros_like(b), jnp.ones_like(b[0, ..., 0, 0], bool), 0)
-            return lax.while_loop(lambda c: jnp.any(c[1]) & (c[2] < b.shape[0]), body, carry)[0]
+            def body(current: tuple) -> tuple:
+                v, _, count = current
+                error = b - product(v)  # [T, *B, U, k]
+                size = jnp.maximum(jnp.abs(b), jnp.abs(v)).max(axis=(0, -2, -1))  # [*B]
+                moves = jnp.abs(error).max(axis=(0, -2, -1)) > equation.tol * size  # [*B]
+                change = solve(a, error, reverse)  # [T, *B, U, k]
+                return v + jnp.where(moves[None, ..., None, None], change, 0), moves, count + 1
+
+            start = (jnp.zeros_like(b), jnp.ones_like(b[0, ..., 0, 0], bool), 0)
+            return lax.while_loop(unsolved, body, start)[0]
 
         return refine
 
-    transposed = shifted(jnp.swapaxes(a, -1, -2), -1, equation.reverse)
-    return lax.custom_linear_solve(residual, b, solver(a, equation.reverse), solver(transposed, not equation.reverse))
+    # The transpose is a recurrence of the same form, in the other direction.
+    forward = solver(a, equation.reverse)
+    transposed = shifted(jnp.swapaxes(a, -1, -2), -1, equation.reverse)  # [T, *B, U, k, k]
+    backward = solver(transposed, not equation.reverse)
+    return lax.custom_linear_solve(residual, b, forward, backward)
 
 
-def _step_by_units(cell: Cell, cut: Cut, params: Params) -> Callable | None:
-    """A step with the same values, in whose derivative a unit's recurrent product sees that unit alone; or None."""
-    if not isinstance(cell, AffineCell) or not cell.is_affine or not cut.stacked:
+def _step_by_units(cell: Cell, layout: UnitLayout, params: Params) -> Callable | None:
+    """A step whose derivative sees only a unit's own share of the recurrent product, or None.
+
+    The values of this step are the values of the cell's step.
+    """
+    if not isinstance(cell, AffineCell) or not cell.is_affine or not layout.stacked:
         return None
+    # Only the map of the base class has one weight from each unit to itself.
     if type(cell).project_state is not AffineCell.project_state:
         return None
-    own = [jnp.diagonal(gate) for gate in cell.split(params.recurrent_kernel)]
+    diagonals = [jnp.diagonal(gate) for gate in cell.split(params.recurrent_kernel)]  # [H] each
 
     def step(params: Params, state: State, z: jax.Array) -> tuple[State, jax.Array]:
-        still = lax.stop_gradient(state.h)
-        moved, row = state.h - still, tuple(range(still.ndim - 1))
-        u = cell.split(cell.project_state(params, still))
-        u = tuple(u_g + moved * jnp.expand_dims(own_g, row) for u_g, own_g in zip(u, own, strict=True))
-        return cell.pointwise(cell.other_params(params), cell.preactivations(cell.split(z), u), state)
+        constant = lax.stop_gradient(state.h)  # [*B, H]
+        # Zeros as values; the derivative passes through them.
+        moved = state.h - constant  # [*B, H]
+        leading = tuple(range(constant.ndim - 1))
+        u = []
+        gates = cell.split(cell.project_state(params, constant))  # G arrays [*B, H]
+        for gate, diagonal in zip(gates, diagonals, strict=True):
+            u.append(gate + moved * jnp.expand_dims(diagonal, leading))  # [*B, H]
+        a = cell.preactivations(cell.split(z), tuple(u))
+        return cell.pointwise(cell.other_params(params), a, state)
 
     return step

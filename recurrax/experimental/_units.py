@@ -1,4 +1,7 @@
-"""Linear recurrences whose coefficients are blocks: h_t = a_t @ h_{t-1} + b_t, unit by unit, in parallel over time."""
+"""Linear recurrences with blocks as coefficients: h_t = a_t @ h_{t-1} + b_t, parallel over time.
+
+A state consists of units. Each unit has its own block, and the units do not mix.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from recurrax.implementations import linear
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """A state, cut into units: `[..., U, k]`, U units of k numbers, each row's apart.
+class UnitLayout:
+    """The layout of a state as an array of units: `[..., U, k]`, U units of k numbers in each row.
 
     Attributes:
-        shapes: of each part of the state, for one row.
-        tree: how the parts stand together.
-        single: whether the state is a single unit, so that k is its size. Else each unit has one number of every part,
-            or, where the parts differ in size, one number alone.
+        shapes: the shape of each part of the state, for one row.
+        tree: the structure of the state.
+        single: whether the state is a single unit, so that k is the size of the state. If not, a
+            unit has one number of every part. Where the parts differ in size, it has one number.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -33,36 +36,44 @@ class Cut:
     single: bool
 
     @staticmethod
-    def of(cell: Cell, single: bool) -> Cut:
-        """How a cell's state is cut."""
+    def of(cell: Cell, single: bool) -> UnitLayout:
+        """The layout of a cell's state."""
         parts, tree = jax.tree.flatten(jax.eval_shape(cell.initial_state))
-        return Cut(tuple(part.shape for part in parts), tree, single)
+        return UnitLayout(tuple(part.shape for part in parts), tree, single)
 
     @property
     def stacked(self) -> bool:
         """Whether a unit has one number of every part."""
         return not self.single and len(set(self.shapes)) == 1
 
-    def join(self, state: State, dtype: jnp.dtype) -> jax.Array:
-        """The state as one array."""
-        parts = [
-            part.astype(dtype).reshape(*part.shape[: part.ndim - len(shape)], math.prod(shape))
-            for part, shape in zip(jax.tree.leaves(state), self.shapes, strict=True)
-        ]
-        if self.stacked:
-            return jnp.stack(parts, axis=-1)
-        return jnp.expand_dims(jnp.concatenate(parts, axis=-1), -2 if self.single else -1)
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers each part of the state has, for one row."""
+        return [math.prod(shape) for shape in self.shapes]
 
-    def part(self, joined: jax.Array) -> State:
-        """The way back."""
-        batch, parts = joined.shape[:-2], []
+    def join(self, state: State, dtype: jnp.dtype) -> jax.Array:
+        """The state as one array `[..., U, k]`."""
+        parts = []
+        for part, shape in zip(jax.tree.leaves(state), self.shapes, strict=True):
+            batch = part.shape[: part.ndim - len(shape)]
+            parts.append(part.astype(dtype).reshape(*batch, math.prod(shape)))
         if self.stacked:
-            parts = [joined[..., i] for i in range(len(self.shapes))]
+            return jnp.stack(parts, axis=-1)  # [..., U, k]
+        joined = jnp.concatenate(parts, axis=-1)  # [..., S]
+        # One unit of S numbers, or S units of one number.
+        return jnp.expand_dims(joined, -2 if self.single else -1)
+
+    def split(self, joined: jax.Array) -> State:
+        """The inverse of `join`: the state, from an array `[..., U, k]`."""
+        batch = joined.shape[:-2]
+        if self.stacked:
+            parts = [joined[..., i] for i in range(len(self.shapes))]  # [..., U] each
         else:
-            ends = [sum(map(math.prod, self.shapes[: i + 1])) for i in range(len(self.shapes) - 1)]
-            parts = jnp.split(joined.reshape(*batch, sum(map(math.prod, self.shapes))), ends, axis=-1)
-        parts = [part.reshape(*batch, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        return jax.tree.unflatten(self.tree, parts)
+            flat = joined.reshape(*batch, sum(self.sizes))  # [..., S]
+            ends = [sum(self.sizes[:i]) for i in range(1, len(self.sizes))]
+            parts = jnp.split(flat, ends, axis=-1)
+        shaped = [x.reshape(*batch, *shape) for x, shape in zip(parts, self.shapes, strict=True)]
+        return jax.tree.unflatten(self.tree, shaped)
 
 
 def block_scan(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
@@ -71,37 +82,46 @@ def block_scan(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
     Args:
         a: `[T, *B, U, k, k]`.
         b: `[T, *B, U, k]`.
-        reverse: whether to walk from the last step to the first.
+        reverse: whether to run from the last step to the first.
 
     Returns:
         An array like `b`.
     """
 
     def residual(h: jax.Array) -> jax.Array:
-        return h - times(a, shifted(h, 1, reverse))
+        return h - block_product(a, shifted(h, 1, reverse))  # [T, *B, U, k]
 
+    def forward_solve(_: Callable, b: jax.Array) -> jax.Array:
+        return solve(a, b, reverse)
+
+    # The transpose is a recurrence of the same form, in the other direction.
     def transpose_solve(_: Callable, g: jax.Array) -> jax.Array:
-        return solve(shifted(jnp.swapaxes(a, -1, -2), -1, reverse), g, not reverse)
+        transposed = shifted(jnp.swapaxes(a, -1, -2), -1, reverse)  # [T, *B, U, k, k]
+        return solve(transposed, g, not reverse)
 
-    return lax.custom_linear_solve(residual, b, lambda _, b: solve(a, b, reverse), transpose_solve)
+    return lax.custom_linear_solve(residual, b, forward_solve, transpose_solve)
 
 
 def solve(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
-    """The same without a derivative rule: an associative scan over pairs (a, b)."""
+    """`block_scan` without a derivative rule: an associative scan over pairs (a, b)."""
+    # Blocks of one number need no matrix product.
     if b.shape[-1] == 1:
         return linear.associative(a[..., 0], b, None, reverse)
 
-    def then(before: tuple, after: tuple) -> tuple[jax.Array, jax.Array]:
+    def compose(before: tuple, after: tuple) -> tuple[jax.Array, jax.Array]:
         (a1, b1), (a2, b2) = before, after
-        return times(a2, a1), times(a2, b1) + b2
+        return block_product(a2, a1), block_product(a2, b1) + b2
 
-    return lax.associative_scan(then, (a, b), reverse=reverse)[1]
+    return lax.associative_scan(compose, (a, b), reverse=reverse)[1]  # [T, *B, U, k]
 
 
-def times(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a @ b` for blocks `[..., k, k]` and others, or units `[..., k]`."""
+def block_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a @ b` of blocks `[..., k, k]` with blocks, or with units `[..., k]`."""
     if b.ndim < a.ndim:
-        return times(a, b[..., None])[..., 0]
-    if a.shape[-1] <= 4:  # A matrix product for each of many small blocks costs more than the sums themselves.
-        return functools.reduce(jnp.add, (a[..., :, i, None] * b[..., i, None, :] for i in range(a.shape[-1])))
+        return block_product(a, b[..., None])[..., 0]
+    # For many small blocks, matrix products cost more than the sums themselves.
+    k = a.shape[-1]
+    if k <= 4:
+        terms = [a[..., :, i, None] * b[..., i, None, :] for i in range(k)]
+        return functools.reduce(jnp.add, terms)
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

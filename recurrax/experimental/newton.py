@@ -1,4 +1,4 @@
-"""Newton iterations over the whole trajectory: a nonlinear recurrence in parallel over time."""
+"""Newton iterations over all states at once: a nonlinear recurrence in parallel over time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from recurrax._arguments import check_fields, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Cell, Layer, Params, State, features
 from recurrax._mask import where
-from recurrax.experimental._trajectory import Equation, Flags, Given, trajectory
-from recurrax.experimental._units import Cut
+from recurrax.experimental._trajectory import Equation, Flags, Inputs, trajectory
+from recurrax.experimental._units import UnitLayout
 
-# A state of up to this size takes its full Jacobian if nothing else is asked for.
+# Up to this size of a state, `jacobian=None` means the full Jacobian.
 _SMALL = 32
 
 
 class NewtonReport(NamedTuple):
-    """How the iterations of `Newton` went, row by row.
+    """A report on the iterations of `Newton`, row by row.
 
     Attributes:
         iterations: `int[*B]`, how often the trajectory was changed.
-        residual: `[*B]`, the largest abs(f_t(s_{t-1}) - s_t) / (1 + abs(s_t)) of what they arrived at.
-        converged: `bool[*B]`, whether that is within the tolerance.
+        residual: `[*B]`, the largest abs(f_t(s_{t-1}) - s_t) / (1 + abs(s_t)) of the result.
+        converged: `bool[*B]`, whether the residual is within the tolerance.
     """
 
     iterations: jax.Array
@@ -36,51 +36,54 @@ class NewtonReport(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Newton:
-    """An `implementation` of `scan` that evaluates any cell in parallel over time, by Newton iterations.
+    """An `implementation` of `scan` that runs any cell in parallel over time, by Newton iterations.
 
-    d_t = A_t @ d_{t-1} + f_t(s_{t-1}) - s_t,  s <- s + d,
+    d_t = A_t @ d_{t-1} + f_t(s_{t-1}) - s_t,  s <- s + d
 
-    from a first guess s of all states at once, until s_t = f_t(s_{t-1}) at every step. Each iteration is a linear
-    recurrence, evaluated in about 2 log T rounds; A_t is the Jacobian of the step, or what of it is cheap. At most T
-    iterations are needed, a handful where the cell contracts, about T where it is chaotic. Derivatives are those of the
+    The iterations start from a guess s of all states and end when s_t = f_t(s_{t-1}) at every
+    step. Each iteration is a linear recurrence, computed in about 2 log T rounds. A_t is the
+    Jacobian of the step, or a cheap part of it. At most T iterations are needed: a handful where
+    the cell contracts, about T where it is chaotic. The derivatives are the derivatives of the
     equation s_t = f_t(s_{t-1}), to every order, whatever the iterations were.
 
-    A row that has not converged within `max_iterations`, or whose inputs are not finite, is never returned as if it
-    had: its state, outputs and gradients are NaN. `newton_report` says how the iterations went.
+    A row may fail to converge within `max_iterations`, or its inputs may not be finite. The
+    state, outputs and gradients of such a row are NaN. `newton_report` describes the iterations.
 
-    States are iterated, and products formed, in float32 at least: no iteration can settle below the rounding of its
-    map.
+    States and products have at least float32. No iteration can settle below the rounding error
+    of its step.
 
     Args:
-        jacobian: "full" takes the whole Jacobian, `[S, S]` for the S numbers of a state, in O(S^3) operations a step
-            and iteration; "diagonal" what each unit has of its own past, one number, or k x k for a state of k parts,
-            in O(S), with more iterations. `None` takes the full one up to S = 32. Where a cell's
-            `independent_units` says so, the two are the same, exact and O(S).
-        damping: A is (1 - damping) times the Jacobian, in [0, 1). Cells that expand may need fewer iterations with
-            about 0.1; others need more.
-        tol: the residual, relative to 1 + abs(s_t), at which a row has converged; by default 8 units of rounding, 1e-6
-            in float32.
-        max_iterations: the most iterations, T by default.
-        fallback: whether to take one step after another, for all rows, if a row has not converged.
+        jacobian: "full" takes all of the Jacobian, `[S, S]` for the S numbers of a state. It costs
+            O(S^3) operations for each step and iteration. "diagonal" takes each unit's dependence
+            on its own past: one number, or k x k for a state of k parts. It costs O(S) and needs
+            more iterations. `None` means "full" up to S = 32. Where a cell has
+            `independent_units`, the two are the same, exact and O(S).
+        damping: A is (1 - damping) times the Jacobian, in [0, 1). Cells that expand may need fewer
+            iterations with about 0.1. Other cells need more.
+        tol: the residual, relative to 1 + abs(s_t), at which a row has converged. By default, it
+            is 8 units of rounding, 1e-6 in float32.
+        max_iterations: the largest number of iterations, T by default.
+        fallback: whether all rows run one step after another if a row has not converged.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has no allowed value.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
         >>> cell = recurrax.GRUCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
         >>> xs = jax.random.normal(jax.random.key(1), (2, 100, 3))
-        >>> state, ys = recurrax.scan(cell, params, xs, implementation=recurrax.experimental.Newton(max_iterations=20))
+        >>> newton = recurrax.experimental.Newton(max_iterations=20)
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation=newton)
         >>> bool(jnp.allclose(ys, recurrax.scan(cell, params, xs)[1], atol=1e-5))
         True
 
     References:
-        Lim et al., Parallelizing non-linear sequential models over the sequence length (the full Jacobian), 2024,
-        https://arxiv.org/abs/2309.12252
+        Lim et al., Parallelizing non-linear sequential models over the sequence length
+        (the full Jacobian), 2024, https://arxiv.org/abs/2309.12252
 
-        Gonzalez et al., Towards scalable and stable parallelization of nonlinear RNNs (the diagonal; the damping is
-        that of appendix A.4), 2024, https://arxiv.org/abs/2407.19115
+        Gonzalez et al., Towards scalable and stable parallelization of nonlinear RNNs
+        (the diagonal; appendix A.4 has the damping), 2024, https://arxiv.org/abs/2407.19115
     """
 
     jacobian: Literal["full", "diagonal"] | None = None
@@ -95,7 +98,9 @@ class Newton:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.jacobian not in ("full", "diagonal", None):
-            raise ValueError(f'`jacobian` must be "full", "diagonal" or None; got {self.jacobian!r}.')
+            raise ValueError(
+                f'`jacobian` must be "full", "diagonal" or None; got {self.jacobian!r}.'
+            )
         if not 0 <= self.damping < 1:
             raise ValueError(f"`damping` must be at least 0 and below 1; got {self.damping}.")
         if self.tol is not None and not self.tol > 0:
@@ -103,43 +108,69 @@ class Newton:
         if self.max_iterations is not None:
             check_number("max_iterations", self.max_iterations)
 
-    def run(self, cell: Cell, params: Params, state: State, xs: Any, **walk: Any) -> tuple[State, jax.Array]:
-        """Takes all steps at once, again and again."""
-        equation, given, flags = self._pose(cell, params, state, xs, **walk)
-        s, mask = jnp.zeros((features(xs).shape[0], *given.state.shape), given.state.dtype), flags[0]
-        if not s.shape[0]:
-            return state, equation.outputs(given, flags, s).astype(features(xs).dtype)
-        s, (residual, _) = trajectory(equation, given, flags)
-        # Factors, not choices: the gradients of a row that is not solved shall be NaN too.
-        solved = jnp.where(residual <= equation.tol, 1, jnp.nan)
+    def run(
+        self, cell: Cell, params: Params, state: State, xs: Any, **options: Any
+    ) -> tuple[State, jax.Array]:
+        """Computes all steps at once, again and again."""
+        equation, inputs, flags = self._set_up(cell, params, state, xs, **options)
+        steps, output = features(xs).shape[0], features(xs).dtype
+        if not steps:
+            s = jnp.zeros((0, *inputs.state.shape), inputs.state.dtype)  # [0, *B, U, k]
+            return state, equation.outputs(inputs, flags, s).astype(output)
+        s, (residual, _) = trajectory(equation, inputs, flags)  # [T, *B, U, k], residual [*B]
+        # Factors, not choices: the gradients of an unsolved row become NaN too.
+        solved = jnp.where(residual <= equation.tol, 1, jnp.nan)  # [*B]
 
-        def of_solved(rows: jax.Array) -> jax.Array:
-            return rows * jnp.expand_dims(solved, tuple(range(solved.ndim, rows.ndim))).astype(rows.dtype)
+        def spoil_unsolved(rows: jax.Array) -> jax.Array:
+            trailing = tuple(range(solved.ndim, rows.ndim))
+            return rows * jnp.expand_dims(solved, trailing).astype(rows.dtype)  # [*B, ...]
 
-        final = equation.cut.part(of_solved(s[0 if equation.reverse else -1]))
+        last = s[0 if equation.reverse else -1]  # [*B, U, k]
+        final = equation.layout.split(spoil_unsolved(last))
         state = jax.tree.map(lambda new, old: new.astype(old.dtype), final, state)
-        ys = jax.vmap(of_solved)(equation.outputs(given, flags, s)).astype(features(xs).dtype)
-        return state, ys if mask is None else where(mask, ys, jnp.zeros_like(ys))
+        ys = jax.vmap(spoil_unsolved)(equation.outputs(inputs, flags, s))  # [T, *B, O]
+        ys = ys.astype(output)
+        mask, _ = flags
+        if mask is not None:
+            ys = where(mask, ys, jnp.zeros_like(ys))  # [T, *B, O]
+        return state, ys
 
     def refuses(self, cell: Cell, params: Params, state: State, *_: Any, **__: Any) -> str | None:
         """Why a cell has no such form, or None."""
         if cell.alters_gradient:
-            return "its derivative is that of the equation, and the cell alters what flows back through each step."
-        others = {str(leaf.dtype) for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jnp.floating)}
-        return f"its state must be of real numbers; got {', '.join(sorted(others))}." if others else None
+            return (
+                "its derivative is that of the equation,"
+                " and the cell alters what flows back through each step."
+            )
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
+        others = sorted(str(d) for d in dtypes if not jnp.issubdtype(d, jnp.floating))
+        if others:
+            return f"its state must be of real numbers; got {', '.join(others)}."
+        return None
 
-    def report(self, cell: Cell, params: Params, state: State, xs: Any, **given: Any) -> NewtonReport:
-        """How the iterations go; arguments as those of `run`. `fallback` is left aside."""
-        equation, given_arrays, flags = dataclasses.replace(self, fallback=False)._pose(
-            cell, params, state, xs, **given
-        )
-        row = given_arrays.state[..., 0, 0]  # [*B]
-        residual = iterations = jnp.zeros_like(row)
+    def report(
+        self, cell: Cell, params: Params, state: State, xs: Any, **options: Any
+    ) -> NewtonReport:
+        """Describes the iterations. It takes the arguments of `run` and ignores `fallback`."""
+        iterating = dataclasses.replace(self, fallback=False)
+        equation, inputs, flags = iterating._set_up(cell, params, state, xs, **options)
+        residual = iterations = jnp.zeros_like(inputs.state[..., 0, 0])  # [*B]
         if features(xs).shape[0]:
-            _, (residual, iterations) = trajectory(equation, given_arrays, flags)
-        return NewtonReport(iterations.astype(jnp.int32), residual, residual <= equation.tol)
+            _, (residual, iterations) = trajectory(equation, inputs, flags)  # [*B] each
+        converged = residual <= equation.tol
+        return NewtonReport(iterations.astype(jnp.int32), residual, converged)
 
-    def _pose(
+    def _takes_full_jacobian(self, cell: Cell) -> bool:
+        """Whether the state is one unit, so that A is all of the Jacobian."""
+        # Independent units have no entries outside their own blocks.
+        if cell.independent_units:
+            return False
+        if self.jacobian is not None:
+            return self.jacobian == "full"
+        parts = jax.tree.leaves(jax.eval_shape(cell.initial_state))
+        return sum(math.prod(part.shape) for part in parts) <= _SMALL
+
+    def _set_up(
         self,
         cell: Cell,
         params: Params,
@@ -151,22 +182,30 @@ class Newton:
         restart: jax.Array | None,
         reverse: bool,
         **_: Any,
-    ) -> tuple[Equation, Given, Flags]:
-        dtype = promote(compute_dtype(cell, params, xs), jnp.float32, *(s.dtype for s in jax.tree.leaves(state)))
+    ) -> tuple[Equation, Inputs, Flags]:
+        """The equation of the trajectory, its inputs and its flags."""
+        # At least float32, and at least the precision of the products and of the state.
+        state_dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
+        dtype = promote(compute_dtype(cell, params, xs), jnp.float32, *state_dtypes)
         params = cast(params, dtype)
-        size = sum(math.prod(part.shape) for part in jax.tree.leaves(jax.eval_shape(cell.initial_state)))
-        apart = cell.independent_units
-        full = not apart and (self.jacobian or ("full" if size <= _SMALL else "diagonal")) == "full"
+        full = self._takes_full_jacobian(cell)
+        layout = UnitLayout.of(cell, single=full)
+        tol = self.tol
+        if tol is None:
+            tol = float(8 * jnp.finfo(dtype).eps)
+        limit = self.max_iterations
+        if limit is None:
+            limit = features(xs).shape[0]
         equation = Equation(
             cell,
-            Cut.of(cell, single=full),
-            exact=full or apart,
+            layout,
+            exact=full or cell.independent_units,
             reverse=reverse,
-            tol=float(8 * jnp.finfo(dtype).eps) if self.tol is None else self.tol,
-            limit=features(xs).shape[0] if self.max_iterations is None else self.max_iterations,
+            tol=tol,
+            limit=limit,
             damping=self.damping,
             fallback=self.fallback,
         )
-        zs = cell.project_inputs(params, cast(xs, dtype))
-        join = lambda state: equation.cut.join(state, dtype)  # noqa: E731
-        return equation, Given(params, join(state), join(initial), zs), (mask, restart)
+        zs = cell.project_inputs(params, cast(xs, dtype))  # [T, *B, G*H]
+        first, initial = layout.join(state, dtype), layout.join(initial, dtype)  # [*B, U, k]
+        return equation, Inputs(params, first, initial, zs), (mask, restart)

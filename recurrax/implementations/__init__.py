@@ -1,4 +1,7 @@
-"""The ways to run a layer over a sequence, one a file. `scan` takes their names, or objects with options."""
+"""The ways to run a layer over a sequence, one in each file.
+
+`scan` takes the name of an implementation, or an object with options.
+"""
 
 from recurrax.implementations._registry import Implementation as Implementation
 from recurrax.implementations._registry import register as register

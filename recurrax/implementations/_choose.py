@@ -1,4 +1,4 @@
-"""Which implementation runs a layer: the one that was asked for, or the best one for the arguments."""
+"""Chooses the implementation that runs a layer: the requested implementation, or the best one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Any
 
 from recurrax._layer import Layer, Params, State, features
 from recurrax.implementations import cudnn, hoisted, linear, matrix_memory, xla
-from recurrax.implementations._platform import accumulates_inside, linear_solver, several
+from recurrax.implementations._platform import (
+    accumulates_in_loop,
+    has_several_steps,
+    linear_solver,
+)
 from recurrax.implementations._registry import Implementation, find, refusal, register
 
 register("hoisted", hoisted.HOISTED)
 register("xla", xla.XLA)
-for _name, _implementation in linear.SOLVED_BY.items():
+for _name, _implementation in linear.IMPLEMENTATIONS.items():
     register(_name, _implementation)
 register("chunked", matrix_memory.DEFAULT)
 register("cudnn", cudnn.CUDNN)
@@ -25,7 +29,7 @@ def choose(
     xs: Any,
     **facts: Any,
 ) -> Implementation:
-    """The implementation that was asked for, or the best one for these arguments if none was.
+    """The requested implementation, or the best implementation for these arguments.
 
     Raises:
         ValueError: if there is no such implementation or it cannot serve the layer.
@@ -33,6 +37,7 @@ def choose(
     args = (layer, params, state, xs)
     if implementation is None:
         return _best(*args, **facts)
+    # An implementation may itself be a tuple: `FunctionImplementation` is a NamedTuple.
     if isinstance(implementation, tuple) and not hasattr(implementation, "run"):
         return _first_that_serves(implementation, *args, **facts)
     found = find(implementation)
@@ -41,23 +46,29 @@ def choose(
     return found
 
 
-def _first_that_serves(asked: tuple, layer: Layer, *args: Any, **facts: Any) -> Implementation:
-    for one in asked:
-        if one is None or not find(one).refuses(layer, *args, **facts):
-            return choose(one, layer, *args, **facts)
-    raise ValueError(f"`implementation` {asked} must hold one that can serve {layer}. End it with None, the best one.")
+def _first_that_serves(candidates: tuple, layer: Layer, *args: Any, **facts: Any) -> Implementation:
+    """The first candidate that can serve the layer; None always can."""
+    for candidate in candidates:
+        if candidate is None or not find(candidate).refuses(layer, *args, **facts):
+            return choose(candidate, layer, *args, **facts)
+    raise ValueError(
+        f"`implementation` {candidates} must hold one that can serve {layer}."
+        " End it with None, the best one."
+    )
 
 
 def _best(layer: Layer, params: Params, state: State, xs: Any, **facts: Any) -> Implementation:
-    """The fastest one among those that have every derivative."""
+    """The fastest implementation among those that have every derivative."""
     steps = features(xs).shape[0]
-    if several(steps) and not linear.refuses(layer):
+    if has_several_steps(steps) and not linear.refuses(layer):
         return find(linear_solver())
-    # On a CPU a training step takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4), 0.08 for
-    # (32, 64, 128, 2).
+    # A training step on a CPU takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4).
+    # It takes 0.08 of that time for (32, 64, 128, 2).
     if isinstance(steps, int) and steps > 1 and not matrix_memory.DEFAULT.refuses(layer):
         return matrix_memory.DEFAULT
-    # The gradient of a convolution's weights, summed up step by step, took 2 to 10 times as long on a CPU.
-    inside = layer.feature_ndim == 1 and accumulates_inside(features(xs))
-    plain = hoisted.refuses(layer, params, state, xs, **facts) or inside
-    return xla.XLA if plain else hoisted.HOISTED
+    # A convolution's weight gradient, summed step by step, took 2 to 10 times as long on a CPU.
+    if layer.feature_ndim == 1 and accumulates_in_loop(features(xs)):
+        return xla.XLA
+    if hoisted.refuses(layer, params, state, xs, **facts):
+        return xla.XLA
+    return hoisted.HOISTED

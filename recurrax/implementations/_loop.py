@@ -1,4 +1,4 @@
-"""What every step of every loop does around the cell: resets, masks, dtypes."""
+"""The body of every loop over time: it handles resets, masks and dtypes, and calls the step."""
 
 from __future__ import annotations
 
@@ -12,29 +12,37 @@ from recurrax._dtype import promote
 from recurrax._layer import State
 from recurrax._mask import where
 
-# From the state before a step and what stands at that step to the state after it, the output, and anything to keep.
+# Takes the state before a step and the input of that step.
+# Returns the state after the step, the output, and anything else to keep.
 Advance = Callable[[State, Any], tuple[State, jax.Array, Any]]
 
 
-def guarded(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.dtype) -> Callable:
-    """A body for `lax.scan` over (z, mask, reset); linear in the state, z and `initial` if `advance` is.
+def loop_body(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.dtype) -> Callable:
+    """A body for `lax.scan` over (z, mask, restart).
+
+    The body is linear in the state, z and `initial` if `advance` is linear.
 
     Args:
-        advance: the step itself; it sees a state that has at least the precision of `compute`.
-        initial: the state at a reset, in the dtypes of the loop's state.
+        advance: one step; its state has at least the precision of `compute`.
+        initial: the state at a restart, in the dtypes of the loop's state.
         compute: the dtype of the matrix products.
         output: the dtype of the outputs.
     """
 
-    def body(kept: State, at: tuple) -> tuple[State, tuple[jax.Array, Any]]:
-        z, real, restart = at
-        # A flag on a masked step acts at once: whatever comes next, the state is the initial state.
-        kept = kept if restart is None else where(restart, initial, kept)
-        after, y, extra = advance(jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), kept), z)
-        after = jax.tree.map(lambda a, k: a.astype(k.dtype), after, kept)
+    def body(before: State, at: tuple) -> tuple[State, tuple[jax.Array, Any]]:
+        z, mask, restart = at  # `mask` and `restart`: bool[*B] or None
+        # A flag acts at once, on a masked step too: the next unmasked step meets `initial`.
+        if restart is not None:
+            before = where(restart, initial, before)
+        # The loop keeps the state in the dtypes of `before`; the step may need a wider dtype.
+        widened = jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), before)
+        after, y, extra = advance(widened, z)  # leaves [*B, H]; y [*B, O]
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
         y = y.astype(output)
-        if real is not None:
-            after, y = where(real, after, kept), where(real, y, jnp.zeros_like(y))
+        # A masked step keeps its state and outputs zero.
+        if mask is not None:
+            after = where(mask, after, before)
+            y = where(mask, y, jnp.zeros_like(y))
         return after, (y, extra)
 
     return body

@@ -1,4 +1,4 @@
-"""What a step keeps for its derivative."""
+"""Stores the linear part of a step: the arrays that its derivative needs later."""
 
 from __future__ import annotations
 
@@ -8,24 +8,35 @@ from typing import Any
 import jax
 
 
-class Packing:
-    """Takes the linear part of a step apart, to be kept for each step, and puts it together again.
+def _index_of(leaf: Any, pool: list) -> int:
+    """The position of this very object in the pool, or the length of the pool."""
+    for position, other in enumerate(pool):
+        if other is leaf:
+            return position
+    return len(pool)
 
-    What it holds twice, or shares with arrays that are known anyway, is kept once.
+
+class Packing:
+    """Splits a linear function into arrays, to store for each step, and builds it again.
+
+    An array that the function holds twice is stored once. An array that is known is not stored.
     """
 
-    def pack(self, push: Callable, known: Any) -> list[jax.Array]:
-        leaves, self.tree = jax.tree.flatten(push)
+    def pack(self, tangent_map: Callable, known: Any) -> list[jax.Array]:
+        """The arrays of the function that are not among the known arrays."""
+        leaves, self.tree = jax.tree.flatten(tangent_map)
         pool = jax.tree.leaves(known)
-        first_kept = len(pool)
+        known_count = len(pool)
+        # `places` says where in the pool each leaf of the function lies.
         self.places = []
         for leaf in leaves:
-            place = next((i for i, other in enumerate(pool) if other is leaf), len(pool))
+            place = _index_of(leaf, pool)
             if place == len(pool):
                 pool.append(leaf)
             self.places.append(place)
-        return pool[first_kept:]
+        return pool[known_count:]
 
-    def unpack(self, kept: Sequence[jax.Array], known: Any) -> Callable:
-        pool = [*jax.tree.leaves(known), *kept]
+    def unpack(self, stored: Sequence[jax.Array], known: Any) -> Callable:
+        """The function again, from its stored arrays and the known arrays."""
+        pool = [*jax.tree.leaves(known), *stored]
         return jax.tree.unflatten(self.tree, [pool[place] for place in self.places])

@@ -1,4 +1,4 @@
-"""What the platform and the shapes decide, in one place, each with the measurement that says so."""
+"""The choices that depend on the platform and the shapes, each with its measurement."""
 
 from __future__ import annotations
 
@@ -7,51 +7,59 @@ import math
 import jax
 
 
-def rows(xs: jax.Array) -> int:
-    """The number of rows of a step of `[T, *B, I]`; where it is symbolic, in an export, a few."""
-    number = math.prod(xs.shape[1:-1])
-    return number if isinstance(number, int) else 8
+def row_count(xs: jax.Array) -> int:
+    """The number of rows of `xs` `[T, *B, I]`. An export has a symbolic number: 8 stands for it."""
+    count = math.prod(xs.shape[1:-1])
+    return count if isinstance(count, int) else 8
 
 
-def several(steps: int) -> bool:
-    """Whether there is more than one step, as a symbolic number stands for."""
+def has_several_steps(steps: int) -> bool:
+    """Whether there is more than one step. A symbolic number counts as several."""
     return not isinstance(steps, int) or steps > 1
 
 
-def projects_inside(xs: jax.Array) -> bool:
-    """Whether the inputs `[T, *B, I]` should be projected step by step, not all before the loop.
+def projects_in_loop(xs: jax.Array) -> bool:
+    """Whether to project the inputs `[T, *B, I]` step by step, not all before the loop.
 
-    On a CPU an array of all projected inputs costs more in memory traffic than the larger product saves, except where
-    a step is a product with a single row.
+    On a CPU, an array of all projected inputs costs memory traffic. This cost is higher than
+    the gain of one large product, except where a step is a product with a single row.
     """
-    return jax.default_backend() == "cpu" and rows(xs) > 1
+    return jax.default_backend() == "cpu" and row_count(xs) > 1
 
 
 def forward_unroll(xs: jax.Array, gates: int) -> int:
-    """How many steps of `[T, *B, I]` one iteration of the loop takes at least where no derivative is wanted.
+    """The least number of steps in an iteration of the loop where no derivative is wanted.
 
-    Unrolled on a CPU, the products of inputs run beside those of states: an LSTM and a GRU take 0.8 to 0.9 of the time
-    at 20 and 32 rows. With one gate, or more rows, that is less than what the outputs' layout costs; derivatives gain
-    nothing.
+    On a CPU, an unrolled loop runs the products of inputs beside the products of states. An LSTM
+    and a GRU then take 0.8 to 0.9 of the time at 20 and 32 rows. With one gate or more rows, the
+    layout of the outputs costs more than that gain. Derivatives gain nothing.
     """
-    return 4 if isinstance(xs.shape[0], int) and projects_inside(xs) and gates > 1 and rows(xs) <= 48 else 1
+    if not isinstance(xs.shape[0], int):
+        return 1
+    unrolls = projects_in_loop(xs) and gates > 1 and row_count(xs) <= 48
+    return 4 if unrolls else 1
 
 
-def accumulates_inside(xs: jax.Array) -> bool:
-    """Whether weight gradients should be summed up step by step, not formed as one product after the loop.
+def accumulates_in_loop(xs: jax.Array) -> bool:
+    """Whether to sum weight gradients step by step, not to form one product after the loop.
 
-    With many rows to a step, an array of the gradients of all pre-activations costs a CPU more in memory traffic than
-    the larger product saves. Formed after the loop, those of an LSTM take 1.3 times as long for (T, B, I, H) =
-    (40, 128, 128, 128), 1.0 for (60, 96, 256, 256), 0.7 for (35, 32, 256, 256).
+    The product after the loop needs an array of the gradients of all pre-activations. With many
+    rows, this array costs a CPU more memory traffic than the product saves. For an LSTM, the
+    product after the loop takes this share of the time of the sums, by (T, B, I, H):
+
+    - (40, 128, 128, 128): 1.3
+    - (60, 96, 256, 256): 1.0
+    - (35, 32, 256, 256): 0.7
     """
-    return jax.default_backend() == "cpu" and rows(xs) >= 96
+    return jax.default_backend() == "cpu" and row_count(xs) >= 96
 
 
 def linear_solver() -> str:
-    """Which implementation takes a linear recurrence along more than one step.
+    """The name of the implementation that runs a linear recurrence of more than one step.
 
-    On a CPU every round of a parallel scan is a pass over memory, and one pass step by step costs less: a training step
-    of a minGRU with (B, I, H) = (4, 64, 64) takes 0.7 to 0.9 of the associative scan's time from 256 to 65,536 steps,
-    `python -m benchmarks.linear`. On accelerators steps cost a launch each.
+    On a CPU, every round of a parallel scan is a pass over memory. A single pass, step by step,
+    costs less. For a minGRU with (B, I, H) = (4, 64, 64) and 256 to 65,536 steps, a training step
+    takes 0.7 to 0.9 of the associative scan's time. `python -m benchmarks.linear` measures it. On
+    an accelerator, each step costs a launch.
     """
     return "sequential" if jax.default_backend() == "cpu" else "associative"

@@ -1,4 +1,4 @@
-"""What an implementation is, and which ones there are by name. This file imports no implementation."""
+"""The protocol of implementations, and their names. This file imports no implementation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Implementation(Protocol):
-    """One way to run a layer over a sequence: a hashable object, which `scan` takes as `implementation`.
+    """One way to run a layer over a sequence: a hashable object for `scan(implementation=...)`.
 
     Attributes:
-        run: `run(layer, params, state, xs, *, initial, lengths, mask, restart, reverse, unroll) -> (state, ys)`.
-            `xs` is `[T, *B, I]`, `initial` the state at a restart, `lengths` `int[*B]`, `mask` and `restart`
-            `bool[T, *B]`. Each of the last three may be None. `mask` says what `lengths` says. `restart` marks the
-            steps before which the state returns to `initial`, in the direction of the loop. State and outputs have
-            the dtypes of `state` and `xs`.
-        refuses: `refuses(layer, params, state, xs, *, lengths, mask, reset, reverse)`: the reason why it cannot serve
-            these arguments, or None if it can.
-        takes_composites: whether it also runs layers that are made of others.
+        run: takes `(layer, params, state, xs, *, initial, lengths, mask, restart, reverse,
+            unroll)` and returns `(state, ys)`. `xs` is `[T, *B, I]`; `initial` is the state at a
+            restart. `lengths` is `int[*B]`; `mask` and `restart` are `bool[T, *B]`. Each of these
+            three may be None. `mask` repeats the facts of `lengths`. `restart` marks steps in the
+            direction of the loop: before such a step, the state returns to `initial`. The state
+            and the outputs have the dtypes of `state` and `xs`.
+        refuses: takes `(layer, params, state, xs, *, lengths, mask, reset, reverse)`. It returns
+            the reason why the implementation cannot serve these arguments, or None if it can.
+        takes_composites: whether the implementation also runs layers that are made of layers.
     """
 
     @property
@@ -29,7 +30,7 @@ class Implementation(Protocol):
 
 
 class FunctionImplementation(NamedTuple):
-    """An implementation made of two functions; its attributes are those of `Implementation`."""
+    """An implementation made of two functions, with the attributes of `Implementation`."""
 
     run: Callable
     refuses: Callable[..., str | None]
@@ -57,31 +58,39 @@ def names() -> tuple[str, ...]:
 
 
 def find(implementation: str | Implementation | tuple) -> Implementation:
-    """The implementation of this name, or the object itself if it is one.
+    """The implementation of this name. An object that is an implementation is returned.
 
     Raises:
         ValueError: if there is no such implementation.
-        TypeError: if it is a class of implementations.
+        TypeError: if a class came where an object belongs.
     """
     if isinstance(implementation, str) and implementation in _implementations:
         return _implementations[implementation]
     if not all(hasattr(implementation, name) for name in _ATTRIBUTES):
         known = ", ".join(f'"{name}"' for name in _implementations)
-        raise ValueError(f"`implementation` must be None or one of {known}; got {implementation!r}.")
+        raise ValueError(
+            f"`implementation` must be None or one of {known}; got {implementation!r}."
+        )
+    # A class has the attributes too, but not its instances' options.
     if isinstance(implementation, type):
         name = implementation.__name__
-        raise TypeError(f"`implementation` must be an object; got the class {name}. Write {name}().")
+        raise TypeError(
+            f"`implementation` must be an object; got the class {name}. Write {name}()."
+        )
     return implementation  # type: ignore[return-value]
 
 
 def takes_composites(implementation: str | Implementation | tuple | None) -> bool:
-    """Whether this implementation runs layers that are made of others."""
+    """Whether this implementation runs layers that are made of layers."""
+    # None and a tuple are chosen for each part of such a layer.
     if implementation is None or isinstance(implementation, tuple):
         return False
     return find(implementation).takes_composites
 
 
-def refusal(implementation: str | Implementation, layer: Any, reason: str) -> ValueError:
-    """The error that says why an implementation that was asked for cannot serve a layer."""
-    name = f'"{implementation}"' if isinstance(implementation, str) else repr(implementation)
+def refusal(implementation: str | Implementation | tuple, layer: Any, reason: str) -> ValueError:
+    """The error that says why the requested implementation cannot serve a layer."""
+    name = repr(implementation)
+    if isinstance(implementation, str):
+        name = f'"{implementation}"'
     return ValueError(f"`implementation` {name} cannot serve {layer}: {reason}")

@@ -1,17 +1,17 @@
-"""The loop for affine cells: their derivative takes every product with a weight out of the loop.
+"""The loop for affine cells. Their derivative takes every product with a weight out of the loop.
 
-With a_t the pre-activations and s_t the state, the tangent of a walk is
+Let a_t be the pre-activations and s_t the state. The tangent of a step is
 
-    ds_t = push_t(dā_t + [ds_{t-1}.h] @ recurrent_kernel, ds_{t-1}),
+    ds_t = L_t(da_t + [ds_{t-1}.h] @ recurrent_kernel, ds_{t-1}),
 
-where push_t is the linear part of `pointwise` and dā, all that does not wait for the state, is formed for every step
-at once:
+where L_t is the linear part of `pointwise`. The summand da does not wait for the state, so it is
+formed for every step at once:
 
-    dā = dxs @ kernel + xs @ dkernel + dbias + hs @ drecurrent_kernel + drecurrent_bias.
+    da = dxs @ kernel + xs @ dkernel + dbias + hs @ drecurrent_kernel + drecurrent_bias.
 
-Transposed by JAX, that is backpropagation through time in which each step puts out the gradient of its
-pre-activations alone, and each weight's gradient is one matrix product after the loop. So reverse mode, forward mode,
-and every higher order come from this one rule.
+JAX transposes this rule into backpropagation through time. There, each step outputs only the
+gradient of its pre-activations. Each weight's gradient is one matrix product after the loop.
+Reverse mode, forward mode and every higher order follow from this one rule.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._dtype import cast_params, compute_dtype
-from recurrax._layer import Cell, Params, State
+from recurrax._layer import Layer, Params, State
 from recurrax.cells._activation import closes_over_tracer
 from recurrax.cells.affine import AffineCell, Gates
-from recurrax.implementations._loop import guarded
+from recurrax.implementations._loop import loop_body
 from recurrax.implementations._packing import Packing
-from recurrax.implementations._platform import forward_unroll, projects_inside
+from recurrax.implementations._platform import forward_unroll, projects_in_loop
 from recurrax.implementations._registry import FunctionImplementation
 
-Flags = tuple[jax.Array | None, jax.Array | None]
+Flags = tuple[jax.Array | None, jax.Array | None]  # `mask` and `restart`, bool[T, *B]
 
 
 def run(
@@ -52,137 +52,180 @@ def run(
 ) -> tuple[State, jax.Array]:
     """Takes one step after another, under the derivative rule above."""
     compute = compute_dtype(cell, params, xs)
-    loop = _Loop(cell, compute, xs.dtype, reverse, unroll, projects_inside(xs))
-    return _along(loop, cast_params(cell, params, compute), state, initial, xs.astype(compute), (mask, restart))
+    loop = _Loop(cell, compute, xs.dtype, reverse, unroll, projects_in_loop(xs))
+    params = cast_params(cell, params, compute)
+    xs = xs.astype(compute)  # [T, *B, I]
+    return _run_loop(loop, params, state, initial, xs, (mask, restart))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Loop:
-    """What a loop knows before it sees an array."""
+    """The static facts of a loop."""
 
     cell: AffineCell
     compute: jnp.dtype
     output: jnp.dtype
     reverse: bool
     unroll: int
-    inside: bool  # whether each step projects its own input
+    projects: bool  # whether each step projects its own input
 
-    def __call__(self, advance: Callable, initial: State, state: State, zs: Any, flags: Flags) -> tuple[State, Any]:
-        body = guarded(advance, initial, self.compute, self.output)
+    def __call__(
+        self, advance: Callable, initial: State, state: State, zs: Any, flags: Flags
+    ) -> tuple[State, Any]:
+        body = loop_body(advance, initial, self.compute, self.output)
         return lax.scan(body, state, (zs, *flags), reverse=self.reverse, unroll=self.unroll)
 
     def inputs(self, params: Params, xs: jax.Array) -> Any:
-        return xs if self.inside else self.project(params, xs)
+        """The sequence that the loop reads: xs `[T, *B, I]`, or G projections `[T, *B, H]`."""
+        return xs if self.projects else self.project(params, xs)
 
     def project(self, params: Params, xs: jax.Array) -> Gates:
-        return self.cell.split(self.cell.project_inputs(params, xs))
+        return self.cell.split(self.cell.project_inputs(params, xs))  # G arrays [..., H]
 
     def preactivations(self, params: Params, z: Any, h: jax.Array) -> Gates:
-        z = self.project(params, z) if self.inside else z
-        u = self.cell.split(self.cell.project_state(params, h))
-        return self.cell.preactivations(tuple(gate.astype(h.dtype) for gate in z), u)
+        """The pre-activations of one step, G arrays `[*B, H]`."""
+        if self.projects:
+            z = self.project(params, z)  # [*B, I] -> G arrays [*B, H]
+        u = self.cell.split(self.cell.project_state(params, h))  # G arrays [*B, H]
+        z = tuple(gate.astype(h.dtype) for gate in z)  # G arrays [*B, H]
+        return self.cell.preactivations(z, u)
 
     @property
-    def together(self) -> bool:
-        """Whether one product serves all gates of a gradient: not where the cell keeps z and u of a gate apart."""
-        kind = type(self.cell)
-        maps = (kind.project_inputs, kind.project_state)
-        plain = maps == (AffineCell.project_inputs, AffineCell.project_state)
-        return not plain or kind.preactivations is AffineCell.preactivations
+    def joins_gates(self) -> bool:
+        """Whether one product serves all gates of a gradient.
+
+        Gates stay separate where plain maps meet a cell that keeps z and u of a gate apart.
+        """
+        cell_type = type(self.cell)
+        if cell_type.project_inputs != AffineCell.project_inputs:
+            return True
+        if cell_type.project_state != AffineCell.project_state:
+            return True
+        return cell_type.preactivations is AffineCell.preactivations
 
     def preactivations_at_once(self, params: Params, xs: jax.Array, hs: jax.Array) -> Gates:
-        """Those of all steps, where the states before them are known."""
-        cell, parts = self.cell, [params] if self.together else self.cell.gate_params(params)
+        """The pre-activations of all steps, `[T, *B, H]` each, from known states before them."""
+        cell = self.cell
+        if self.joins_gates:
+            zs = cell.project_inputs(params, xs).astype(hs.dtype)  # [T, *B, G*H]
+            us = cell.project_state(params, hs)  # [T, *B, G*H]
+            return cell.preactivations(cell.split(zs), cell.split(us))
+        # One product for each gate: [T, *B, H] each.
+        parts = cell.gate_params(params)
         z = tuple(cell.project_inputs(part, xs).astype(hs.dtype) for part in parts)
         u = tuple(cell.project_state(part, hs) for part in parts)
-        return cell.preactivations(*((cell.split(*z), cell.split(*u)) if self.together else (z, u)))
+        return cell.preactivations(z, u)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _along(
+def _run_loop(
     loop: _Loop, params: Params, state: State, initial: State, xs: jax.Array, flags: Flags
 ) -> tuple[State, jax.Array]:
     others = loop.cell.other_params(params)
 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
-        return *loop.cell.pointwise(others, loop.preactivations(params, z, before.h), before), None
+        a = loop.preactivations(params, z, before.h)  # G arrays [*B, H]
+        return *loop.cell.pointwise(others, a, before), None
 
-    loop = dataclasses.replace(loop, unroll=max(loop.unroll, forward_unroll(xs, loop.cell.gates)))
+    unroll = max(loop.unroll, forward_unroll(xs, loop.cell.gates))
+    loop = dataclasses.replace(loop, unroll=unroll)
     state, (ys, _) = loop(advance, initial, state, loop.inputs(params, xs), flags)
-    return state, ys
+    return state, ys  # leaves [*B, H]; ys [T, *B, O]
 
 
-@_along.defjvp
-def _push_along(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+@_run_loop.defjvp
+def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     params, state, initial, xs, flags = primals
     dparams, dstate, dinitial, dxs, _ = tangents
     cell, packing = loop.cell, Packing()
+    # The parameters that `pointwise` itself reads: biases and kernels are not among them.
     others, dothers = cell.other_params(params), cell.other_params(dparams)
 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, Any]:
-        a = loop.preactivations(params, z, before.h)
-        (after, y), push = jax.linearize(cell.pointwise, others, a, before)
-        return after, y, (before, packing.pack(push, (others, before)))
+        a = loop.preactivations(params, z, before.h)  # G arrays [*B, H]
+        (after, y), tangent_map = jax.linearize(cell.pointwise, others, a, before)
+        return after, y, (before, packing.pack(tangent_map, (others, before)))
 
-    final, (ys, (befores, kept)) = loop(advance, initial, state, loop.inputs(params, xs), flags)
+    # `befores` and `stored` have the leading axis [T].
+    inputs = loop.inputs(params, xs)
+    final, (ys, (befores, stored)) = loop(advance, initial, state, inputs, flags)
 
-    # What does not wait for the state: the pre-activations' share in inputs and parameters ...
+    # The share of inputs and parameters in the pre-activations: it does not wait for the state.
     at_once = functools.partial(loop.preactivations_at_once, hs=befores.h)
-    _, da = jax.jvp(at_once, (params, xs), (dparams, dxs))
-    # ... and that of the outputs in parameters which `pointwise` sees itself.
-    own = None
+    _, da = jax.jvp(at_once, (params, xs), (dparams, dxs))  # arrays [T, *B, H]
+    # The share of the parameters that `pointwise` reads: it does not wait either.
+    share = None
     if jax.tree.leaves(others):
 
-        def push_own(before: State, kept: Any, da: Gates) -> tuple[State, jax.Array]:
-            return packing.unpack(kept, (others, before))(dothers, _zeros(da), _zeros(before))
+        def parameter_share(before: State, stored: Any, da: Gates) -> tuple[State, jax.Array]:
+            tangent_map = packing.unpack(stored, (others, before))
+            return tangent_map(dothers, _zeros(da), _zeros(before))
 
-        own = jax.vmap(push_own)(befores, kept, da)
+        share = jax.vmap(parameter_share)(befores, stored, da)  # leaves [T, *B, H]
 
-    push_state = _push_state(cell, params)
+    state_map = _linear_state_map(cell, params)
 
-    def push_advance(dbefore: State, at: tuple) -> tuple[State, jax.Array, None]:
-        da, before, kept, own = at
-        du = cell.split(push_state(dbefore.h))
-        waiting = cell.preactivations(_zeros(du), du)
-        da = jnp.split(da[0], len(waiting), axis=-1) if loop.together else da
-        da = tuple(a + b for a, b in zip(da, waiting, strict=True))
-        pushed = packing.unpack(kept, (others, before))(_zeros(others), da, dbefore)
-        return *(pushed if own is None else jax.tree.map(jnp.add, pushed, own)), None
+    def tangent_step(dbefore: State, at: tuple) -> tuple[State, jax.Array, None]:
+        da, before, stored, share = at
+        # The only product in this loop: the share of the state in the pre-activations.
+        du = cell.split(state_map(dbefore.h))  # G arrays [*B, H]
+        from_state = cell.preactivations(_zeros(du), du)
+        if loop.joins_gates:
+            da = jnp.split(da[0], len(from_state), axis=-1)  # [*B, G*H] -> G arrays [*B, H]
+        da = tuple(ready + waiting for ready, waiting in zip(da, from_state, strict=True))
+        tangent_map = packing.unpack(stored, (others, before))
+        moved = tangent_map(_zeros(others), da, dbefore)  # leaves [*B, H]
+        if share is not None:
+            moved = jax.tree.map(jnp.add, moved, share)
+        return *moved, None
 
-    # Else what does not depend on a tangent, zeros times what is kept, would get a loop of its own.
-    if own is not None:
-        push_advance = jax.checkpoint(push_advance, prevent_cse=False)
-    if loop.together:  # One array, so that the transpose puts out one, the very one that the recurrent product takes.
-        da = (jnp.concatenate(da, axis=-1),)
-    dfinal, (dys, _) = loop(push_advance, dinitial, dstate, (da, befores, kept, own), flags)
+    # Without a checkpoint, the terms that read no tangent (zeros times stored arrays) would get a
+    # second loop.
+    if share is not None:
+        tangent_step = jax.checkpoint(tangent_step, prevent_cse=False)
+    # One array goes in, so that the transpose gives out one array. The recurrent product takes it.
+    if loop.joins_gates:
+        da = (jnp.concatenate(da, axis=-1),)  # [T, *B, G*H]
+    sequences = (da, befores, stored, share)
+    dfinal, (dys, _) = loop(tangent_step, dinitial, dstate, sequences, flags)
     return (final, ys), (dfinal, dys)
 
 
-def _push_state(cell: AffineCell, params: Params) -> Callable[[jax.Array], jax.Array]:
-    """The linear part of `project_state`."""
+def _linear_state_map(cell: AffineCell, params: Params) -> Callable[[jax.Array], jax.Array]:
+    """The linear part of `project_state`, from dh `[*B, O]` to du `[*B, G*H]`."""
     if type(cell).project_state is not AffineCell.project_state:
-        return lambda dh: jax.jvp(lambda h: cell.project_state(params, h), (_zeros(dh),), (dh,))[1]
-    # Transposed once, before the loop: backpropagation multiplies by it at every step.
-    kernel = lax.optimization_barrier(params.recurrent_kernel.T)
 
-    def push(dh: jax.Array) -> jax.Array:
+        def any_map(dh: jax.Array) -> jax.Array:
+            project = functools.partial(cell.project_state, params)
+            return jax.jvp(project, (_zeros(dh),), (dh,))[1]  # [*B, G*H]
+
+        return any_map
+    # One transpose before the loop: backpropagation multiplies by it at every step.
+    kernel = lax.optimization_barrier(params.recurrent_kernel.T)  # [G*H, O]
+
+    def matrix_map(dh: jax.Array) -> jax.Array:
         contract = (((dh.ndim - 1,), (1,)), ((), ()))
-        return lax.dot_general(dh.astype(kernel.dtype), kernel, contract, preferred_element_type=dh.dtype)
+        dh, dtype = dh.astype(kernel.dtype), dh.dtype  # [*B, O]
+        return lax.dot_general(dh, kernel, contract, preferred_element_type=dtype)  # [*B, G*H]
 
-    return push
+    return matrix_map
 
 
 def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def refuses(cell: Cell, *_: Any, **__: Any) -> str | None:
+def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
     """Why a cell has no such derivative, or None."""
-    if isinstance(cell, AffineCell) and cell.is_affine:
-        if closes_over_tracer(cell):
-            return "a function in it reads a traced value from outside, which its derivative rule cannot see."
-        return None
-    return "it meets its state through more than `u = h @ recurrent_kernel + recurrent_bias`."
+    if not isinstance(cell, AffineCell) or not cell.is_affine:
+        return "it meets its state through more than `u = h @ recurrent_kernel + recurrent_bias`."
+    # Tracers in a closure are no arguments of `_run_loop`, so the rule would lose their tangents.
+    if closes_over_tracer(cell):
+        return (
+            "a function in it reads a traced value from outside,"
+            " which its derivative rule cannot see."
+        )
+    return None
 
 
 HOISTED = FunctionImplementation(run, refuses)

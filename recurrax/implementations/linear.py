@@ -1,4 +1,7 @@
-"""Linear recurrences, parallel over time: h_t = a_t * h_{t-1} + b_t, with masks and resets in the coefficients."""
+"""Linear recurrences, parallel over time: h_t = a_t * h_{t-1} + b_t.
+
+Masks and resets go into the coefficients a and b.
+"""
 
 from __future__ import annotations
 
@@ -31,25 +34,31 @@ def run(
     **_: Any,
 ) -> tuple[State, jax.Array]:
     """Takes all steps at once: a masked step has a = 1, b = 0; at a restart h = a * initial + b."""
-    compute, output = compute_dtype(cell, params, xs), features(xs).dtype
+    compute = compute_dtype(cell, params, xs)
+    output = features(xs).dtype
     params = cast_params(cell, params, compute)
-    a, b, rest = cell.project_inputs(params, cast(xs, compute))
+    a, b, rest = cell.project_inputs(params, cast(xs, compute))  # a and b: [T, *B, H]
     if not b.shape[0]:
-        return state, cell.outputs(params, b, rest).astype(output)
-    # The state has at least float32, and so has all that is summed up into it.
-    a, b = (part.astype(promote(part.dtype, state.h.dtype)) for part in (a, b))
+        return state, cell.outputs(params, b, rest).astype(output)  # ys [0, *B, O]
+    # The state has at least float32, so its summands have it too.
+    a = a.astype(promote(a.dtype, state.h.dtype))  # [T, *B, H]
+    b = b.astype(promote(b.dtype, state.h.dtype))  # [T, *B, H]
     if mask is not None:
-        a, b = where(mask, a, jnp.ones_like(a)), where(mask, b, jnp.zeros_like(b))
+        a = where(mask, a, jnp.ones_like(a))  # [T, *B, H]
+        b = where(mask, b, jnp.zeros_like(b))  # [T, *B, H]
     first, last = (-1, 0) if reverse else (0, -1)
-    entering = state.h.astype(b.dtype)
+    entering = state.h.astype(b.dtype)  # [*B, H]
     if restart is not None:
-        initial = initial.h.astype(b.dtype)
-        b = where(restart, a * initial[None] + b, b)
-        entering = where(restart[first], jnp.zeros_like(entering), entering)
-    b = b.at[first].add(a[first] * entering)
-    hs = linear_scan(solve, a, b, restart, reverse=reverse)
-    ys = cell.outputs(params, hs, rest).astype(output)
-    ys = ys if mask is None else where(mask, ys, jnp.zeros_like(ys))
+        initial_h = initial.h.astype(b.dtype)  # [*B, H]
+        b = where(restart, a * initial_h[None] + b, b)  # [T, *B, H]
+        # A restart before the first step hides the state that enters.
+        entering = where(restart[first], jnp.zeros_like(entering), entering)  # [*B, H]
+    # The solver starts from zero, so the entering state joins the first summand.
+    b = b.at[first].add(a[first] * entering)  # [T, *B, H]
+    hs = linear_scan(solve, a, b, restart, reverse=reverse)  # [T, *B, H]
+    ys = cell.outputs(params, hs, rest).astype(output)  # [T, *B, O]
+    if mask is not None:
+        ys = where(mask, ys, jnp.zeros_like(ys))  # [T, *B, O]
     return state._replace(h=hs[last].astype(state.h.dtype)), ys
 
 
@@ -57,60 +66,79 @@ def sequential(a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: b
     """One step after another."""
 
     def advance(h: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
-        a, b, restart = at
-        h = after(restart, a, h, b)
+        a, b, restart = at  # [*B, H], [*B, H], [*B]
+        h = after(restart, a, h, b)  # [*B, H]
         return h, h
 
-    return lax.scan(advance, jnp.zeros_like(b[0]), (a, b, restart), reverse=reverse)[1]
+    zero = jnp.zeros_like(b[0])  # [*B, H]
+    return lax.scan(advance, zero, (a, b, restart), reverse=reverse)[1]  # [T, *B, H]
 
 
 def associative(a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool) -> jax.Array:
-    """In about 2 log T rounds over all steps."""
-    return _combined(a, b, restart, reverse, axis=0)[1]
+    """All steps in about 2 log T rounds."""
+    return _combine(a, b, restart, reverse, axis=0)[1]  # [T, *B, H]
 
 
 def blocked(
-    a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool, *, length: int | None = None
+    a: jax.Array,
+    b: jax.Array,
+    restart: jax.Array | None,
+    reverse: bool,
+    *,
+    length: int | None = None,
 ) -> jax.Array:
-    """In parallel within blocks of `length` steps, about the root of T by default, and one block after another."""
+    """In parallel within blocks of steps, then one block after another.
+
+    A block has `length` steps, by default about the square root of T.
+    """
     steps = b.shape[0]
     length = length or max(1, round(math.sqrt(steps)))
-    number = -(-steps // length)
+    number = -(-steps // length)  # the number of blocks N, rounded up
+    missing = number * length - steps
 
-    def folded(x: jax.Array) -> jax.Array:
-        # Steps of zeros after the last, or before the first going backwards, are no steps: there a sum is not read.
-        missing = [(0, 0)] * x.ndim
-        missing[0] = (number * length - steps, 0) if reverse else (0, number * length - steps)
-        return jnp.pad(x, missing).reshape(number, length, *x.shape[1:])
+    def split_blocks(x: jax.Array) -> jax.Array:
+        # Zeros fill the last block in the direction of the loop. No sum is read there.
+        padding = [(0, 0)] * x.ndim
+        padding[0] = (missing, 0) if reverse else (0, missing)
+        return jnp.pad(x, padding).reshape(number, length, *x.shape[1:])  # [N, L, ...]
 
-    # Of each step: the product of a, the sum, and whether a restart stands, from the block's first step up to it.
-    a, b, restart = jax.tree.map(folded, (a, b, restart))
-    kept, added, cut = _combined(a, b, restart, reverse, axis=1)
+    a, b, restart = jax.tree.map(split_blocks, (a, b, restart))  # [N, L, *B, H], restart [N, L, *B]
+    # Each step gets three facts about the steps of its block up to and including this step:
+    # the product of a, the sum, and whether a restart lies among them.
+    product, total, restarted = _combine(a, b, restart, reverse, axis=1)  # [N, L, *B, H]
+    # The three facts of a block are the facts of its last step in the loop's direction.
     end = 0 if reverse else -1
-    cut_at_end = None if cut is None else cut[:, end]
-    carried = sequential(kept[:, end], added[:, end], cut_at_end, reverse)
-    nothing = jnp.zeros_like(carried[:1])
-    before = jnp.concatenate([carried[1:], nothing] if reverse else [nothing, carried[:-1]])
-    hs = after(cut, kept, before[:, None], added).reshape(number * length, *b.shape[2:])
-    return hs[number * length - steps :] if reverse else hs[:steps]
+    block_restarted = None if restarted is None else restarted[:, end]  # [N, *B]
+    ends = sequential(product[:, end], total[:, end], block_restarted, reverse)  # [N, *B, H]
+    # Each block begins with the end of the block before it; the first block begins with zero.
+    zero = jnp.zeros_like(ends[:1])  # [1, *B, H]
+    begins = [ends[1:], zero] if reverse else [zero, ends[:-1]]
+    before = jnp.concatenate(begins)  # [N, *B, H]
+    hs = after(restarted, product, before[:, None], total)  # [N, L, *B, H]
+    hs = hs.reshape(number * length, *b.shape[2:])  # [N*L, *B, H]
+    return hs[missing:] if reverse else hs[:steps]  # [T, *B, H]
 
 
 def after(restart: jax.Array | None, a: jax.Array, h: jax.Array, b: jax.Array) -> jax.Array:
-    """The new state a * h + b, or b alone where `restart` is set: h may be NaN there."""
-    return a * h + b if restart is None else where(restart, b, a * h + b)
+    """The new state a * h + b. Where `restart` is set, it is b alone: h may be NaN there."""
+    h = a * h + b  # [..., *B, H]
+    if restart is None:
+        return h
+    return where(restart, b, h)  # [..., *B, H]
 
 
-def _combined(
+def _combine(
     a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool, axis: int
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The product of a, the sum and whether there was a restart, from the first step up to each."""
+    """For each step: the product of a, the sum, and whether a restart came, from the first step."""
 
-    def then(one: tuple, two: tuple) -> tuple:
-        (a1, b1, restart1), (a2, b2, restart2) = one, two
-        restart = None if restart2 is None else restart1 | restart2
+    def join(earlier: tuple, later: tuple) -> tuple:
+        a1, b1, restart1 = earlier
+        a2, b2, restart2 = later
+        restart = None if restart2 is None else restart1 | restart2  # [..., *B]
         return a1 * a2, after(restart2, a2, b1, b2), restart
 
-    return lax.associative_scan(then, (a, b, restart), reverse=reverse, axis=axis)
+    return lax.associative_scan(join, (a, b, restart), reverse=reverse, axis=axis)
 
 
 def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
@@ -121,4 +149,6 @@ def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
 
 
 SOLVERS = {"sequential": sequential, "associative": associative, "blocked": blocked}
-SOLVED_BY = {name: FunctionImplementation(functools.partial(run, solve), refuses) for name, solve in SOLVERS.items()}
+IMPLEMENTATIONS = {}
+for _name, _solve in SOLVERS.items():
+    IMPLEMENTATIONS[_name] = FunctionImplementation(functools.partial(run, _solve), refuses)

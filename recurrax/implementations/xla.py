@@ -1,4 +1,4 @@
-"""The plain loop, `jax.lax.scan`, its derivative left to JAX: it serves every cell on every platform."""
+"""The plain loop, `jax.lax.scan`: it serves every cell on every platform. JAX differentiates it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from jax import lax
 
 from recurrax._dtype import cast, cast_params, compute_dtype
 from recurrax._layer import Cell, Params, State, features
-from recurrax.implementations._loop import guarded
-from recurrax.implementations._platform import projects_inside
+from recurrax.implementations._loop import loop_body
+from recurrax.implementations._platform import projects_in_loop
 from recurrax.implementations._registry import FunctionImplementation
 
 
@@ -29,15 +29,21 @@ def run(
 ) -> tuple[State, jax.Array]:
     """Takes one step after another."""
     compute = compute_dtype(cell, params, xs)
-    params, zs, inside = cast_params(cell, params, compute), cast(xs, compute), projects_inside(features(xs))
+    params = cast_params(cell, params, compute)
+    in_loop = projects_in_loop(features(xs))
+    zs = cast(xs, compute)  # [T, *B, I]
+    if not in_loop:
+        zs = cell.project_inputs(params, zs)  # [T, *B, G*H]
 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
-        return *cell.step(params, before, cell.project_inputs(params, z) if inside else z), None
+        if in_loop:
+            z = cell.project_inputs(params, z)  # [*B, I] -> [*B, G*H]
+        return *cell.step(params, before, z), None
 
-    zs = zs if inside else cell.project_inputs(params, zs)
-    body = guarded(advance, initial, compute, features(xs).dtype)
-    state, (ys, _) = lax.scan(body, state, (zs, mask, restart), reverse=reverse, unroll=unroll)
-    return state, ys
+    body = loop_body(advance, initial, compute, features(xs).dtype)
+    over = (zs, mask, restart)
+    state, (ys, _) = lax.scan(body, state, over, reverse=reverse, unroll=unroll)
+    return state, ys  # leaves [*B, H]; ys [T, *B, O]
 
 
 XLA = FunctionImplementation(run, refuses=lambda *_, **__: None)

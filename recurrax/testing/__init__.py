@@ -1,4 +1,4 @@
-"""What a layer must satisfy, and what tests of layers need."""
+"""Checks of a layer's promises, and helpers for tests of layers."""
 
 from recurrax.testing._compare import assert_close as assert_close
 from recurrax.testing._compare import normal_like as normal_like

@@ -1,11 +1,11 @@
-"""Parameters and noise to test with, what a walk must give, and how pytrees are compared."""
+"""Perturbed parameters, noise, the expected results of `scan`, and comparisons of pytrees."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,7 +17,7 @@ from recurrax._mask import where
 
 
 def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float = 0.1) -> Params:
-    """Parameters as `init` draws them with noise upon each, since zero biases hide mistakes.
+    """The parameters of `init` plus noise: biases of zero would hide mistakes.
 
     Args:
         layer: the layer.
@@ -26,7 +26,7 @@ def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float 
         scale: the standard deviation of the noise.
 
     Returns:
-        A pytree like that of `layer.init`.
+        A pytree like the result of `layer.init`.
 
     Example:
         >>> import recurrax
@@ -39,7 +39,10 @@ def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float 
 
 
 def normal_like(like: Any, seed: int) -> Any:
-    """Standard normal noise in the structure, shapes and dtypes of a pytree, in both parts of complex leaves."""
+    """Standard normal noise in the structure, shapes and dtypes of a pytree.
+
+    Complex leaves get noise in both parts.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(leaf: Any) -> jax.Array:
@@ -51,12 +54,20 @@ def normal_like(like: Any, seed: int) -> Any:
     return jax.tree.map(draw, like)
 
 
-def run_segments_apart(run: Callable, initial: State, params: Params, xs: jax.Array, state: State, mask: Any, reset: Any,
-              reverse: bool) -> tuple[State, jax.Array]:  # fmt: skip
-    """The meaning of `mask`, `reset` and `reverse`, spelt out: each segment of each row is run by itself.
+def run_segments_apart(
+    run: Callable,
+    initial: State,
+    params: Params,
+    xs: jax.Array,
+    state: State,
+    mask: Any,
+    reset: Any,
+    reverse: bool,
+) -> tuple[State, jax.Array]:
+    """The meaning of `mask`, `reset` and `reverse`: each segment of each row is run alone.
 
     Args:
-        run: `run(params, xs, state, reverse=...)`, on `xs` `[N, T, I]`: all segments of one length.
+        run: `run(params, xs, state, reverse=...)`, on `xs` `[N, T, I]`: N segments of one length.
         initial: the initial state of one row.
         params: the parameters.
         xs: `[B, T, I]`.
@@ -66,29 +77,57 @@ def run_segments_apart(run: Callable, initial: State, params: Params, xs: jax.Ar
         reverse: the direction of the context.
 
     Returns:
-        What `scan` must return.
+        The state and the outputs that `scan` must return.
     """
+    segments = _segments(mask, reset, reverse)
+
+    def both_starts(s: jax.Array, i: jax.Array) -> jax.Array:
+        # Index 0 holds the initial state of each row, index 1 its `state`.
+        return jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1)  # [B, 2, ...]
+
+    starts = jax.tree.map(both_starts, state, initial)
+    # A row's last segment may have no unmasked step. Then the row returns the initial state.
+    has_reset = jnp.asarray(reset.any(axis=1))  # [B]
+    final = jax.tree.map(lambda s: where(has_reset, s[:, 0], s[:, 1]), starts)
+    ys = None
+    # Segments of one length form one batch.
+    for length in sorted({len(segment.steps) for segment in segments}):
+        batch = [segment for segment in segments if len(segment.steps) == length]
+        rows, steps, is_first, is_last = (np.array(part) for part in zip(*batch, strict=True))
+        start = jax.tree.map(operator.itemgetter((rows, is_first.astype(int))), starts)
+        end, outputs = run(params, xs[rows[:, None], steps], start, reverse=reverse)
+        # The state after a row's last segment is the state of the row.
+        put = functools.partial(_put, np.flatnonzero(is_last), rows)
+        final = jax.tree.map(put, final, end)
+        if ys is None:
+            ys = jnp.zeros((*mask.shape, *outputs.shape[2:]), outputs.dtype)  # [B, T, O]
+        ys = ys.at[rows[:, None], steps].set(outputs)
+    if ys is None:
+        ys = jnp.zeros(())
+    return final, ys
+
+
+class _Segment(NamedTuple):
+    """A segment of one row: its unmasked steps, and whether it is the first or last to run."""
+
+    row: int
+    steps: np.ndarray
+    is_first: bool
+    is_last: bool
+
+
+def _segments(mask: Any, reset: Any, reverse: bool) -> list[_Segment]:
     segments = []
     for row in range(len(mask)):
-        number, real = np.cumsum(reset[row]), np.flatnonzero(mask[row])
-        # Steps before the first flag are segment 0. The state comes into the segment at one end of the row, and the
-        # state after that at the other end is handed out.
-        begin, end = (number[-1], 0) if reverse else (0, number[-1])
-        for n in sorted(set(number[real]), reverse=reverse):
-            segments.append((row, real[number[real] == n], n == begin, n == end))
-    starts = jax.tree.map(lambda s, i: jnp.stack([jnp.broadcast_to(i[None], s.shape), s], axis=1), state, initial)
-    # In a row whose last segment has no real step, the state that is handed out is the initial state.
-    final = jax.tree.map(lambda s: where(jnp.asarray(reset.any(axis=1)), s[:, 0], s[:, 1]), starts)
-    ys = jnp.zeros(())
-    for length in sorted({len(steps) for _, steps, *_ in segments}):
-        chosen = [segment for segment in segments if len(segment[1]) == length]
-        rows, steps, goes_on, last = (np.array(part) for part in zip(*chosen, strict=True))
-        start = jax.tree.map(operator.itemgetter((rows, goes_on.astype(int))), starts)
-        end, part = run(params, xs[rows[:, None], steps], start, reverse=reverse)
-        final = jax.tree.map(functools.partial(_put, np.flatnonzero(last), rows), final, end)
-        ys = ys if ys.ndim else jnp.zeros((*mask.shape, *part.shape[2:]), part.dtype)
-        ys = ys.at[rows[:, None], steps].set(part)
-    return final, ys
+        # Steps before the first flag are segment 0.
+        number = np.cumsum(reset[row])
+        unmasked = np.flatnonzero(mask[row])
+        # `state` enters at one end of the row; the row's state leaves at the other end.
+        first, last = (number[-1], 0) if reverse else (0, number[-1])
+        for n in sorted(set(number[unmasked]), reverse=reverse):
+            steps = unmasked[number[unmasked] == n]
+            segments.append(_Segment(row, steps, n == first, n == last))
+    return segments
 
 
 def _put(chosen: np.ndarray, rows: np.ndarray, into: jax.Array, new: jax.Array) -> jax.Array:
@@ -102,15 +141,22 @@ def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
         AssertionError: that names the leaf.
     """
     chex.assert_trees_all_equal_structs(got, expected)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
-        a, b = (np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64) for x in (a, b))
+    leaves = jax.tree_util.tree_leaves_with_path(got)
+    for (path, a), b in zip(leaves, jax.tree.leaves(expected), strict=True):
+        # NumPy has no tolerance for bfloat16, so both leaves become float64 or complex128.
+        a, b = _widest(a), _widest(b)
         atol = tol * max(1.0, np.abs(b).max(initial=0))
         place = f"{what} at {jax.tree_util.keystr(path)}"
         np.testing.assert_allclose(a, b, rtol=0, atol=atol, equal_nan=False, err_msg=place)
 
 
+def _widest(leaf: Any) -> np.ndarray:
+    dtype = np.complex128 if np.iscomplexobj(leaf) else np.float64
+    return np.asarray(leaf, dtype)
+
+
 def values_and_gradients(run: Callable, *args: Any) -> tuple[Any, Any]:
-    """What `run` returns, and the gradients of its arguments for random cotangents of all of it."""
+    """The results of `run`, and the gradients of its arguments for random cotangents."""
 
     def both(*args: Any) -> tuple[Any, Any]:
         out, vjp = jax.vjp(run, *args)

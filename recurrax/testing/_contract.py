@@ -1,9 +1,10 @@
-"""What every layer must satisfy, as one function: for the cells of this package and for your own."""
+"""The contract of every layer as one check, for this package's cells and for your cells."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,14 @@ from recurrax.testing._compare import (
 )
 
 _STEPS, _BATCH = 6, 4
-# Rows: no real step; right padding; a flag on a masked step between two segments and one in the padding; many segments.
-_MASK = np.array([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 1, 1]], bool)
-_RESET = np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 0, 0, 1, 1, 1]], bool)
+_ROWS = (
+    ("000000", "010000"),  # no unmasked step
+    ("110000", "000100"),  # right padding
+    ("110010", "000101"),  # a flag on a masked step between two segments, and one in the padding
+    ("010111", "100111"),  # many segments
+)
+_MASK = np.array([list(mask) for mask, _ in _ROWS]) == "1"
+_RESET = np.array([list(reset) for _, reset in _ROWS]) == "1"
 
 
 def check_contract(
@@ -38,28 +44,34 @@ def check_contract(
     promises: Sequence[str] | None = None,
     tol: float = 2e-5,
 ) -> None:
-    """Checks that a layer keeps every promise of `scan`, on perturbed parameters, in values and in gradients.
+    """Checks that a layer keeps every promise of `scan`, in values and in gradients.
 
-    - Steps one by one, and parts joined by the state, equal the sequence at once, with masks and resets. The outputs of
-      a cell are what its `output` says of the state after a step.
-    - Ragged rows, with NaN in the padding and lengths 0 and T among them, equal the trimmed rows. Packed rows equal
-      their segments run apart. Both hold in both directions.
-    - NaN and inf stay in their segment.
-    - An Explicit mesh of all devices, with the batch spread over it, changes nothing. Layers that draw get a key there.
-    - Layouts and batch axes agree, and so does `vmap`. Dtypes are kept. Two equal layers compile once.
-    - Forward and reverse mode, second order and `jax.checkpoint` agree.
-    - Without a key nothing is random.
+    The parameters are perturbed.
+
+    - "steps": steps one by one equal the sequence at once, with masks and resets. A cell's
+      `output` of the state after a step equals the step's output.
+    - "parts": two parts, joined by the state, equal the sequence at once.
+    - "rows": ragged rows, with NaN in the padding and lengths 0 and T, equal the trimmed rows.
+      Packed rows equal their segments, run alone. Both hold in both directions.
+    - "resets": NaN and inf stay in their segment.
+    - "mesh": an Explicit mesh of all devices, with the batch spread over it, changes nothing.
+      Stochastic layers get a key there.
+    - "layouts": layouts, batch axes and `vmap` agree.
+    - "dtypes": dtypes are kept.
+    - "derivatives": forward mode, reverse mode, second order and `jax.checkpoint` agree.
+    - "identity": two equal layers compile once. Without a key nothing is random.
 
     Args:
         layer: the layer to check.
-        input_size: the number of features of its inputs; these lie on the `input_shape` of a layer that has one.
-        implementation: that of `scan`.
-        promises: those to check, of "steps", "parts", "rows", "resets", "mesh", "layouts", "dtypes", "derivatives" and
-            "identity"; all of them by default. With a single device there is no mesh to check.
+        input_size: the number of features of its inputs. If the layer has an `input_shape`, the
+            inputs have this shape too.
+        implementation: the `implementation` argument of `scan`.
+        promises: the names of the promises to check, all of them by default. With a single device
+            there is no mesh to check.
         tol: the tolerance, absolute and relative, in float32.
 
     Raises:
-        AssertionError: that says which promise is broken, and by how much.
+        AssertionError: if a promise is broken. It says which promise, and by how much.
 
     Example:
         >>> import recurrax
@@ -75,106 +87,135 @@ def check_contract(
         return scan(layer, params, xs, state, implementation=implementation, **options)
 
     params = perturbed_params(layer, input_size)
-    xs = normal_like(jax.ShapeDtypeStruct((_BATCH, _STEPS, *_space(layer), input_size), jnp.float32), seed=1)
+    xs = normal_like(
+        jax.ShapeDtypeStruct((_BATCH, _STEPS, *_space(layer), input_size), jnp.float32), seed=1
+    )
     state = normal_like(jax.eval_shape(lambda: layer.initial_state((_BATCH,))), seed=2)
-    for promise in _CHECKS if promises is None else promises:
+    if promises is None:
+        promises = tuple(_CHECKS)
+    for promise in promises:
+        # A layer that reads later steps cannot run step by step.
         if layer.causal or promise not in ("steps", "parts"):
             _CHECKS[promise](layer, run, (params, xs, state), tol)
 
 
 def _space(layer: Layer) -> tuple[int, ...]:
     """The spatial shape of the inputs, from the first part that knows it."""
-    return getattr(layer, "input_shape", None) or next(filter(None, map(_space, layer.parts)), ())
+    shape = getattr(layer, "input_shape", None)
+    if shape:
+        return shape
+    return next(filter(None, map(_space, layer.parts)), ())
 
 
 def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     def output(params: Params, state: State, x: jax.Array, y: jax.Array) -> jax.Array:
-        """What a cell says of its output, given the state after a step."""
+        """The output that a cell declares for the state after a step, or y."""
         if not isinstance(layer, Cell):
             return y
+        # `output` sees what `step` sees: parameters and z in the dtype of the products.
         compute = compute_dtype(layer, params, x)
         params = cast_params(layer, params, compute)
-        said = layer.output(params, state, layer.project_inputs(params, cast(x, compute)))
-        return y if said is None else said.astype(y.dtype)
+        z = layer.project_inputs(params, cast(x, compute))
+        declared = layer.output(params, state, z)
+        return y if declared is None else declared.astype(y.dtype)
 
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
         def advance(state: State, at: tuple) -> tuple[State, jax.Array]:
             x, mask, reset = at
             state, y = step(layer, params, x, state, mask=mask, reset=reset)
-            return state, where(mask, output(params, state, x, y), jnp.zeros_like(y))
+            y_declared = output(params, state, x, y)
+            return state, where(mask, y_declared, jnp.zeros_like(y))
 
-        time_major = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, jnp.asarray(_MASK), jnp.asarray(_RESET)))
-        state, ys = jax.lax.scan(advance, state, time_major)
+        batch_major = (xs, jnp.asarray(_MASK), jnp.asarray(_RESET))
+        sequences = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), batch_major)
+        state, ys = jax.lax.scan(advance, state, sequences)
         return state, jnp.swapaxes(ys, 0, 1)
 
     def at_once(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
         return run(params, xs, state, mask=_MASK, reset=_RESET)
 
-    assert_close("steps one by one", values_and_gradients(one_by_one, *args), values_and_gradients(at_once, *args), tol)
+    got = values_and_gradients(one_by_one, *args)
+    assert_close("steps one by one", got, values_and_gradients(at_once, *args), tol)
 
 
 def _check_parts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     del layer
 
     # Two parts, each with flags on masked steps at both of its ends, joined by the state.
-    def parts(params: Params, xs: jax.Array, state: State, reverse: bool) -> tuple[State, jax.Array]:
+    def in_parts(
+        params: Params, xs: jax.Array, state: State, reverse: bool
+    ) -> tuple[State, jax.Array]:
         outputs = {}
-        cuts = (slice(0, 4), slice(4, None))
-        for cut in reversed(cuts) if reverse else cuts:
-            mask, reset = _MASK[:, cut], _RESET[:, cut]
-            state, outputs[cut.start] = run(params, xs[:, cut], state, mask=mask, reset=reset, reverse=reverse)
+        parts = [slice(0, 4), slice(4, None)]
+        if reverse:
+            parts.reverse()
+        for part in parts:
+            options = {"mask": _MASK[:, part], "reset": _RESET[:, part], "reverse": reverse}
+            state, outputs[part.start] = run(params, xs[:, part], state, **options)
         return state, jnp.concatenate([outputs[0], outputs[4]], axis=1)
 
+    def at_once(
+        params: Params, xs: jax.Array, state: State, reverse: bool
+    ) -> tuple[State, jax.Array]:
+        return run(params, xs, state, mask=_MASK, reset=_RESET, reverse=reverse)
+
     for reverse in (False, True):
-
-        def at_once(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> tuple[State, jax.Array]:
-            return run(params, xs, state, mask=_MASK, reset=_RESET, reverse=reverse)
-
-        joined = values_and_gradients(functools.partial(parts, reverse=reverse), *args)
-        assert_close(f"parts joined by the state, reverse={reverse}", joined, values_and_gradients(at_once, *args), tol)
+        joined = values_and_gradients(functools.partial(in_parts, reverse=reverse), *args)
+        expected = values_and_gradients(functools.partial(at_once, reverse=reverse), *args)
+        assert_close(f"parts joined by the state, reverse={reverse}", joined, expected, tol)
 
 
 def _check_rows(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
-    mask, reset = _MASK, _RESET
     params, xs, state = args
-    nan = jnp.full_like(xs, jnp.nan)
-    holed = where(jnp.asarray(mask), xs, nan)
+    nan_padded = where(jnp.asarray(_MASK), xs, jnp.full_like(xs, jnp.nan))
+
+    def packed(params: Params, xs: jax.Array, state: State, reverse: bool) -> Any:
+        return run(params, xs, state, mask=_MASK, reset=_RESET, reverse=reverse)
+
+    def apart(params: Params, xs: jax.Array, state: State, reverse: bool) -> Any:
+        initial = layer.first_state(params)
+        return run_segments_apart(run, initial, params, xs, state, _MASK, _RESET, reverse)
+
+    # The outputs alone, from the initial state.
+    def outputs(run_rows: Callable, params: Params, xs: jax.Array) -> jax.Array:
+        return run_rows(params, xs, layer.first_state(params, (_BATCH,)))[1]
+
     for reverse in (False, True):
-
-        def packed(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> Any:
-            return run(params, xs, state, mask=mask, reset=reset, reverse=reverse)
-
-        def apart(params: Params, xs: jax.Array, state: State, reverse: bool = reverse) -> Any:
-            return run_segments_apart(run, layer.first_state(params), params, xs, state, mask, reset, reverse)
-
+        run_packed = functools.partial(packed, reverse=reverse)
+        run_apart = functools.partial(apart, reverse=reverse)
         if layer.causal:
-            got, expected = (
-                values_and_gradients(packed, params, holed, state),
-                values_and_gradients(apart, params, xs, state),
-            )
-        else:  # Each direction meets another segment first and last, so only the outputs can be compared.
-            at_rest = lambda params: layer.first_state(params, (_BATCH,))  # noqa: E731
-            got = values_and_gradients(lambda params, xs: packed(params, xs, at_rest(params))[1], params, holed)  # noqa: B023
-            expected = values_and_gradients(lambda params, xs: apart(params, xs, at_rest(params))[1], params, xs)  # noqa: B023
+            got = values_and_gradients(run_packed, params, nan_padded, state)
+            expected = values_and_gradients(run_apart, params, xs, state)
+        else:
+            # Each direction meets another segment first and last. So only outputs are compared.
+            got = values_and_gradients(functools.partial(outputs, run_packed), params, nan_padded)
+            expected = values_and_gradients(functools.partial(outputs, run_apart), params, xs)
         assert_close(f"masked and packed rows, reverse={reverse}", got, expected, tol)
 
 
 def _check_resets(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     params, xs, state = args
+    # Three segments of two steps in each row; one segment of each of the first rows is spoiled.
     reset = np.zeros((_BATCH, _STEPS), bool)
     reset[:, 2] = reset[:, 4] = True
-    for reverse in (False, True):
-        for number in (jnp.nan, jnp.inf):
-            spoiled = xs.at[0, 3].set(number).at[1, :2].set(number).at[2, 4:].set(number)
-            _, expected = run(params, xs, state, reset=reset, reverse=reverse)
-            final, ys = run(params, spoiled, state, reset=reset, reverse=reverse)
-            apart = np.repeat(np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], bool), 2, axis=1)
-            same = where(jnp.asarray(apart), expected, ys)
-            assert_close(f"segments beside one with {number} in it, reverse={reverse}", same, expected, tol)
-            rows = [0, 3] if layer.causal else [3]  # whose last segment is clean
-            clean = run(params, xs, state, reset=reset, reverse=reverse)[0]
-            pick = lambda tree: jax.tree.map(lambda leaf: leaf[jnp.array(rows)], tree)  # noqa: B023, E731
-            assert_close("the state after a clean segment", pick(final), pick(clean), tol)
+    segments = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], bool)
+    spoiled_steps = jnp.asarray(np.repeat(segments, 2, axis=1))
+    # The rows whose state comes from a clean segment. A layer that is not causal reads both ends.
+    clean_rows = jnp.array([0, 3] if layer.causal else [3])
+
+    def final_of(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[clean_rows], tree)
+
+    for reverse, number in itertools.product((False, True), (jnp.nan, jnp.inf)):
+        spoiled = xs.at[0, 3].set(number).at[1, :2].set(number).at[2, 4:].set(number)
+        clean_state, expected = run(params, xs, state, reset=reset, reverse=reverse)
+        spoiled_state, ys = run(params, spoiled, state, reset=reset, reverse=reverse)
+        # Outputs of spoiled segments are not compared.
+        same = where(spoiled_steps, expected, ys)
+        what = f"segments beside one with {number} in it, reverse={reverse}"
+        assert_close(what, same, expected, tol)
+        got = final_of(spoiled_state)
+        assert_close("the state after a clean segment", got, final_of(clean_state), tol)
 
 
 def _check_mesh(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -182,46 +223,66 @@ def _check_mesh(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     if devices == 1:
         return
     params, xs, state = args
-    wide = lambda tree: jax.tree.map(lambda leaf: jnp.concatenate([leaf] * devices)[: 2 * devices], tree)  # noqa: E731
-    xs, state, mask, reset = wide((xs, state, jnp.asarray(_MASK), jnp.asarray(_RESET)))
+
+    # Two rows for each device.
+    def widen(leaf: jax.Array) -> jax.Array:
+        return jnp.concatenate([leaf] * devices)[: 2 * devices]
+
+    rows = (xs, state, jnp.asarray(_MASK), jnp.asarray(_RESET))
+    rows = jax.tree.map(widen, rows)
     key = jax.random.key(0) if layer.stochastic else None
 
-    def trained(params: Params, xs: jax.Array, state: State, mask: Any, reset: Any, key: Any) -> Any:
+    @jax.jit
+    def train(params: Params, rows: tuple, key: Any) -> Any:
+        xs, state, mask, reset = rows
+
         def outcome(params: Params, xs: jax.Array, state: State) -> Any:
-            given = run(params, xs, state, mask=mask, reset=reset, key=key)
-            return given, run(params, xs, None, reverse=True, key=key)
+            forward = run(params, xs, state, mask=mask, reset=reset, key=key)
+            return forward, run(params, xs, None, reverse=True, key=key)
 
         out, vjp = jax.vjp(outcome, params, xs, state)
         return out, vjp(jax.tree.map(jnp.ones_like, out))
 
-    expected = jax.jit(trained)(params, xs, state, mask, reset, key)
-    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    expected = train(params, rows, key)
+    explicit = (jax.sharding.AxisType.Explicit,)
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=explicit)
     with jax.set_mesh(mesh):
-        spread = jax.NamedSharding(mesh, jax.P("batch"))
-        placed = jax.device_put((xs, state, mask, reset), spread)
-        got = jax.jit(trained)(jax.device_put(params, jax.NamedSharding(mesh, jax.P())), *placed, key)
-    assert_close(f"an Explicit mesh of {devices} devices", jax.device_get(got), expected, 10 * tol)
+        placed_rows = jax.device_put(rows, jax.NamedSharding(mesh, jax.P("batch")))
+        placed_params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+        got = train(placed_params, placed_rows, key)
+    what = f"an Explicit mesh of {devices} devices"
+    assert_close(what, jax.device_get(got), expected, 10 * tol)
 
 
 def _check_layouts(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     params, xs, state = args
     lengths = jnp.array([0, 2, _STEPS, _STEPS + 5])
-    real = jnp.arange(_STEPS)[None] < lengths[:, None]
-    final, ys = run(params, xs, state, mask=real)
-    holed = jnp.swapaxes(where(real, xs, jnp.full_like(xs, jnp.nan)), 0, 1)
-    last, swapped = run(params, holed, state, lengths=lengths, time_major=True)
+    mask = jnp.arange(_STEPS)[None] < lengths[:, None]
+    final, ys = run(params, xs, state, mask=mask)
+    # Lengths against the same mask, and time-major against batch-major.
+    nan_padded = where(mask, xs, jnp.full_like(xs, jnp.nan))
+    time_major = jnp.swapaxes(nan_padded, 0, 1)
+    last, swapped = run(params, time_major, state, lengths=lengths, time_major=True)
     assert_close("lengths, time-major", (last, jnp.swapaxes(swapped, 0, 1)), (final, ys), tol)
 
-    rows = jax.vmap(lambda x, s, n: run(params, x, s, lengths=n))(xs, state, lengths)
+    def run_row(x: jax.Array, s: State, length: jax.Array) -> tuple[State, jax.Array]:
+        return run(params, x, s, lengths=length)
+
+    rows = jax.vmap(run_row)(xs, state, lengths)
     assert_close("vmap over rows without a batch axis", rows, (final, ys), tol)
 
-    square = lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:])  # noqa: E731
-    got = run(params, square(xs), jax.tree.map(square, state), lengths=square(lengths))
-    assert_close("two batch axes", got, (jax.tree.map(square, final), square(ys)), tol)
+    def square(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(2, 2, *leaf.shape[1:])
 
-    nothing = run(params, xs[:, :0], state), run(params, xs[:, :0], None)
-    expected = (state, ys[:, :0]), (layer.first_state(params, (_BATCH,)), ys[:, :0])
-    assert_close("no steps, from a state and from none", nothing, expected, tol)
+    got = run(params, square(xs), jax.tree.map(square, state), lengths=square(lengths))
+    expected = jax.tree.map(square, (final, ys))
+    assert_close("two batch axes", got, expected, tol)
+
+    # A sequence without steps returns the state, or the initial state.
+    no_steps = xs[:, :0]
+    nothing = run(params, no_steps, state), run(params, no_steps, None)
+    unchanged = (state, ys[:, :0]), (layer.first_state(params, (_BATCH,)), ys[:, :0])
+    assert_close("no steps, from a state and from none", nothing, unchanged, tol)
 
 
 def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -229,48 +290,63 @@ def _check_dtypes(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     half = functools.partial(cast, dtype=jnp.dtype(jnp.bfloat16))
     params, xs, state = args
     expected = run(params, xs, state)
-    for name, inputs in {
+    cases = {
         "bfloat16 inputs": (params, half(xs), state),
         "bfloat16 throughout": (half(params), half(xs), half(state)),
-    }.items():
+    }
+    for name, inputs in cases.items():
         final, ys = run(*inputs)
+        # The state keeps its dtype, and the outputs have the dtype of the inputs.
         kept = jax.tree.map(lambda new, old: new.dtype == old.dtype, final, inputs[2])
         assert jax.tree.all(kept), f"{name}: the state became {final}, from {inputs[2]}"
         assert ys.dtype == jnp.bfloat16, f"{name}: the outputs are {ys.dtype}"
         assert_close(name, (final, ys), expected, 0.1)
+    # Without a state, the default has at least float32.
     final, ys = jax.eval_shape(run, half(params), half(xs), None)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(final)}
-    assert kinds <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.complex64)}, f"the default state is of {kinds}"
+    allowed = {jnp.dtype(jnp.float32), jnp.dtype(jnp.complex64)}
+    assert kinds <= allowed, f"the default state is of {kinds}"
 
 
 def _check_derivatives(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     directions = normal_like(args, seed=4)
 
+    # A nonlinear function of every number in the state and the outputs.
     def loss(*args: Any) -> jax.Array:
-        leaves = jax.tree.leaves(run(*args))
-        return sum((jnp.sum(jnp.sin(leaf.real) + jnp.sin(leaf.imag)) for leaf in leaves), jnp.zeros(()))
+        total = jnp.zeros(())
+        for leaf in jax.tree.leaves(run(*args)):
+            total = total + jnp.sum(jnp.sin(leaf.real) + jnp.sin(leaf.imag))
+        return total
 
     def dot(a: Any, b: Any) -> jax.Array:
-        # Not conjugated: a gradient by z is conjugated already, so that this is how far the loss moves.
-        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        return sum((jnp.sum(x * y).real for x, y in pairs), jnp.zeros(()))
+        # Without a conjugate: JAX's gradient by a complex number is conjugated already.
+        # So this is the change of the loss.
+        total = jnp.zeros(())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            total = total + jnp.sum(x * y).real
+        return total
 
-    def gradient(*args: Any) -> Any:
-        return jax.grad(loss, (0, 1, 2))(*args)
+    gradient = jax.grad(loss, (0, 1, 2))
+
+    def slope(*args: Any) -> jax.Array:
+        return dot(gradient(*args), directions)
 
     @jax.jit
-    def all_of_them() -> Any:
+    def all_derivatives() -> Any:
         grads = gradient(*args)
         _, forward = jax.jvp(loss, args, directions)
         _, forward_over_reverse = jax.jvp(gradient, args, directions)
-        reverse_over_reverse = jax.grad(lambda *args: dot(gradient(*args), directions), (0, 1, 2))(*args)
-        rematerialised = jax.grad(jax.checkpoint(loss), (0, 1, 2))(*args)
-        return grads, rematerialised, dot(grads, directions), forward, reverse_over_reverse, forward_over_reverse
+        reverse_over_reverse = jax.grad(slope, (0, 1, 2))(*args)
+        rematerialized = jax.grad(jax.checkpoint(loss), (0, 1, 2))(*args)
+        first_order = (grads, rematerialized, dot(grads, directions), forward)
+        return first_order, (reverse_over_reverse, forward_over_reverse)
 
-    grads, rematerialised, reverse, forward, reverse_twice, mixed = all_of_them()
-    assert_close("jax.checkpoint", rematerialised, grads, tol)
+    first_order, (reverse_twice, mixed) = all_derivatives()
+    grads, rematerialized, reverse, forward = first_order
+    assert_close("jax.checkpoint", rematerialized, grads, tol)
     assert_close("forward mode against reverse mode", forward, reverse, 10 * tol)
-    assert_close("second order, forward over reverse against reverse twice", mixed, reverse_twice, 10 * tol)
+    what = "second order, forward over reverse against reverse twice"
+    assert_close(what, mixed, reverse_twice, 10 * tol)
 
 
 def _check_identity(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
@@ -279,6 +355,7 @@ def _check_identity(layer: Layer, run: Callable, args: tuple, tol: float) -> Non
     assert twin == layer, f"{layer} and its copy must be equal"
     assert hash(twin) == hash(layer), f"{layer} and its copy must hash as equal"
 
+    # Every trace of the function appends to this list.
     traces = []
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -288,12 +365,16 @@ def _check_identity(layer: Layer, run: Callable, args: tuple, tol: float) -> Non
 
     compiled.trace(layer, jnp.full(_BATCH, 2))
     compiled.trace(twin, jnp.full(_BATCH, 3))
-    assert len(traces) == 1, f"{layer} and its copy must compile once; they compiled {len(traces)} times"
+    count = len(traces)
+    assert count == 1, f"{layer} and its copy must compile once; they compiled {count} times"
+    # Randomness comes from the key alone.
     if layer.stochastic:
         assert_close("without a key", run(params, xs, state), run(params, xs, state), 0.0)
-        drawn = [run(params, xs, state, key=jax.random.key(seed))[1] for seed in (0, 0, 1)]
+        keys = [jax.random.key(seed) for seed in (0, 0, 1)]
+        drawn = [run(params, xs, state, key=key)[1] for key in keys]
         assert_close("the same key twice", drawn[0], drawn[1], 0.0)
-        assert not jnp.array_equal(drawn[0], drawn[2]), f"{layer} is stochastic, but two keys gave the same outputs"
+        differ = not jnp.array_equal(drawn[0], drawn[2])
+        assert differ, f"{layer} is stochastic, but two keys gave the same outputs"
 
 
 _CHECKS = {
