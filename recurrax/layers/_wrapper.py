@@ -146,6 +146,9 @@ class StandIn(Cell):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return self.cell.init(key, input_size, dtype)
 
+    def param_shapes(self, input_size: int) -> Params:
+        return self.cell.param_shapes(input_size)
+
     def initial_state(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> State:
@@ -180,7 +183,7 @@ class StandIn(Cell):
 class AffineStandIn(StandIn, AffineCell):
     """An affine cell that replaces another affine cell, for the same implementations.
 
-    By itself it changes nothing. A subclass changes what it needs.
+    By itself it changes nothing. A subclass changes single methods.
     """
 
     cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
