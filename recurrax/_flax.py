@@ -94,7 +94,8 @@ def mesh_axes(layer: Layer, params: Params, sharding: Sharding | None) -> list[t
         axes = _axes_by_name(layer, [path for path, _ in leaves], sharding or {})
     else:
         raise TypeError(
-            "`sharding` must be a mapping, such as {'kernel': (None, 'model')}, or a function of path and shape; "
+            "`sharding` must be a mapping, such as {'kernel': (None, 'model')}, "
+            "or a function of path and shape; "
             f"got {sharding!r}."
         )
     for (path, leaf), names in zip(leaves, axes, strict=True):

@@ -42,8 +42,7 @@ def features(xs: Any) -> jax.Array:
 
 
 class ScanContext(Protocol):
-    """What `scan` gives to a layer made of layers: flags, direction, randomness, a way to run a
-    part."""
+    """What `scan` gives to a layer made of layers. `scan` runs a part of the layer."""
 
     @property
     def key(self) -> jax.Array | None:
@@ -55,8 +54,7 @@ class ScanContext(Protocol):
 
     @property
     def reset(self) -> jax.Array | None:
-        """`bool[T, *B]`, True at the first step of each segment of the data, in both directions; or
-        None."""
+        """`bool[T, *B]`, True at the first step of each segment, in both directions; or None."""
 
     @property
     def reverse(self) -> bool:
@@ -147,8 +145,7 @@ class Layer(abc.ABC):
     def first_state(
         self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> State:
-        """Returns the state before a segment, which may depend on `params`; else
-        `initial_state`."""
+        """Returns the state before each segment; by default `initial_state`."""
         return self.initial_state(batch_shape, dtype)
 
     @abc.abstractmethod
