@@ -11,7 +11,7 @@ from recurrax._layer import Cell, Layer, Params, features
 
 
 def compute_dtype(layer: Layer, params: Params, xs: Any) -> jnp.dtype:
-    """Returns the dtype of matrix products: `layer.dtype`, or the one of parameters and inputs."""
+    """Returns the dtype of matrix products: `layer.dtype`, else from parameters and inputs."""
     if (dtype := getattr(layer, "dtype", None)) is not None:
         return jnp.dtype(dtype)
     # Complex parameters have no part in this: they keep their dtype.

@@ -115,6 +115,7 @@ def _axes_by_name(
     layer: Layer, paths: list[str], sharding: Mapping[str, tuple]
 ) -> list[tuple | None]:
     """Looks up the mesh axes of each path by the longest key that ends it."""
+    # The keys that end no path so far, and the axes of each path.
     unknown, axes = set(sharding), []
     for path in paths:
         keys = [key for key in sharding if f"/{path}".endswith(f"/{key}")]

@@ -68,17 +68,13 @@ def param_mask(params: Any, *names: str) -> Any:
     paths = []
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         paths.append([getattr(key, "name", getattr(key, "key", None)) for key in path])
-    known = dict.fromkeys(filter(_is_name, itertools.chain(*paths)))
+    known = dict.fromkeys(name for name in itertools.chain(*paths) if isinstance(name, str))
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
             f"`names` must be among {', '.join(known)}; got {', '.join(map(repr, unknown))}."
         )
     flags = [not set(names).isdisjoint(path) for path in paths]
     return jax.tree.unflatten(jax.tree.structure(params), flags)
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str)
 
 
 def infer_input_size(layer: Layer, params: Params) -> int:
