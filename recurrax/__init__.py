@@ -1,9 +1,11 @@
 """recurrax: recurrent sequence models for JAX and Flax.
 
-A recurrent network is a pure function of a sequence and a state. A **cell** computes one step. **`scan`** walks time,
-and nothing else does. A Flax module (`recurrax.nnx`, `recurrax.linen`) only holds the parameters.
+A recurrent network is a pure function of a sequence and a state. A **cell** computes one step.
+**`scan`** runs a cell over time, and nothing else does. A Flax module (`recurrax.nnx`,
+`recurrax.linen`) only holds the parameters.
 
-Parameters and states have their classes in `recurrax.cells` and `recurrax.layers`. Subpackages load on first use.
+The classes of parameters and states are in `recurrax.cells` and `recurrax.layers`. Subpackages load
+on first use.
 """
 
 import importlib
@@ -87,13 +89,17 @@ _SUBPACKAGES = (
 
 
 def __getattr__(name: str) -> object:
-    """Loads a subpackage on first use, and says where a name is that is not here."""
+    """Loads a subpackage on first use. The error for another name says where to find it."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f"recurrax.{name}")
     hint = ""
+    # The names of PyTorch and Keras.
     if name in ("RNN", "LSTM", "GRU"):
         cell = {"RNN": "ElmanCell"}.get(name, f"{name}Cell")
-        hint = f" As a Flax module it is recurrax.nnx.{name} or recurrax.linen.{name}, as a cell recurrax.{cell}."
+        hint = (
+            f" As a Flax module it is recurrax.nnx.{name} or recurrax.linen.{name}, "
+            f"as a cell recurrax.{cell}."
+        )
     for home in ("cells", "layers"):
         if hasattr(importlib.import_module(f"recurrax.{home}"), name):
             hint = f" It is recurrax.{home}.{name}."

@@ -1,4 +1,4 @@
-"""The checks of what a layer is made with and of what its `init` is given, in one place for every layer."""
+"""Checks of the fields of a layer and of the arguments of its `init`, for every layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def describe(x: Any) -> str:
-    """What an argument is, for an error: `float32[3, 7, 5]`, the names in a pytree, or the value."""
+    """Describes an argument for an error, such as `float32[3, 7, 5]`."""
     if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype"):
         return f"{x.dtype}[{', '.join(map(str, x.shape))}]"
     if isinstance(x, (tuple, list, dict)):
@@ -24,55 +24,63 @@ def describe(x: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """The value as it is written, or its type where that is long, as of arrays and modules."""
+    """Returns the text of a value, or its type if the text is long, as for arrays and modules."""
     text = repr(value)
-    return text if len(text) <= 100 and "\n" not in text else f"an object of {type(value)}"
+    if len(text) > 100 or "\n" in text:
+        return f"an object of {type(value)}"
+    return text
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by the way to each, such as `[0].h`."""
+    """Returns the leaves of a pytree by their paths, such as `[0].h`."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in pairs}
 
 
 def check_number(name: str, value: Any) -> int:
-    """Checks a number of steps and the like, and returns it as Python's int."""
+    """Checks a number that must be at least 1, and returns it as a Python int."""
     number = as_int(value)
     if number is None or number < 1:
         raise ValueError(f"`{name}` must be an int of at least 1; got {short(value)}.")
     return number
 
 
-# What the fields of a dataclass may hold ---------------------------------------------------------
+# The fields of a dataclass ----------------------------------------------------------------------
 
 
 def check_fields(of: Any) -> None:
     """Checks the fields of a frozen dataclass by the types that they declare.
 
-    A NumPy number is stored as Python's, so that it compares, prints and saves as such.
+    A NumPy number is stored as a Python number, so that it compares, prints and saves as one.
 
     Raises:
-        TypeError: that names the first field of a wrong type.
+        TypeError: if a field has a wrong type; the error names the first such field.
         ValueError: if a size is too small.
     """
     for field in dataclasses.fields(of):
         value = getattr(of, field.name)
         kind, optional = _declared(field.type)
+        # The default needs no check. It may be a placeholder, such as None for a field filled in
+        # later.
         if value is field.default or (value is None and optional):
             continue
         if kind in _CHECKS:
             where = f"`{field.name}` of {type(of).__name__}"
             object.__setattr__(of, field.name, _CHECKS[kind](where, value))
+        # A size may be 0 only if its default says so: 0 then means that there is no such part.
         if kind == "int" and field.name.endswith("_size"):
-            _check_least(of, field.name, least=0 if field.default == 0 else 1)
+            _check_least(of, field.name, least=int(field.default != 0))
 
 
 def _declared(annotation: Any) -> tuple[str, bool]:
-    """The type of a field in words, and whether it may be None."""
-    # Annotations are strings here, but types in a user's module without `annotations`.
+    """Returns the name of a field's type, and whether the field may be None."""
+    # An annotation is a string in this package. In a user's module it may be a type.
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     kind = text.removesuffix(" | None")
-    return ("Callable" if "Callable[" in kind else kind), kind != text
+    optional = kind != text
+    if "Callable[" in kind:
+        kind = "Callable"
+    return kind, optional
 
 
 def _check_least(of: Any, name: str, least: int) -> None:
@@ -88,7 +96,8 @@ def _int(where: str, value: Any) -> int:
 
 
 def as_int(value: Any) -> int | None:
-    """Whatever stands for an int as Python's, such as `np.int64(3)`; None for a bool and all else."""
+    """Returns an int such as `np.int64(3)` as a Python int; None for a bool and any other value."""
+    # A bool is an index for Python, but True is no number of steps.
     if isinstance(value, (bool, np.bool_)):
         return None
     try:
@@ -106,11 +115,13 @@ def _bool(where: str, value: Any) -> bool:
 def _number(where: str, value: Any) -> Any:
     if not is_number(value):
         raise TypeError(f"{where} must be a number; got {short(value)}.")
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a real number of Python's or NumPy's, and no bool: an array has no hash."""
+    """Whether a value is a real Python or NumPy number. An array is none, since it has no hash."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -128,7 +139,9 @@ def _numbers(where: str, value: Any) -> Any:
 
 def _names(where: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise TypeError(f"{where} must be a tuple of names; got {short(value)}. Write ({value!r},).")
+        raise TypeError(
+            f"{where} must be a tuple of names; got {short(value)}. Write ({value!r},)."
+        )
     if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
         raise TypeError(f"{where} must be a tuple of names; got {short(value)}.")
     return tuple(value)
@@ -137,8 +150,9 @@ def _names(where: str, value: Any) -> tuple[str, ...]:
 def _function(where: str, value: Any) -> Callable:
     if callable(value):
         return value
-    known = isinstance(value, str) and hasattr(jax.nn, value)
-    hint = f" Write jax.nn.{value}." if known else ""
+    hint = ""
+    if isinstance(value, str) and hasattr(jax.nn, value):
+        hint = f" Write jax.nn.{value}."
     raise TypeError(f"{where} must be a function, such as jax.nn.relu; got {short(value)}.{hint}")
 
 
@@ -153,13 +167,12 @@ def _initializer(where: str, value: Any) -> Callable:
     return value
 
 
-# The functions of `jax.nn.initializers` that return an initializer, as all do but these two.
-_MAKERS = [
-    maker
-    for name, maker in vars(jax.nn.initializers).items()
-    if callable(maker) and name.islower() and name not in ("zeros", "ones")
-]
+# The functions of `jax.nn.initializers` that return an initializer. `zeros` and `ones` are
+# initializers themselves.
+_PUBLIC = {name: f for name, f in vars(jax.nn.initializers).items() if name.islower()}
+_MAKERS = [f for name, f in _PUBLIC.items() if callable(f) and name not in ("zeros", "ones")]
 
+# Short names of dtypes, and the names that JAX knows.
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
 
@@ -169,19 +182,22 @@ def _floating(where: str, value: Any) -> Any:
     except TypeError:
         known = False
     if not known:
-        meant = _SHORT.get(value) if isinstance(value, str) else None
-        hint = f' Write "{meant}".' if meant else ""
+        hint = ""
+        if isinstance(value, str) and value in _SHORT:
+            hint = f' Write "{_SHORT[value]}".'
         such = "jnp.bfloat16 or jnp.float32"
-        raise TypeError(f"{where} must be a floating dtype, such as {such}; got {short(value)}.{hint}")
+        raise TypeError(
+            f"{where} must be a floating dtype, such as {such}; got {short(value)}.{hint}"
+        )
     return value
 
 
 def is_floating(dtype: Any) -> bool:
-    """Whether this is a dtype of numbers to calculate with: JAX promotes no floats of 8 bits or fewer."""
+    """Whether a dtype is for computing. JAX promotes no floats of 8 bits: they are for storage."""
     return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1
 
 
-# By the declared type. A class checks its fields of other types.
+# The check for each declared type. A class checks its fields of other types by itself.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "int": _int,
     "bool": _bool,
@@ -195,11 +211,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-# What `init` may be given ------------------------------------------------------------------------
+# The arguments of `init` -------------------------------------------------------------------------
 
 
 def checks_arguments(init: Callable) -> Callable:
-    """A layer's `init` with its arguments checked."""
+    """Returns the `init` of a layer with checks of its arguments."""
 
     @functools.wraps(init)
     def checked(self: Any, key: Any, input_size: Any, *args: Any, **kwargs: Any) -> Any:
@@ -213,20 +229,22 @@ def check_key(name: str, key: Any) -> None:
     """Checks a source of randomness.
 
     Raises:
-        TypeError: if it is none.
-        ValueError: if it is several.
+        TypeError: if the argument is not a key.
+        ValueError: if the argument is an array of keys.
     """
     shape = getattr(key, "shape", None)
     must = f"`{name}` must be one PRNG key, such as jax.random.key(0)"
     if isinstance(shape, tuple):
-        # A key of `jax.random.PRNGKey` is an array of numbers.
+        # A key of `jax.random.PRNGKey` is an array of numbers: its last axis is part of the key.
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        axes = len(shape) if typed else len(shape) - 1
+        axes = len(shape) - int(not typed)
         if (typed or key.dtype == jnp.uint32) and axes >= 0:
             if axes > 0:
-                raise ValueError(f"{must}; got {describe(key)}. Take one of these keys: `{name}[0]`.")
+                raise ValueError(
+                    f"{must}; got {describe(key)}. Take one of these keys: `{name}[0]`."
+                )
             return
-    # Flax' `nnx.Rngs` and its streams are functions, of no short text.
+    # `nnx.Rngs` of Flax and its streams are callable, and their text is long.
     if callable(key):
         raise TypeError(f"{must}; got {type(key).__name__}. Draw a key from it: `rngs.params()`.")
     raise TypeError(f"{must}; got {describe(key)}.")
@@ -236,8 +254,10 @@ def _features(input_size: Any) -> int:
     must = "`input_size` must be an int of at least 1, the number of features of one input"
     size = as_int(input_size)
     if size is None:
-        shape = getattr(input_size, "shape", ())
-        hint = f" Give the size of its last axis, {shape[-1]}." if shape else ""
+        # The inputs themselves are a common mistake.
+        shape, hint = getattr(input_size, "shape", ()), ""
+        if shape:
+            hint = f" Give the size of its last axis, {shape[-1]}."
         raise TypeError(f"{must}; got {describe(input_size)}.{hint}")
     if size < 1:
         raise ValueError(f"{must}; got {input_size}.")

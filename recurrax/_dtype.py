@@ -1,4 +1,4 @@
-"""Which dtype what is computed in: products follow parameters and inputs, the state keeps its own."""
+"""Dtypes: products follow the parameters and the inputs; the state keeps its dtype."""
 
 from __future__ import annotations
 
@@ -11,42 +11,55 @@ from recurrax._layer import Cell, Layer, Params, features
 
 
 def compute_dtype(layer: Layer, params: Params, xs: Any) -> jnp.dtype:
-    """The dtype of the layer's matrix products: its own, or that of the parameters and the inputs together."""
+    """Returns the dtype of matrix products: `layer.dtype`, else from parameters and inputs."""
     if (dtype := getattr(layer, "dtype", None)) is not None:
         return jnp.dtype(dtype)
-    floats = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # Complex parameters have no part in this: they keep their dtype.
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
+    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return promote(features(xs).dtype, *floats)
 
 
 def cast(tree: Any, dtype: jnp.dtype) -> Any:
-    """The floating leaves of a pytree in another dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    """Casts the floating leaves of a pytree."""
+
+    def cast_leaf(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf.astype(dtype)
+        return leaf
+
+    return jax.tree.map(cast_leaf, tree)
 
 
 def cast_params(cell: Cell, params: Params, dtype: jnp.dtype) -> Params:
-    """The parameters in another dtype, but for those that the cell says are no part of a matrix product."""
+    """Casts the parameters of a cell, except those that `cell.exact` names."""
     exact = set(cell.exact)
 
-    def one(path: tuple, leaf: Any) -> Any:
-        # Where a layer adds arrays of its own, the parameters of the cell stand deeper than at the top.
+    def cast_leaf(path: tuple, leaf: Any) -> Any:
+        # A layer may add arrays to the parameters of its cell. So a name may stand anywhere in the
+        # path.
         names = {getattr(key, "name", None) for key in path}
-        return leaf if names & exact else cast(leaf, dtype)
+        if names & exact:
+            return leaf
+        return cast(leaf, dtype)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(cast_leaf, params)
 
 
 def widened(x: jax.Array) -> jax.Array:
-    """At least float32: for what is summed up over time, and for the decays that say for how long."""
+    """Casts to float32 or wider, for sums over time and for decays."""
     return x.astype(promote(x.dtype, jnp.float32))
 
 
 def default_state_dtype(params: Params, xs: Any) -> jnp.dtype:
-    """The dtype of a state that nobody gave: float32, or float64 where parameters or inputs have it."""
-    dtype = promote(jnp.float32, features(xs).dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    """Returns the dtype of a default state: float32, or float64 if parameters or inputs have it."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
+    dtype = promote(jnp.float32, features(xs).dtype, *dtypes)
+    # `finfo` maps a complex dtype to the dtype of its parts.
     return jnp.finfo(dtype).dtype
 
 
 def promote(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
-    """The dtype that holds all of these, whatever the user's promotion rules."""
+    """Returns the dtype that holds all of these, under any promotion rules of the user."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*(jnp.dtype(dtype) for dtype in dtypes))

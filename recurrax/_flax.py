@@ -1,4 +1,4 @@
-"""What both Flax frontends share: names of parameters, their places on a mesh, and errors that teach."""
+"""Code for both Flax frontends: names of parameters, mesh axes, and errors that explain."""
 
 from __future__ import annotations
 
@@ -20,38 +20,51 @@ Kind = TypeVar("Kind")
 
 
 def names_of(path: Any) -> tuple[str, ...]:
-    """`("layers_0", "forward", "kernel")`: a path in a layer's parameters, in Linen's way of naming."""
-    names = (f"layers_{key.idx}" if hasattr(key, "idx") else str(getattr(key, "name", key)) for key in path)
+    """Names a path in the parameters as Linen does: `("layers_0", "forward", "kernel")`."""
+    names = []
+    for key in path:
+        if hasattr(key, "idx"):
+            names.append(f"layers_{key.idx}")
+        else:
+            names.append(str(getattr(key, "name", key)))
+    # The parameters of a layer may be a single array, whose path is empty.
     return tuple(names) or ("param",)
 
 
 def by_name(params: Params) -> dict[tuple[str, ...], Any]:
-    """The leaves of a layer's parameters, each by its name."""
-    return {names_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    """Returns the leaves of a layer's parameters by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {names_of(path): leaf for path, leaf in leaves}
 
 
 def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
-    """The parameters of a layer from their leaves by name.
+    """Builds the parameters of a layer from their leaves by name.
 
     Raises:
-        ValueError: if for no input size the layer has parameters of these names and shapes.
-        TypeError: if they are of another kind of dtype.
+        ValueError: if the layer has parameters of these names and shapes for no input size.
+        TypeError: if a leaf has another kind of dtype.
     """
     found = _fitting(layer, leaves)
     if found is None:
-        shapes = {".".join(name): jax.numpy.shape(leaf) for name, leaf in leaves.items()}
-        held = ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
-        raise ValueError(f"parameters must be those of {layer}; got {held or 'none'}.")
+        held = []
+        for name, leaf in leaves.items():
+            axes = ", ".join(map(str, jax.numpy.shape(leaf)))
+            held.append(f"{'.'.join(name)} [{axes}]")
+        raise ValueError(f"parameters must be those of {layer}; got {', '.join(held) or 'none'}.")
     _, expected = found
-    params = jax.tree.unflatten(jax.tree.structure(expected), [leaves[name] for name in by_name(expected)])
+    # The leaves in the order of the layer's own parameters.
+    ordered = [leaves[name] for name in by_name(expected)]
+    params = jax.tree.unflatten(jax.tree.structure(expected), ordered)
     check_kinds("params", params, expected, layer)
     return params
 
 
 def input_size_of(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> int | None:
-    """For inputs of how many features a layer has parameters of these names and shapes, or None."""
+    """Returns the input size for which a layer has these names and shapes, or None."""
     found = _fitting(layer, leaves)
-    return None if found is None else found[0]
+    if found is None:
+        return None
+    return found[0]
 
 
 def _fitting(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> tuple[int, Params] | None:
@@ -60,67 +73,85 @@ def _fitting(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> tuple[int, 
 
 
 def mesh_axes(layer: Layer, params: Params, sharding: Sharding | None) -> list[tuple | None]:
-    """The mesh axes of each leaf of `params`.
+    """Returns the mesh axes of each leaf of `params`.
 
     Args:
         layer: the layer, for errors.
         params: its parameters.
-        sharding: mesh axes by the name of a parameter, `"kernel"`, or by the end of its path, `"layers_0/kernel"`, of
-            which the longest counts; or a function of path and shape.
+        sharding: mesh axes by the name of a parameter, `"kernel"`, or by the end of its path,
+            `"layers_0/kernel"`. The longest fitting end counts. Or a function of path and shape.
 
     Raises:
         TypeError: if `sharding` is neither a mapping nor a function.
-        ValueError: if it names a parameter that the layer does not have, or not one mesh axis per array axis.
+        ValueError: if it names a parameter that the layer does not have, or does not give one mesh
+            axis for each array axis.
     """
     leaves = [("/".join(name), leaf) for name, leaf in by_name(params).items()]
+    # Each form of `sharding` gives one entry for each leaf, in the order of the leaves.
     if callable(sharding):
         axes = [sharding(path, leaf.shape) for path, leaf in leaves]
     elif sharding is None or isinstance(sharding, Mapping):
         axes = _axes_by_name(layer, [path for path, _ in leaves], sharding or {})
     else:
         raise TypeError(
-            "`sharding` must be a mapping, such as {'kernel': (None, 'model')}, or a function of path and shape; "
+            "`sharding` must be a mapping, such as {'kernel': (None, 'model')}, "
+            "or a function of path and shape; "
             f"got {sharding!r}."
         )
     for (path, leaf), names in zip(leaves, axes, strict=True):
+        # None leaves an array without a sharding.
         if names is not None and len(names) != leaf.ndim:
             name = path.split("/")[-1]
             raise ValueError(
-                f"`sharding[{name!r}]` must give {leaf.ndim} mesh axes, one for each axis of {path} "
-                f"[{', '.join(map(str, leaf.shape))}], None for those that are not sharded; got {names}. Where "
-                f"parameters of one name differ in their axes, name them by path, as {path!r}."
+                f"`sharding[{name!r}]` must give {leaf.ndim} mesh axes, one for each axis of "
+                f"{path} [{', '.join(map(str, leaf.shape))}], None for those that are not sharded; "
+                f"got {names}. Where parameters of one name differ in their axes, name them by "
+                f"path, as {path!r}."
             )
     return axes
 
 
-def _axes_by_name(layer: Layer, paths: list[str], sharding: Mapping[str, tuple]) -> list[tuple | None]:
-    def meant(path: str) -> list[str]:
-        return [key for key in sharding if f"/{path}".endswith(f"/{key}")]
-
-    if unknown := sharding.keys() - {key for path in paths for key in meant(path)}:
-        known = ", ".join(dict.fromkeys([path.split("/")[-1] for path in paths] + paths))
-        raise ValueError(f"`sharding` must name parameters of {layer}: {known}; got {', '.join(sorted(unknown))}.")
-    keys = [max(meant(path), key=len, default=None) for path in paths]
-    return [None if key is None else sharding[key] for key in keys]
+def _axes_by_name(
+    layer: Layer, paths: list[str], sharding: Mapping[str, tuple]
+) -> list[tuple | None]:
+    """Looks up the mesh axes of each path by the longest key that ends it."""
+    # The keys that end no path so far, and the axes of each path.
+    unknown, axes = set(sharding), []
+    for path in paths:
+        keys = [key for key in sharding if f"/{path}".endswith(f"/{key}")]
+        unknown.difference_update(keys)
+        longest = max(keys, key=len, default=None)
+        axes.append(None if longest is None else sharding[longest])
+    if unknown:
+        names = [path.split("/")[-1] for path in paths]
+        known = ", ".join(dict.fromkeys(names + paths))
+        raise ValueError(
+            f"`sharding` must name parameters of {layer}: {known}; got "
+            f"{', '.join(sorted(unknown))}."
+        )
+    return axes
 
 
 def check_features(x: Any, input_size: int) -> None:
-    """Checks that inputs have the number of features for which there are parameters.
+    """Checks that the inputs have the number of features of the parameters.
 
     Raises:
-        ValueError: if they have another.
+        ValueError: if they have another number.
     """
     size = jax.numpy.shape(features(x))[-1:]
     if size and size[0] != input_size:
-        raise ValueError(f"`x` must have {input_size} features, got {size[0]}: it is {describe(features(x))}.")
+        raise ValueError(
+            f"`x` must have {input_size} features, got {size[0]}: it is {describe(features(x))}."
+        )
 
 
 def teaches(kind: type[Kind]) -> type[Kind]:
-    """Lets the constructor of a module say what is wrong with arguments that it does not take."""
+    """Makes the constructor of a module explain arguments that it does not take."""
     init = kind.__init__
     parameters = inspect.signature(init).parameters
     known = [name for name in parameters if name not in ("self", "parent", "name")]
-    places = [name for name in known if parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    by_position = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    places = [name for name in known if parameters[name].kind is by_position]
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **options: Any) -> None:
@@ -128,10 +159,13 @@ def teaches(kind: type[Kind]) -> type[Kind]:
             if name not in parameters:
                 raise TypeError(f"{kind.__name__} has no argument `{name}`. {_hint(name, known)}")
         if len(args) > len(places) == 1:
-            example = f": {kind.__name__}(hidden_size={args[1]!r}, num_layers=...)" if "num_layers" in known else ""
+            # PyTorch's users write the input size first: `LSTM(input_size, hidden_size)`.
+            example = ""
+            if "num_layers" in known:
+                example = f": {kind.__name__}(hidden_size={args[1]!r}, num_layers=...)"
             raise TypeError(
-                f"{kind.__name__} takes `{places[0]}` alone by position; got {', '.join(map(repr, args))}. In Linen "
-                f"the input size is inferred{example}."
+                f"{kind.__name__} takes `{places[0]}` alone by position; got "
+                f"{', '.join(map(repr, args))}. In Linen the input size is inferred{example}."
             )
         init(self, *args, **options)
 
@@ -140,10 +174,13 @@ def teaches(kind: type[Kind]) -> type[Kind]:
 
 
 def _hint(name: str, known: list[str]) -> str:
+    """Returns the argument that the user may have meant."""
     if name == "device":
         return (
-            "JAX places arrays by itself: use `jax.device_put` for one device, `jax.default_device` for all, or "
-            "`sharding` for a mesh."
+            "JAX places arrays by itself: use `jax.device_put` for one device, "
+            "`jax.default_device` for all, or `sharding` for a mesh."
         )
     near = difflib.get_close_matches(name, known, n=1)
-    return f"Is `{near[0]}` meant?" if near else f"It has {', '.join(known)}."
+    if near:
+        return f"Is `{near[0]}` meant?"
+    return f"It has {', '.join(known)}."

@@ -1,9 +1,14 @@
-"""The contract: what a layer and a cell are. Nothing here runs over time.
+"""The contract of a layer and of a cell. Nothing here runs over time.
 
-Words of the code: `xs`, `zs`, `ys` are sequences, `x`, `z`, `y` are one step of them. `state` is what goes from step to
-step. `u` is the recurrent pre-activation, `h @ recurrent_kernel + recurrent_bias`. A *kernel* is a weight matrix; a way to
-compute is an *implementation*. `reset` is a flag of the data, `restart` the same flag converted for the direction. In
-shapes, T is time, `*B` any batch axes, I the inputs, H the hidden size, O the outputs, G the gates.
+Glossary of the code:
+
+- `xs`, `zs`, `ys` are sequences; `x`, `z`, `y` are one step of them.
+- `state` goes from one step to the next.
+- `u` is the recurrent pre-activation, `h @ recurrent_kernel + recurrent_bias`.
+- A *kernel* is a weight matrix. A way to compute is an *implementation*.
+- `reset` is a flag of the data. `restart` is the same flag, converted for the direction.
+- In shapes, T is time, `*B` any batch axes, I the inputs, H the hidden size, O the outputs, G the
+  gates.
 """
 
 from __future__ import annotations
@@ -26,17 +31,18 @@ Params = Any
 State = Any
 Initializer = Callable[..., jax.Array]
 
-# The mark of a field for a function that draws parameters: no step uses it, so `scan` looks past it.
+# Marks a field with a function that draws parameters. No step uses the function, so `scan` ignores
+# it.
 INITIALIZER = {"initializer": True}
 
 
 def features(xs: Any) -> jax.Array:
-    """The features among the inputs: the inputs themselves, or the first leaf where they are a pytree."""
+    """Returns the features: the inputs themselves, or the first leaf of a pytree of inputs."""
     return jax.tree.leaves(xs)[0]
 
 
 class ScanContext(Protocol):
-    """What `scan` hands to a layer that is made of other layers: flags, direction, randomness, and a way to run a part."""
+    """What `scan` gives to a layer made of layers. `scan` runs a part of the layer."""
 
     @property
     def key(self) -> jax.Array | None:
@@ -48,71 +54,73 @@ class ScanContext(Protocol):
 
     @property
     def reset(self) -> jax.Array | None:
-        """`bool[T, *B]`, True at the first step of each segment of the data, whatever the direction; or None."""
+        """`bool[T, *B]`, True at the first step of each segment, in both directions; or None."""
 
     @property
     def reverse(self) -> bool:
-        """Whether the direction is from the last step to the first."""
+        """Whether the scan runs from the last step to the first."""
 
     def scan(
         self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
     ) -> tuple[State, jax.Array]:
         """Runs `layer` over `xs` `[T, *B, I]`; returns its final state and `ys` `[T, *B, O]`.
 
-        `initial` is the state at a reset of the one cell in `layer`; by default that cell's own.
+        `initial` is the state at a reset, for the single cell in `layer`. By default it is the
+        cell's first state.
         """
 
     def reversed(self) -> ScanContext:
-        """The same in the other direction."""
+        """Returns this context in the other direction."""
 
     def split(self, number: int) -> Sequence[ScanContext]:
-        """The same `number` times, each with randomness of its own."""
+        """Returns this context `number` times, each with separate randomness."""
 
 
 class Layer(abc.ABC):
-    """Whatever maps a sequence and a state to a sequence and a state.
+    """Maps a sequence and a state to a sequence and a state.
 
-    A layer is a frozen, hashable dataclass of hyper-parameters: it holds no arrays, compares by value, and may be a
-    static argument of `jax.jit`. Its parameters and its state are pytrees that the caller keeps. A layer that is
-    made of others names them in `parts` and runs them in `apply`; one that computes one step at a time is a `Cell`.
+    A layer is a frozen, hashable dataclass of hyper-parameters. It holds no arrays, compares by
+    value, and may be a static argument of `jax.jit`. Its parameters and its state are pytrees that
+    the caller keeps. A layer made of layers names them in `parts` and runs them in `apply`. A layer
+    that computes one step at a time is a `Cell`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # Users call the `init` of a layer, which nothing stands before. So each `init` is given the
-        # checks of its arguments here, where its class is made, that of a user's layer too.
+        # Users call `init` directly. So each class gets an `init` that checks its arguments, and a
+        # user's class does too.
         super().__init_subclass__(**kwargs)
         if "init" in vars(cls):
             cls.init = checks_arguments(cls.init)  # type: ignore[method-assign]
 
-    # A layer with a `__post_init__` of its own calls this one first.
+    # A subclass that defines `__post_init__` calls this one too.
     def __post_init__(self) -> None:
         check_fields(self)
 
     @property
     def feature_ndim(self) -> int:
-        """The number of axes of one input: 1, or more where features lie in space, channels last."""
+        """The number of axes of one input: 1, or more for features in space, with channels last."""
         return max((part.feature_ndim for part in self.parts), default=1)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
-        """The layers that this one is made of."""
+        """The layers that this layer is made of."""
         return ()
 
     @property
     def causal(self) -> bool:
-        """Whether no output depends on a later input, so that the layer can be stepped."""
+        """Whether no output depends on a later input. Only such a layer can run in `step`."""
         return all(part.causal for part in self.parts)
 
     @property
     def stochastic(self) -> bool:
-        """Whether the layer draws random numbers when it is given a key."""
+        """Whether the layer draws random numbers if there is a key."""
         return any(part.stochastic for part in self.parts)
 
     @property
     def reads_time(self) -> bool:
-        """Whether the layer reads the time between steps, so that it must be given `TimedInputs` as they are.
+        """Whether the layer reads the time between steps. Then it gets `TimedInputs`.
 
-        A layer that does not is given the features alone. A cell of your own that reads the time says so:
+        Any other layer gets the features alone. A cell of your own that reads the time sets
         `reads_time = True`.
         """
         return any(part.reads_time for part in self.parts)
@@ -121,72 +129,88 @@ class Layer(abc.ABC):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters for inputs of `input_size` features.
 
-        A layer need not check `key` and `input_size`: that is done before its own `init` runs.
+        A layer need not check `key` and `input_size`: they are checked before its `init` runs.
         """
 
     def param_shapes(self, input_size: int) -> Params:
-        """The parameters as shapes and dtypes; nothing is drawn. A layer of many parts may put them together."""
+        """Returns the parameters as shapes and dtypes; nothing is drawn."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0), input_size))
 
     @abc.abstractmethod
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state before the first step, for a batch of shape `batch_shape`."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
+        """Returns the state before the first step, for a batch of shape `batch_shape`."""
 
-    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state where a segment begins, in which `params` may have a say; by default `initial_state`."""
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
+        """Returns the state before each segment; by default `initial_state`."""
         return self.initial_state(batch_shape, dtype)
 
     @abc.abstractmethod
     def output_size(self, input_size: int) -> int:
-        """The number of features of one output, given that of one input."""
+        """Returns the number of features of one output for this number of input features."""
 
     @abc.abstractmethod
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
         """Runs the parts of this layer by `context.scan`; `xs` is `[T, *B, I]`."""
 
     def __repr__(self) -> str:
-        """Shows what differs from the defaults, so that `LSTMCell(hidden_size=128)` reads as it was written."""
+        """Shows the fields that differ from their defaults, such as `LSTMCell(hidden_size=128)`."""
         shown = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if value != field.default:
-                text = value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
-                shown.append(f"{field.name}={text}")
+            if value == field.default:
+                continue
+            # A function shows its name, without its address in memory.
+            text = repr(value)
+            if callable(value) and hasattr(value, "__name__"):
+                text = value.__name__
+            shown.append(f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __reduce__(self) -> tuple:
-        """How a layer is pickled: functions go by name, those too that `jax.jit` has wrapped."""
+        """Pickles a layer with its functions by name, also those wrapped by `jax.jit`."""
         return restore, (type(self), pickled(vars(self)))
 
 
 class _Function(NamedTuple):
-    """Where a function is found: pickle by itself does not find those that `jax.jit` has wrapped, as `jnp.tanh`."""
+    """The place of a function. Pickle alone does not find functions wrapped by `jax.jit`."""
 
     module: str
     name: str
 
 
 def pickled(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an object with names in the place of functions."""
+    """Returns the fields of an object with names instead of functions."""
     return {name: _name_of(value) for name, value in fields.items()}
 
 
 def unpickled(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that `pickled` has written."""
-    return {name: _function_of(value) if isinstance(value, _Function) else value for name, value in fields.items()}
+    """Returns the fields from the result of `pickled`."""
+    restored = dict(fields)
+    for name, value in fields.items():
+        if isinstance(value, _Function):
+            restored[name] = _function_of(value)
+    return restored
 
 
 def restore(kind: type, fields: dict[str, Any]) -> Any:
-    """The layer of this class that has been pickled."""
+    """Rebuilds a pickled layer of this class."""
     made: Any = object.__new__(kind)
     made.__dict__.update(unpickled(fields))
     return made
 
 
 def _name_of(value: Any) -> Any:
+    """Returns the place of a function; any other value is returned unchanged."""
     if not callable(value) or isinstance(value, (type, Layer)):
         return value
     name, home = getattr(value, "__name__", ""), getattr(value, "__module__", None)
+    # A function of JAX names a private module, so its public modules come first.
     for module in ("jax.numpy", "jax.nn", str(home)):
         if getattr(sys.modules.get(module), name, None) is value:
             return _Function(module, name)
@@ -197,10 +221,11 @@ def _function_of(found: _Function) -> Any:
     return getattr(importlib.import_module(found.module), found.name)
 
 
-# A layer made anew with a new initializer, such as a closure, would else be compiled anew.
+# A layer is part of the key of compiled programs. Two initializers, such as two closures, would
+# need two programs, although no program uses them.
 @functools.lru_cache(maxsize=4096)
 def without_initializers(layer: Layer) -> Layer:
-    """The same layer with the initializers that its class has: what runs a layer has no use for them."""
+    """Returns the layer with the default initializers of its class, for a run."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(layer):  # type: ignore[arg-type]
         value = getattr(layer, field.name)
@@ -209,32 +234,39 @@ def without_initializers(layer: Layer) -> Layer:
         elif isinstance(value, Layer) and field.init:
             changes[field.name] = without_initializers(value)
         elif type(value) is tuple and field.init:
-            parts = (without_initializers(part) if isinstance(part, Layer) else part for part in value)
+            parts = list(value)
+            for number, part in enumerate(parts):
+                if isinstance(part, Layer):
+                    parts[number] = without_initializers(part)
             changes[field.name] = tuple(parts)
+    # A layer without a change stays the same object.
     changes = {name: value for name, value in changes.items() if value != getattr(layer, name)}
-    return dataclasses.replace(layer, **changes) if changes else layer  # type: ignore[type-var]
+    if not changes:
+        return layer
+    return dataclasses.replace(layer, **changes)  # type: ignore[type-var]
 
 
 def batch_shape_of(layer: Layer, xs: Any) -> tuple[int, ...]:
-    """The batch axes of time-major inputs."""
+    """Returns the batch axes of time-major inputs."""
     shape = features(xs).shape
     return shape[1 : len(shape) - layer.feature_ndim]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cell(Layer):
-    """One step of a recurrence: a frozen dataclass of hyper-parameters with pure methods.
+    """Computes one step of a recurrence: a frozen dataclass with pure methods.
 
-    To write a cell of your own, say what its parameters and its initial state are and how one step works; `scan`
-    brings batches, lengths, masks, resets, both directions, streaming, stacking and both Flax frontends.
+    To write a cell of your own, define its parameters, its initial state and one step. `scan` adds
+    batches, lengths, masks, resets, both directions, streaming, stacking and both Flax frontends.
 
-    A layer is a part of the key of what is compiled for it. Layers that are equal share a program. A function that is
-    made anew, a lambda or a `functools.partial`, equals no other. So a cell with `activation=lambda x: ...` that is
-    made at each call is compiled at each call. Define such a function once, by `def` in a module, or keep the cell.
-    The initializers of the cells of recurrax have no part in the key.
+    A layer is part of the key of its compiled program. Equal layers share a program. A new
+    function, such as a lambda or a `functools.partial`, equals no other function. So a cell with
+    `activation=lambda x: ...` that is made at each call is compiled at each call. Define such a
+    function once, by `def` in a module, or keep the cell. The initializers of the cells of recurrax
+    have no part in the key.
 
     Args:
-        hidden_size: the number of features H of the output.
+        hidden_size: the number H of output features.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
     Example:
@@ -248,7 +280,8 @@ class Cell(Layer):
         ... class LeakyCell(recurrax.Cell):
         ...     decay: float = 0.9
         ...     def init(self, key, input_size, dtype=jnp.float32):
-        ...         return jax.nn.initializers.glorot_uniform()(key, (input_size, self.hidden_size), dtype)
+        ...         shape = (input_size, self.hidden_size)
+        ...         return recurrax.initializers.glorot_uniform(key, shape, dtype)
         ...     def initial_state(self, batch_shape=(), dtype=jnp.float32):
         ...         return LeakyState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
         ...     def project_inputs(self, params, xs):
@@ -266,68 +299,78 @@ class Cell(Layer):
     hidden_size: int
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
-    # Whether a unit's new state depends on the state of that unit alone, so that a step's Jacobian is diagonal, or has
-    # a k x k block for each unit where the state has k parts, all of one shape.
+    # Whether the new state of a unit depends on the old state of that unit alone. Then the Jacobian
+    # of a step is diagonal. If the state has k parts, all of one shape, it has one k x k block for
+    # each unit.
     independent_units: ClassVar[bool] = False
 
-    # The parameters that say how long a state lasts. They keep their dtype whatever that of the products: with its
-    # phases rounded to bfloat16 the outputs of an LRU are off by a seventh after 1,000 steps, not by a 400th.
+    # The parameters that set how long a state lasts. They keep their dtype under any dtype of the
+    # products. If the phases of an LRU are rounded to bfloat16, its outputs are off by a seventh
+    # after 1,000 steps, not by a 400th.
     exact: ClassVar[tuple[str, ...]] = ()
 
-    # The name of the part of the state that is the output, such as "h"; None where there is no such part.
+    # The name of the part of the state that is the output, such as "h"; None if there is no such
+    # part.
     output_part: ClassVar[str | None] = None
 
-    # Whether the gradient that flows back through a step is another than the derivative of the step says. Then an
-    # implementation must go back step by step, through the step itself.
+    # Whether the gradient that flows back through a step differs from the derivative of the step.
+    # Then an implementation must go back through each step itself.
     alters_gradient: ClassVar[bool] = False
 
     @abc.abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
-        """Takes one step: from the state and one projected input to the new state and the output."""
+        """Computes the new state and the output from the state and one projected input."""
 
     def project_inputs(self, params: Params, xs: jax.Array) -> Any:
-        """What can be computed from the inputs of all steps at once, `zs`; by default the inputs themselves."""
+        """Computes `zs` from the inputs of all steps at once; by default `zs` are the inputs."""
         return xs
 
     def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
-        """The output of a step as a function of the state after it, or None for a cell that does not say.
+        """Computes the output of a step from the state after it; None if a cell does not define it.
 
-        By default it is the part of the state that `output_part` names. It must be what `step` returns. A layer that
-        changes the state after a step, as `Zoneout` does, needs it.
+        By default it is the part of the state that `output_part` names. It must equal the output of
+        `step`. A layer that changes the state after a step, such as `Zoneout`, needs it.
         """
-        return None if self.output_part is None else getattr(state, self.output_part)
+        if self.output_part is None:
+            return None
+        return getattr(state, self.output_part)
 
     def state_parts(self, state: State) -> tuple[jax.Array, ...]:
-        """The parts of the state that mean something by themselves, each with one entry for every unit of it.
+        """Returns the parts of the state that have a meaning alone, with one entry for each unit.
 
-        By default these are the leaves. Where some leaves have a meaning only together, one of them stands for all.
+        By default these are the leaves. If several leaves have a meaning only together, one of them
+        represents all.
         """
         return tuple(jax.tree.leaves(state))
 
     def mix_states(self, keep: Sequence[Any], old: State, new: State) -> State:
-        """Keep * old + (1 - keep) * new, for each part of the state by itself.
+        """Returns keep * old + (1 - keep) * new for each part of the state.
 
         Args:
-            keep: for each of `state_parts` how much of the old state is kept: a number in [0, 1), or a bool for each
-                unit.
-            old: a state.
-            new: another one.
+            keep: how much of the old state is kept, for each of `state_parts`: a number in [0, 1),
+                or a bool for each unit.
+            old: the state before the step.
+            new: the state after the step.
         """
         parts = zip(keep, jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-        return jax.tree.unflatten(jax.tree.structure(new), [mixed(*part) for part in parts])
+        leaves = [mixed(*part) for part in parts]
+        return jax.tree.unflatten(jax.tree.structure(new), leaves)
 
     def output_size(self, input_size: int) -> int:
-        """The number of features of one output: `hidden_size`."""
+        """Returns `hidden_size`."""
         return self.hidden_size
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
-        """A cell has no parts: the context takes its steps."""
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Lets the context compute the steps: a cell has no parts."""
         return context.scan(self, params, state, xs)
 
 
 def mixed(keep: Any, old: jax.Array, new: jax.Array) -> jax.Array:
-    """Keep * old + (1 - keep) * new, with a number for `keep`, or a choice where `keep` is an array of bools."""
+    """Returns keep * old + (1 - keep) * new; an array of bools as `keep` selects units."""
     old = old.astype(new.dtype)
+    # With bools the product would be wrong: 0 times NaN is NaN.
     if isinstance(keep, jax.Array):
         return jnp.where(keep, old, new)
     return keep * old + (1 - keep) * new

@@ -1,4 +1,4 @@
-"""Masks, lengths and segments: which steps are real, and where a new segment begins."""
+"""Masks, lengths and segments: which steps count, and where a new segment begins."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from recurrax._arguments import describe
 
 
 def lengths_to_mask(lengths: jax.Array, max_length: int) -> jax.Array:
-    """The mask of right-padded sequences: True at the first `lengths` steps.
+    """Makes the mask of right-padded sequences: True at the first `lengths` steps.
 
     Args:
-        lengths: `int[*B]`; below 0 counts as 0, above `max_length` as `max_length`.
+        lengths: `int[*B]`. Lengths below 0 count as 0, lengths above `max_length` as `max_length`.
         max_length: the number of steps T.
 
     Returns:
         `bool[*B, T]`.
 
     Raises:
-        TypeError: if `lengths` or `max_length` are no ints.
+        TypeError: if `lengths` or `max_length` is not of ints.
 
     Example:
         >>> import jax.numpy as jnp, recurrax
@@ -34,26 +34,27 @@ def lengths_to_mask(lengths: jax.Array, max_length: int) -> jax.Array:
     lengths = _ints("lengths", "int[*B]", lengths)
     if isinstance(max_length, (float, jax.Array, np.ndarray)):
         raise TypeError(f"`max_length` must be an int; got {describe(max_length)}.")
-    if jnp.iinfo(lengths.dtype).bits < 32:  # in which T may not fit
+    # T may not fit into a narrow dtype.
+    if jnp.iinfo(lengths.dtype).bits < 32:
         lengths = lengths.astype(jnp.int32)
     steps = lax.broadcasted_iota(lengths.dtype, (*lengths.shape, max_length), lengths.ndim)
-    return steps < lengths[..., None]
+    return steps < lengths[..., None]  # [*B, T]
 
 
 def segment_ids_to_reset(segment_ids: jax.Array) -> jax.Array:
-    """The `reset` flags of packed sequences: True at the first step of each segment.
+    """Makes the `reset` flags of packed sequences: True at the first step of each segment.
 
-    Segment id 0 is padding and gets no flag. Give `scan` the matching mask, `segment_ids != 0`, too, so that padding
-    leaves no trace in the state.
+    Segment id 0 is padding and gets no flag. Give `scan` the mask `segment_ids != 0` too. Then the
+    padding does not change the state.
 
     Args:
-        segment_ids: `int[*B, T]`; steps of one segment stand together and share an id.
+        segment_ids: `int[*B, T]`. The steps of one segment are neighbors and share an id.
 
     Returns:
         `bool[*B, T]`.
 
     Raises:
-        TypeError: if `segment_ids` are no ints.
+        TypeError: if `segment_ids` is not of ints.
 
     Example:
         >>> import jax.numpy as jnp, recurrax
@@ -62,7 +63,9 @@ def segment_ids_to_reset(segment_ids: jax.Array) -> jax.Array:
         [True, False, True, False, False]
     """
     segment_ids = _ints("segment_ids", "int[*B, T]", segment_ids)
-    previous = jnp.concatenate([jnp.zeros_like(segment_ids[..., :1]), segment_ids[..., :-1]], axis=-1)
+    # The first step has no step before it: id 0 stands for none.
+    none = jnp.zeros_like(segment_ids[..., :1])
+    previous = jnp.concatenate([none, segment_ids[..., :-1]], axis=-1)
     return (segment_ids != previous) & (segment_ids != 0)
 
 
@@ -74,61 +77,69 @@ def _ints(name: str, must: str, values: Any) -> jax.Array:
 
 
 def restarts(reset: jax.Array, reverse: bool) -> jax.Array:
-    """The flags of `reset`, converted for the direction: before which steps the state returns to the initial state.
+    """Converts `reset` for the direction: True where the state returns before the step.
 
-    Forwards the state returns before step t where `reset[t]` is set. Backwards it returns between the same two steps:
-    after step t, before step t - 1. The flag of the first step then acts at the very end: see `restarts_last`.
+    Forward, the state returns before step t if `reset[t]` is set. In reverse it returns between the
+    same two steps: after step t, before step t - 1. The flag of the first step then acts after all
+    steps: see `restarts_last`.
 
     Args:
         reset: `bool[T, *B]`, True at the first step of each segment of the data.
         reverse: the direction.
 
     Returns:
-        `bool[T, *B]`. A flag acts on masked steps too, so a sequence in parts gives what the sequence gives.
+        `bool[T, *B]`. A flag acts on masked steps too. So a run over parts of a sequence equals one
+        run.
     """
     if not reverse:
         return reset
+    # The last step comes first: nothing lies before it.
     return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])], axis=0)
 
 
 def restarts_last(reset: jax.Array | None, reverse: bool) -> jax.Array | None:
-    """Where the state returns to the initial state after all steps, `bool[*B]`: backwards, at the first step's flag."""
+    """Returns where the state returns after all steps, `bool[*B]`: in reverse, the first flag."""
     if reset is None or not reverse or not reset.shape[0]:
         return None
     return reset[0]
 
 
 def fill_masked(mask: jax.Array, xs: Any) -> Any:
-    """Inputs whose masked steps hold ordinary numbers: those of the first real step of the same row.
+    """Fills masked steps with ordinary numbers: the inputs of the first unmasked step of the row.
 
-    A masked step is computed like any other, and its outcome is not used. So it must be a step at which every function
-    has a derivative: at zeros, `sqrt(abs(x))` or a norm have none, and 0 times NaN would reach the gradients of the
-    parameters. A row without a real step gets distinct positive numbers. No gradient flows into what is filled in.
+    A masked step is computed like any other step, and its result is not used. But every function
+    must have a derivative there. Zeros are not safe: `sqrt(abs(x))` and norms have no derivative at
+    0. Then 0 times NaN would reach the gradients of the parameters. A row without an unmasked step
+    gets distinct positive numbers. No gradient flows into the filling.
 
     Args:
         mask: `bool[T, *B]`.
         xs: a pytree of `[T, *B, ...]`.
 
     Returns:
-        A pytree like `xs`; leaves that are not of a floating or complex dtype are left alone.
+        A pytree like `xs`. Leaves of a dtype that is neither floating nor complex stay the same.
     """
+    # [T, *B], True at the first unmasked step of each row.
     first = mask & (jnp.cumsum(mask, axis=0, dtype=jnp.int32) == 1)
-    some = mask.any(axis=0)
+    has_step = mask.any(axis=0)  # [*B]
 
     def fill(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return x
-        own = where(first, x, jnp.zeros_like(x)).sum(axis=0, dtype=x.dtype)
+        # The sum over time has one term that is not zero.
+        example = where(first, x, jnp.zeros_like(x)).sum(axis=0, dtype=x.dtype)  # [*B, I]
         shape = x.shape[mask.ndim :]
-        ramp = jnp.linspace(1, 2, math.prod(shape), dtype=x.dtype).reshape(shape)
-        ordinary = where(some, own, jnp.zeros_like(own) + jnp.expand_dims(ramp, tuple(range(mask.ndim - 1))))
-        return where(mask, x, jnp.zeros_like(x) + lax.stop_gradient(ordinary)[None])
+        ramp = jnp.linspace(1, 2, math.prod(shape), dtype=x.dtype).reshape(shape)  # [I]
+        ramp = jnp.expand_dims(ramp, tuple(range(mask.ndim - 1)))
+        # Adding to zeros made of the inputs keeps their placement on a mesh.
+        filling = where(has_step, example, jnp.zeros_like(example) + ramp)
+        return where(mask, x, jnp.zeros_like(x) + lax.stop_gradient(filling)[None])
 
     return jax.tree.map(fill, xs)
 
 
 def where(flags: jax.Array, yes: Any, no: Any) -> Any:
-    """Takes the leaves of `yes` where a flag is set, those of `no` elsewhere; flags stand for the leading axes."""
+    """Takes leaves of `yes` where a flag is True, else of `no`. The flags have the leading axes."""
 
     def pick(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(jnp.expand_dims(flags, tuple(range(flags.ndim, a.ndim))), a, b)

@@ -1,7 +1,8 @@
-"""PyTorch's stacked layers in terms of the core: how they are built, and how their states are laid out.
+"""PyTorch's stacked layers, built from the core, and the layout of their states.
 
-PyTorch lays out the states of all layers and directions as one array `[num_layers*D, *B, H]`, a layer's forward
-direction before its backward one; the core has a tuple of layers, each with a state or `Directions` of states.
+PyTorch keeps the states of all layers and directions in one array, `[num_layers*D, *B, H]`. The
+forward direction of a layer comes before its backward direction. The core keeps a tuple with a
+state, or `Directions` of states, for each layer.
 """
 
 from __future__ import annotations
@@ -35,52 +36,63 @@ def stack(
     recurrent_bias: bool | None = None,
     **cell_options: Any,
 ) -> Stack:
-    """The stack of equal cells that PyTorch's `RNN`, `LSTM` and `GRU` are, each with two biases or none."""
-    if not isinstance(num_layers, (int, np.integer)) or isinstance(num_layers, bool) or num_layers < 1:
+    """Builds the stack of PyTorch's `RNN`, `LSTM` and `GRU`, with two biases or none."""
+    is_int = isinstance(num_layers, (int, np.integer)) and not isinstance(num_layers, bool)
+    if not is_int or num_layers < 1:
         raise ValueError(f"`num_layers` must be an int of at least 1; got {num_layers!r}.")
     bias, bidirectional = check_flag("bias", bias), check_flag("bidirectional", bidirectional)
-    recurrent_bias = bias if recurrent_bias is None else recurrent_bias
+    if recurrent_bias is None:
+        recurrent_bias = bias
     cell = cell_type(hidden_size, bias=bias, recurrent_bias=recurrent_bias, **cell_options)
-    layer: Layer = Bidirectional(cell) if bidirectional else cell
+    layer: Layer = cell
+    if bidirectional:
+        layer = Bidirectional(cell)
     return Stack((layer,) * num_layers, dropout=dropout)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Checks an argument that is yes or no: a string such as "False" would count as yes.
+    """Checks an argument that must be True or False: the string "False" would count as True.
 
     Raises:
         TypeError: if it is neither True nor False.
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"`{name}` must be True or False; got {value!r} of type {type(value).__name__}.")
+        raise TypeError(
+            f"`{name}` must be True or False; got {value!r} of type {type(value).__name__}."
+        )
     return bool(value)
 
 
 def warn_of_dropout(layer: Stack) -> None:
-    """Says, as PyTorch does, that dropout between layers does nothing where there is one layer."""
+    """Warns, as PyTorch does, that dropout between layers has no effect for a single layer."""
     if layer.dropout and len(layer.layers) == 1:
         warnings.warn(
-            "`dropout` acts on the outputs of each layer but the last. With `num_layers=1` there is no such layer, so "
-            f"the rate {layer.dropout} has no effect.",
+            "`dropout` acts on the outputs of each layer but the last. With `num_layers=1` there "
+            f"is no such layer, so the rate {layer.dropout} has no effect.",
             UserWarning,
             stacklevel=_level_of_the_user(),
         )
 
 
 def _level_of_the_user() -> int:
-    """How many frames lie between the caller of this function and the code that constructs a module."""
+    """Counts the frames between the caller and the user's code that constructs a module."""
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("recurrax", "flax"):
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").split(".")[0]
+        # The first frame outside of both packages is the user's.
+        if package not in ("recurrax", "flax"):
+            break
         frame, level = frame.f_back, level + 1
     return level
 
 
 def check_lengths(lengths: Any, x: jax.Array, batch_first: bool) -> None:
-    """Checks that there is one length per sequence, where the two layouts of `x` are easily confused.
+    """Checks that there is one length per sequence: the two layouts of `x` are easily confused.
 
     Raises:
-        ValueError: if the lengths are those of `x` in the other layout.
+        ValueError: if the lengths fit `x` in the other layout.
     """
+    # The batch axes of `x` in its layout, and in the other layout.
     here, other = x.shape[:-2], x.shape[1:-1]
     layout, hint = "[*B, T, I]", "If `x` is [T, *B, I], construct without `batch_first=True`."
     if not batch_first:
@@ -88,13 +100,13 @@ def check_lengths(lengths: Any, x: jax.Array, batch_first: bool) -> None:
         layout, hint = "[T, *B, I]", "If `x` is [*B, T, I], construct with `batch_first=True`."
     if lengths is not None and jnp.shape(lengths) != here and jnp.shape(lengths) == other:
         raise ValueError(
-            f"`lengths` must be int[{', '.join(map(str, here))}], one length per sequence of `x` {describe(x)}, "
-            f"which is {layout} here; got {describe(lengths)}. {hint}"
+            f"`lengths` must be int[{', '.join(map(str, here))}], one length per sequence of `x` "
+            f"{describe(x)}, which is {layout} here; got {describe(lengths)}. {hint}"
         )
 
 
 def activation_of(nonlinearity: Any) -> Any:
-    """The function that PyTorch's `nonlinearity` names; a function stands for itself.
+    """Returns the function that PyTorch's `nonlinearity` names; a function is returned unchanged.
 
     Raises:
         ValueError: if the name is neither "tanh" nor "relu".
@@ -102,20 +114,22 @@ def activation_of(nonlinearity: Any) -> Any:
     if callable(nonlinearity):
         return nonlinearity
     if nonlinearity not in NONLINEARITIES:
-        raise ValueError(f'`nonlinearity` must be "tanh", "relu" or a function; got {nonlinearity!r}.')
+        raise ValueError(
+            f'`nonlinearity` must be "tanh", "relu" or a function; got {nonlinearity!r}.'
+        )
     return NONLINEARITIES[nonlinearity]
 
 
 def initial_state(layer: Layer, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-    """Zeros in PyTorch's layout."""
+    """Returns zeros in PyTorch's layout."""
     return join_state(layer.initial_state(batch_shape, dtype))
 
 
 def split_state(layer: Layer, state: Any, x: jax.Array, batch_shape: tuple[int, ...]) -> Any:
-    """From PyTorch's layout to the core's.
+    """Converts a state from PyTorch's layout to the core's layout.
 
     Raises:
-        ValueError: if the state has another structure or shape than the inputs `x` call for.
+        ValueError: if the state has another structure or shape than the inputs `x` require.
     """
     if state is None:
         return None
@@ -131,22 +145,31 @@ def split_state(layer: Layer, state: Any, x: jax.Array, batch_shape: tuple[int, 
     elif hasattr(state, "h"):
         state = state.h  # a GRUState(h), where PyTorch has the array itself
     check_tree("state", state, expected, layer, x)
-    rows = [type(cell)(*jax.tree.leaves(jax.tree.map(lambda s, k=k: s[k], state))) for k, cell in enumerate(cells)]
+    # Row k of `[num_layers*D, *B, H]` is the state of cell k.
+    rows = []
+    for k, cell in enumerate(cells):
+        parts = [part[k] for part in jax.tree.leaves(state)]  # [*B, H] each
+        rows.append(type(cell)(*parts))
     return jax.tree.unflatten(structure, rows)
 
 
-# Worked out once for each layer and batch, not at every step of a stream.
+# The work is done once for each layer and batch, not at every step of a stream.
 @functools.lru_cache(maxsize=4096)
 def _layout(layer: Layer, batch_shape: tuple[int, ...]) -> tuple[Any, list[Any], Any]:
+    """Returns PyTorch's state as shapes, and the states of the cells with their structure."""
     expected = jax.eval_shape(lambda: initial_state(layer, batch_shape, jnp.float32))
-    return expected, *jax.tree.flatten(jax.eval_shape(layer.initial_state), is_leaf=_is_cell_state)
+    states = jax.eval_shape(layer.initial_state)
+    cells, structure = jax.tree.flatten(states, is_leaf=_is_cell_state)
+    return expected, cells, structure
 
 
 def join_state(state: Any) -> Any:
-    """From the core's layout to PyTorch's: an `LSTMState` of arrays, or the array `h` itself."""
+    """Converts a state to PyTorch's layout: an `LSTMState` of arrays, or the array `h`."""
     cells = jax.tree.leaves(state, is_leaf=_is_cell_state)
-    joined = jax.tree.map(lambda *rows: jnp.stack(rows), *cells)
-    return joined if isinstance(joined, LSTMState) else joined.h
+    joined = jax.tree.map(lambda *rows: jnp.stack(rows), *cells)  # [num_layers*D, *B, H]
+    if isinstance(joined, LSTMState):
+        return joined
+    return joined.h
 
 
 def _is_cell_state(node: Any) -> bool:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from recurrax._layer import Params, State
 from recurrax.cells.affine import AffineCell, along
-from recurrax.layers._random import drawn
-from recurrax.layers._wrapper import AroundAffineCell, CellWrapper
+from recurrax.layers._random import bernoulli
+from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -32,7 +32,7 @@ class GateDropout(CellWrapper):
         """Whether a rate is positive."""
         return self.rate > 0 or self.recurrent_rate > 0
 
-    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+    def replacement(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
         """The cell with masks for all steps."""
         if key is None or not self.stochastic:
             return cell, params, xs
@@ -43,14 +43,14 @@ class GateDropout(CellWrapper):
     def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
         if not rate:
             return None
-        return drawn(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
+        return bernoulli(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _Masked(AroundAffineCell):
+class _Masked(AffineStandIn):
     """A cell whose parameters are `(params, masks of the inputs, masks of the state)`."""
 
-    def inner(self, params: Params) -> Params:
+    def cell_params(self, params: Params) -> Params:
         return params[0]
 
     def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:

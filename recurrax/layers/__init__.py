@@ -1,4 +1,4 @@
-"""Layers that are made of others, that stand beside recurrent ones, or that change how a cell takes its steps."""
+"""Layers made of layers, layers without recurrence, and layers that change the steps of a cell."""
 
 from recurrax.layers.compose import Bidirectional as Bidirectional
 from recurrax.layers.compose import Directions as Directions

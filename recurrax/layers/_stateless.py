@@ -1,4 +1,4 @@
-"""The base of layers that take each step by itself."""
+"""The base of layers without a state."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from recurrax._layer import Layer, Params, ScanContext, State
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Stateless(Layer):
-    """A layer that takes each step by itself."""
+    """A layer whose output at a step depends on the input of that step alone."""
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     @abc.abstractmethod
-    def _of(self, params: Params, xs: jax.Array) -> jax.Array:
-        """The outputs for inputs `[..., I]`, in the dtype of the products."""
+    def _outputs(self, params: Params, xs: jax.Array) -> jax.Array:
+        """Returns the outputs for inputs `[..., I]`, in the dtype of the products."""
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """No parameters."""
+        """Returns `()`: there are no parameters."""
         return ()
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[()]:
-        """No state."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> tuple[()]:
+        """Returns `()`: there is no state."""
         return ()
 
     def output_size(self, input_size: int) -> int:
-        """That of the input."""
+        """Returns `input_size`."""
         return input_size
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: jax.Array) -> tuple[State, jax.Array]:
-        """All steps at once."""
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Computes the outputs of all steps at once."""
         compute = compute_dtype(self, params, xs)
-        return state, self._of(cast(params, compute), cast(xs, compute)).astype(xs.dtype)
+        ys = self._outputs(cast(params, compute), cast(xs, compute))
+        return state, ys.astype(xs.dtype)

@@ -1,4 +1,4 @@
-"""What every layer around another has of that one, and how layers change the steps of a cell within them."""
+"""Layers that hold one other layer, and layers that change the steps of a cell."""
 
 from __future__ import annotations
 
@@ -17,88 +17,110 @@ from recurrax.cells.affine import AffineCell, Gates
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Wrapper(Layer):
-    """A layer around another, with the parameters and the state of that one."""
+    """A layer that holds another layer and has its parameters and its state."""
 
     layer: Layer
 
     @property
     def parts(self) -> tuple[Layer, ...]:
-        """The layer."""
+        """Returns the layer."""
         return (self.layer,)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters of the layer."""
         return self.layer.init(key, input_size, dtype)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The initial state of the layer."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
+        """Returns the initial state of the layer."""
         return self.layer.initial_state(batch_shape, dtype)
 
-    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The first state of the layer."""
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
+        """Returns the first state of the layer."""
         return self.layer.first_state(params, batch_shape, dtype)
 
     def output_size(self, input_size: int) -> int:
-        """That of the layer."""
+        """Returns the output size of the layer."""
         return self.layer.output_size(input_size)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CellWrapper(Wrapper):
-    """A layer that changes how a cell takes its steps; one may stand around another.
+    """A layer that changes the steps of a cell. It may hold another layer of this kind.
 
-    It puts a cell of its own in the place of the cell, which then walks with the kernels that serve it.
+    The layer replaces the cell by another cell. `scan` then runs the replacement with any
+    implementation that serves it.
     """
 
-    keeps_affine: ClassVar[bool] = True  # whether what it makes of an affine cell is one
+    # Whether the replacement of an affine cell is an affine cell.
+    keeps_affine: ClassVar[bool] = True
 
     @property
     def cell(self) -> Layer:
-        """The cell within all layers of this kind."""
-        return self.layer.cell if isinstance(self.layer, CellWrapper) else self.layer
+        """Returns the cell below all layers of this kind."""
+        if isinstance(self.layer, CellWrapper):
+            return self.layer.cell
+        return self.layer
 
     @property
     def affine_cell(self) -> AffineCell | None:
-        """The cell, if what stands in its place is still an affine one."""
+        """Returns the cell, if its replacement is still an affine cell."""
+        # A layer that does not keep the cell affine ends the search.
         layer: Layer = self.layer
         while isinstance(layer, CellWrapper) and layer.keeps_affine:
             layer = layer.layer
-        return layer if isinstance(layer, AffineCell) else None
+        if isinstance(layer, AffineCell):
+            return layer
+        return None
 
     @abc.abstractmethod
-    def around(self, cell: Any, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
-        """What walks in the place of a cell: another cell, its parameters and its inputs."""
+    def replacement(
+        self, cell: Any, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple:
+        """Returns the cell that runs in the place of `cell`, its parameters and its inputs."""
 
-    def dressed(self, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple[Cell, Params, Any]:
-        """The cell in all that stands around it, with its parameters and its inputs."""
+    def wrapped_cell(
+        self, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple[Cell, Params, Any]:
+        """Returns the cell with the changes of all layers, its parameters and its inputs."""
         cell: Any = self.layer
         if isinstance(cell, CellWrapper):
-            key, within = (None, None) if key is None else jax.random.split(key)
-            cell, params, xs = cell.dressed(within, params, state, xs)
-        return self.around(cell, key, params, state, xs)
+            # The layers below change the cell first. They get their own part of the randomness.
+            below = None
+            if key is not None:
+                key, below = jax.random.split(key)
+            cell, params, xs = cell.wrapped_cell(below, params, state, xs)
+        return self.replacement(cell, key, params, state, xs)
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the cell in all that stands around it."""
-        cell, params, xs = self.dressed(context.key, params, state, xs)
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
+        """Runs the cell with the changes of all layers."""
+        cell, params, xs = self.wrapped_cell(context.key, params, state, xs)
         return context.scan(cell, params, state, xs)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class StandIn(Cell):
-    """A cell in the place of another.
+    """A cell that replaces another cell.
 
-    Whatever an implementation asks of a cell is passed on here, and only here, but for the step itself.
+    Every question of an implementation goes on to the replaced cell, except the step. All these
+    answers are here.
     """
 
+    # A dataclass needs a default behind the fields of `Cell`; `of` always gives a cell.
     cell: Cell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
 
     @classmethod
     def of(cls, cell: Cell, **options: Any) -> Self:
-        """One for this cell."""
+        """Makes a replacement for this cell."""
         return cls(cell.hidden_size, cell=cell, dtype=cell.dtype, **options)
 
-    def inner(self, params: Params) -> Params:
-        """The parameters of the cell."""
+    def cell_params(self, params: Params) -> Params:
+        """Returns the parameters of the replaced cell; a subclass may add arrays to its own."""
         return params
 
     @property
@@ -124,11 +146,18 @@ class StandIn(Cell):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return self.cell.init(key, input_size, dtype)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+    def param_shapes(self, input_size: int) -> Params:
+        return self.cell.param_shapes(input_size)
+
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
         return self.cell.initial_state(batch_shape, dtype)
 
-    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return self.cell.first_state(self.inner(params), batch_shape, dtype)
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
+        return self.cell.first_state(self.cell_params(params), batch_shape, dtype)
 
     @property
     def reads_time(self) -> bool:
@@ -138,10 +167,10 @@ class StandIn(Cell):
         return self.cell.output_size(input_size)
 
     def project_inputs(self, params: Params, xs: Any) -> Any:
-        return self.cell.project_inputs(self.inner(params), xs)
+        return self.cell.project_inputs(self.cell_params(params), xs)
 
     def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
-        return self.cell.output(self.inner(params), state, z)
+        return self.cell.output(self.cell_params(params), state, z)
 
     def state_parts(self, state: State) -> tuple[jax.Array, ...]:
         return self.cell.state_parts(state)
@@ -151,8 +180,11 @@ class StandIn(Cell):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class AroundAffineCell(StandIn, AffineCell):
-    """An affine cell in the place of another, so that the same kernels serve it; by itself it changes nothing."""
+class AffineStandIn(StandIn, AffineCell):
+    """An affine cell that replaces another affine cell, for the same implementations.
+
+    By itself it changes nothing. A subclass changes single methods.
+    """
 
     cell: AffineCell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
 
@@ -165,7 +197,7 @@ class AroundAffineCell(StandIn, AffineCell):
         return self.cell.is_affine
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
-        return self.cell.project_state(self.inner(params), h)
+        return self.cell.project_state(self.cell_params(params), h)
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
         return self.cell.preactivations(z, u)
@@ -174,4 +206,4 @@ class AroundAffineCell(StandIn, AffineCell):
         return self.cell.pointwise(params, a, state)
 
     def other_params(self, params: Params) -> Params:
-        return self.cell.other_params(self.inner(params))
+        return self.cell.other_params(self.cell_params(params))

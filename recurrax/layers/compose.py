@@ -1,4 +1,4 @@
-"""Layers made of layers: depth, two directions, dropout and residual connections."""
+"""Layers made of layers: depth, two directions, the other direction, residual connections."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Directions(NamedTuple):
     """Parameters or states of a `Bidirectional` layer.
 
     Attributes:
-        forward: those of the layer that walks from the first step to the last.
-        backward: those of the layer that walks from the last step to the first.
+        forward: the parameters or the state of the layer that runs from the first step to the last.
+        backward: the parameters or the state of the layer that runs from the last step to the
+            first.
     """
 
     forward: Any
@@ -32,14 +33,16 @@ class Directions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Stack(Layer):
-    """Layers one upon another: the outputs of each are the inputs of the next.
+    """Runs layers one after another: the outputs of each are the inputs of the next.
 
     Args:
-        layers: the layers, the one that reads the inputs first. Parameters and states are tuples with one entry each.
-        dropout: the rate of the dropout between one layer and the next, as PyTorch's; none after the last.
+        layers: the layers; the first reads the inputs. Parameters and states are tuples with one
+            entry for each layer.
+        dropout: the rate of the dropout between one layer and the next, as in PyTorch. No dropout
+            follows the last layer.
 
     Raises:
-        TypeError: if `layers` holds anything but layers.
+        TypeError: if `layers` holds an object that is no layer.
         ValueError: if there is no layer, or `dropout` is outside [0, 1).
 
     Example:
@@ -51,7 +54,8 @@ class Stack(Layer):
         ((2, 7, 4), (2, 8), (2, 4))
 
     References:
-        Graves et al., Speech recognition with deep recurrent neural networks, 2013, https://arxiv.org/abs/1303.5778
+        Graves et al., Speech recognition with deep recurrent neural networks, 2013,
+        https://arxiv.org/abs/1303.5778
     """
 
     layers: tuple[Layer, ...]
@@ -59,7 +63,11 @@ class Stack(Layer):
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Iterable):
-            raise TypeError(f"`layers` of Stack must be a tuple of layers; got {self.layers!r}. Write Stack((a, b)).")
+            raise TypeError(
+                f"`layers` of Stack must be a tuple of layers; got {self.layers!r}. Write "
+                "Stack((a, b))."
+            )
+        # A list has no hash, and a layer must have one.
         object.__setattr__(self, "layers", tuple(self.layers))
         super().__post_init__()
         if not self.layers:
@@ -67,60 +75,77 @@ class Stack(Layer):
         for layer in self.layers:
             check_layer("layers", layer)
         check_rate("dropout", self.dropout)
+        # All layers must agree on whether features lie in space.
         for below, above in itertools.pairwise(self.layers):
             check_axes("layers", below, above)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
-        """The layers and the dropout between them, if there is a between."""
-        return (*self.layers, Dropout(self.dropout)) if len(self.layers) > 1 else self.layers
+        """Returns the layers, and the dropout between them if there are at least two."""
+        if len(self.layers) == 1:
+            return self.layers
+        return (*self.layers, Dropout(self.dropout))
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
-        """Draws the parameters of each layer for the output size of the one below."""
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> tuple[Params, ...]:
+        """Draws the parameters of each layer."""
+        # The input size of a layer is the output size of the layer below.
         params = []
-        for layer, layer_key in zip(self.layers, jax.random.split(key, len(self.layers)), strict=True):
+        for layer, layer_key in zip(
+            self.layers, jax.random.split(key, len(self.layers)), strict=True
+        ):
             params.append(layer.init(layer_key, input_size, dtype))
             input_size = layer.output_size(input_size)
         return tuple(params)
 
     def param_shapes(self, input_size: int) -> tuple[Params, ...]:
-        """The parameters of each layer as shapes; equal layers are worked out once."""
+        """Returns the parameters of each layer as shapes. Equal layers share the work."""
         shapes = []
         for layer in self.layers:
             shapes.append(expected_params(layer, input_size))
             input_size = layer.output_size(input_size)
         return tuple(shapes)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[State, ...]:
-        """The initial state of each layer."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> tuple[State, ...]:
+        """Returns the initial state of each layer."""
         return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
 
     def first_state(
         self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> tuple[State, ...]:
-        """The first state of each layer."""
-        pairs = zip(self.layers, params, strict=True)
-        return tuple(layer.first_state(own, batch_shape, dtype) for layer, own in pairs)
+        """Returns the first state of each layer."""
+        states = []
+        for layer, layer_params in zip(self.layers, params, strict=True):
+            states.append(layer.first_state(layer_params, batch_shape, dtype))
+        return tuple(states)
 
     def output_size(self, input_size: int) -> int:
-        """The output size of the last layer."""
+        """Returns the output size of the last layer."""
         for layer in self.layers:
             input_size = layer.output_size(input_size)
         return input_size
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs each layer over the outputs of the one below."""
-        states, between = [], Dropout(self.dropout)
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
+        """Runs each layer over the outputs of the layer below."""
+        states, dropout = [], Dropout(self.dropout)
+        # Two contexts for each layer: one for the dropout below it, one for the layer.
         contexts = context.split(2 * len(self.layers))
         for depth, layer in enumerate(self.layers):
             if depth and self.dropout:
-                xs = with_features(xs, contexts[2 * depth].scan(between, (), (), xs)[1])
+                _, kept = contexts[2 * depth].scan(dropout, (), (), xs)
+                xs = with_features(xs, kept)
             layer_state, ys = contexts[2 * depth + 1].scan(layer, params[depth], state[depth], xs)
-            xs = with_features(xs, ys)
+            xs = with_features(xs, ys)  # [T, *B, O], with the times of the inputs
             states.append(layer_state)
         return tuple(states), ys
 
 
+# Each takes the outputs of the forward layer and those of the backward layer.
 MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "concat": lambda ys, zs: jnp.concatenate([ys, zs], axis=-1),
     "sum": jnp.add,
@@ -131,15 +156,17 @@ MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bidirectional(Layer):
-    """Two layers that walk the sequence in opposite directions, their outputs merged step by step.
+    """Runs two layers in opposite directions and merges their outputs at each step.
 
-    Parameters and states are `Directions(forward, backward)`. It reads the future, so it cannot be stepped.
+    Parameters and states are `Directions(forward, backward)`. The layer reads the future, so `step`
+    refuses it.
 
     Args:
-        forward: the layer that walks from the first step to the last.
-        backward: the layer that walks from the last step to the first; by default one like `forward`, with parameters
-            of its own.
-        merge: how two outputs become one: `concat`, `sum`, `mul` or `ave`, as in Keras.
+        forward: the layer that runs from the first step to the last.
+        backward: the layer that runs from the last step to the first; by default a layer equal to
+            `forward`, with separate parameters.
+        merge: how the two outputs of a step are merged: `concat`, `sum`, `mul` or `ave`, as in
+            Keras.
 
     Raises:
         TypeError: if a direction is not a layer.
@@ -149,12 +176,13 @@ class Bidirectional(Layer):
         >>> import jax, recurrax
         >>> layer = recurrax.Bidirectional(recurrax.GRUCell(4))
         >>> params = layer.init(jax.random.key(0), input_size=3)
-        >>> state, ys = recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)), lengths=jax.numpy.array([7, 5]))
+        >>> state, ys = recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)))
         >>> ys.shape, state.backward.h.shape
         ((2, 7, 8), (2, 4))
 
     References:
-        Schuster and Paliwal, Bidirectional recurrent neural networks, 1997, https://doi.org/10.1109/78.650093
+        Schuster and Paliwal, Bidirectional recurrent neural networks, 1997,
+        https://doi.org/10.1109/78.650093
     """
 
     forward: Layer
@@ -173,50 +201,70 @@ class Bidirectional(Layer):
 
     @property
     def parts(self) -> tuple[Layer, ...]:
-        """Both directions."""
+        """Returns the layers of both directions."""
         return (self.forward, self.backward)
 
     @property
     def causal(self) -> bool:
-        """Never: the backward layer reads the future."""
+        """Returns False: the backward layer reads the future."""
         return False
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Directions:
         """Draws the parameters of both directions."""
+        # Checks that the outputs can be merged before anything is drawn.
         self.output_size(input_size)
-        keys = jax.random.split(key)
-        return Directions(*(part.init(k, input_size, dtype) for part, k in zip(self.parts, keys, strict=True)))
+        forward_key, backward_key = jax.random.split(key)
+        return Directions(
+            forward=self.forward.init(forward_key, input_size, dtype),
+            backward=self.backward.init(backward_key, input_size, dtype),
+        )
 
     def param_shapes(self, input_size: int) -> Directions:
-        """The parameters of both directions as shapes; equal directions are worked out once."""
+        """Returns the parameters of both directions as shapes. Equal directions share the work."""
         self.output_size(input_size)
-        return Directions(*(expected_params(part, input_size) for part in self.parts))
+        return Directions(
+            forward=expected_params(self.forward, input_size),
+            backward=expected_params(self.backward, input_size),
+        )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Directions:
-        """The initial state of each direction, which for the backward one is that after the last step."""
-        return Directions(*(part.initial_state(batch_shape, dtype) for part in self.parts))
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Directions:
+        """Returns the initial state of each direction; the backward layer starts at the end."""
+        return Directions(
+            forward=self.forward.initial_state(batch_shape, dtype),
+            backward=self.backward.initial_state(batch_shape, dtype),
+        )
 
     def first_state(
         self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Directions:
-        """The first state of each direction."""
-        pairs = zip(self.parts, params, strict=True)
-        return Directions(*(part.first_state(own, batch_shape, dtype) for part, own in pairs))
+        """Returns the first state of each direction."""
+        return Directions(
+            forward=self.forward.first_state(params.forward, batch_shape, dtype),
+            backward=self.backward.first_state(params.backward, batch_shape, dtype),
+        )
 
     def output_size(self, input_size: int) -> int:
-        """The sum of both output sizes under `concat`, else the one that they share."""
-        forward, backward = (part.output_size(input_size) for part in self.parts)
+        """Returns the sum of both output sizes for `concat`, else the size of both."""
+        forward = self.forward.output_size(input_size)
+        backward = self.backward.output_size(input_size)
         if self.merge == "concat":
             return forward + backward
         if forward != backward:
             raise ValueError(
-                f"`backward` must have the output size of `forward`, {forward}, to be merged by {self.merge!r}; "
+                f"`backward` must have the output size of `forward`, {forward}, to be merged by "
+                f"{self.merge!r}; "
                 f'got {backward}. Only "concat" merges outputs of different sizes.'
             )
         return forward
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs both directions over the inputs and merges what they say of each step."""
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
+        """Runs both directions over the inputs and merges their outputs."""
+        # `zs` are aligned with `ys`: a reversed scan returns its outputs in the order of the
+        # inputs.
         ahead, back = context.split(2)
         forward, ys = ahead.scan(self.forward, params.forward, state.forward, xs)
         backward, zs = back.reversed().scan(self.backward, params.backward, state.backward, xs)
@@ -228,7 +276,8 @@ class Residual(Wrapper):
     """Adds a layer's inputs to its outputs: ys = xs + layer(xs).
 
     Args:
-        layer: a layer whose output size is its input size; parameters and state are its own.
+        layer: a layer whose output size equals its input size. The parameters and the state belong
+            to it.
 
     Raises:
         TypeError: if `layer` is not a layer.
@@ -242,7 +291,8 @@ class Residual(Wrapper):
         (2, 7, 8)
 
     References:
-        Wu et al., Google's neural machine translation system (section 3.1), 2016, https://arxiv.org/abs/1609.08144
+        Wu et al., Google's neural machine translation system (section 3.1), 2016,
+        https://arxiv.org/abs/1609.08144
     """
 
     def __post_init__(self) -> None:
@@ -255,18 +305,22 @@ class Residual(Wrapper):
         return super().init(key, input_size, dtype)
 
     def output_size(self, input_size: int) -> int:
-        """That of the input, which must be that of the layer's output."""
+        """Returns `input_size`, which must be the output size of the layer too."""
         output_size = self.layer.output_size(input_size)
         if output_size != input_size:
             raise ValueError(
-                f"`layer` of Residual must put out as many features as it takes in, {input_size}; {self.layer} puts "
-                f"out {output_size}. Project the inputs to {output_size} features first."
+                f"`layer` of Residual must put out as many features as it takes in, {input_size}; "
+                f"{self.layer} puts out {output_size}. Project the inputs to {output_size} "
+                "features first."
             )
         return output_size
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
         """Runs the layer and adds the inputs."""
         state, ys = context.scan(self.layer, params, state, xs)
+        # The times of `TimedInputs` are no features.
         return state, features(xs) + ys
 
 
@@ -274,7 +328,8 @@ class Residual(Wrapper):
 class Reverse(Wrapper):
     """Runs a layer in the other direction; its outputs stay aligned with the inputs.
 
-    It reads the future, so it cannot be stepped. Parameters and state are those of the layer.
+    The layer reads the future, so `step` refuses it. It has the parameters and the state of
+    `layer`.
 
     Args:
         layer: any layer.
@@ -292,7 +347,8 @@ class Reverse(Wrapper):
         True
 
     References:
-        Schuster and Paliwal, Bidirectional recurrent neural networks, 1997, https://doi.org/10.1109/78.650093
+        Schuster and Paliwal, Bidirectional recurrent neural networks, 1997,
+        https://doi.org/10.1109/78.650093
     """
 
     def __post_init__(self) -> None:
@@ -301,9 +357,11 @@ class Reverse(Wrapper):
 
     @property
     def causal(self) -> bool:
-        """Never: the layer reads the future."""
+        """Returns False: the layer reads the future."""
         return False
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
         """Runs the layer in the other direction."""
         return context.reversed().scan(self.layer, params, state, xs)

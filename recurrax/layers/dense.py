@@ -19,22 +19,24 @@ from recurrax.layers._stateless import Stateless
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Activation(Stateless):
-    """A function of each feature.
+    """Applies a function to each feature.
 
     y = function(x)
 
     Args:
-        function: the function, such as `jax.nn.gelu`. Layers compare by it, so name a lambda before you use it twice.
+        function: the function, such as `jax.nn.gelu`. Layers with the same function are equal. So
+            give a lambda a name before you use it twice.
 
     Example:
         >>> import jax, recurrax
-        >>> recurrax.scan(recurrax.Activation(jax.nn.relu), (), jax.numpy.array([[-1.0, 2.0]]))[1].tolist()
+        >>> xs = jax.numpy.array([[-1.0, 2.0]])
+        >>> recurrax.scan(recurrax.Activation(jax.nn.relu), (), xs)[1].tolist()
         [[0.0, 2.0]]
     """
 
     function: Callable[[jax.Array], jax.Array]
 
-    def _of(self, params: Params, xs: jax.Array) -> jax.Array:
+    def _outputs(self, params: Params, xs: jax.Array) -> jax.Array:
         return self.function(xs)
 
 
@@ -52,14 +54,14 @@ class DenseParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Dense(Stateless):
-    """An affine map of each step, and a nonlinearity.
+    """Applies an affine map to each step, then a nonlinearity.
 
     y = activation(x @ kernel + bias)
 
     Args:
-        features: the number of features O of the output.
-        activation: the nonlinearity; None, the default, for the identity.
-        bias: whether there is a bias.
+        features: the number O of output features.
+        activation: the nonlinearity; None, the default, means the identity.
+        bias: whether the layer has a bias.
         kernel_init: draws `kernel`; LeCun normal by default.
         bias_init: draws `bias`; zeros by default.
         dtype: the dtype of the product; `None` follows the parameters and the inputs.
@@ -78,8 +80,12 @@ class Dense(Stateless):
     features: int
     activation: Callable[[jax.Array], jax.Array] | None = None
     bias: bool = dataclasses.field(default=True, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    kernel_init: Initializer = dataclasses.field(
+        default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER
+    )
+    bias_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,15 +94,19 @@ class Dense(Stateless):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> DenseParams:
         """Draws `kernel` `[I, O]` and `bias` `[O]`."""
         kernel_key, bias_key = jax.random.split(key)
-        return DenseParams(
-            kernel=self.kernel_init(kernel_key, (input_size, self.features), jnp.float32).astype(dtype),
-            bias=self.bias_init(bias_key, (self.features,), jnp.float32).astype(dtype) if self.bias else None,
-        )
+        # An initializer draws in float32, so that the numbers are the same for every `dtype`.
+        kernel = self.kernel_init(kernel_key, (input_size, self.features), jnp.float32)
+        bias = None
+        if self.bias:
+            bias = self.bias_init(bias_key, (self.features,), jnp.float32).astype(dtype)
+        return DenseParams(kernel.astype(dtype), bias)
 
     def output_size(self, input_size: int) -> int:
-        """`features`."""
+        """Returns `features`."""
         return self.features
 
-    def _of(self, params: DenseParams, xs: jax.Array) -> jax.Array:
+    def _outputs(self, params: DenseParams, xs: jax.Array) -> jax.Array:
         ys = affine(xs, params.kernel, params.bias)
-        return ys if self.activation is None else self.activation(ys)
+        if self.activation is None:
+            return ys
+        return self.activation(ys)

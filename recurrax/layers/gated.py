@@ -17,8 +17,8 @@ class Branches(NamedTuple):
     """Parameters or states of a `Gated` layer.
 
     Attributes:
-        layer: those of the layer.
-        gate: those of the gate.
+        layer: the parameters or the state of `layer`.
+        gate: the parameters or the state of `gate`.
     """
 
     layer: Any
@@ -27,7 +27,7 @@ class Branches(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Gated(Layer):
-    """The product of two branches, both of which read the inputs.
+    """Multiplies the outputs of two branches. Both branches read the inputs.
 
     ys = layer(xs) * gate(xs)
 
@@ -35,7 +35,7 @@ class Gated(Layer):
 
     Args:
         layer: one branch.
-        gate: the other, with as many features in its output.
+        gate: the other branch, with the same number of output features.
 
     Raises:
         TypeError: if a branch is not a layer.
@@ -49,7 +49,8 @@ class Gated(Layer):
         (2, 7, 4)
 
     References:
-        Dauphin et al., Language modeling with gated convolutional networks, 2017, https://arxiv.org/abs/1612.08083
+        Dauphin et al., Language modeling with gated convolutional networks, 2017,
+        https://arxiv.org/abs/1612.08083
     """
 
     layer: Layer
@@ -68,37 +69,48 @@ class Gated(Layer):
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Branches:
         """Draws the parameters of both branches."""
+        # Checks that the branches fit before anything is drawn.
         self.output_size(input_size)
-        keys = jax.random.split(key)
-        return Branches(*(part.init(k, input_size, dtype) for part, k in zip(self.parts, keys, strict=True)))
+        layer_key, gate_key = jax.random.split(key)
+        return Branches(
+            layer=self.layer.init(layer_key, input_size, dtype),
+            gate=self.gate.init(gate_key, input_size, dtype),
+        )
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Branches:
-        """The initial state of each branch."""
-        return Branches(*(part.initial_state(batch_shape, dtype) for part in self.parts))
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Branches:
+        """Returns the initial state of each branch."""
+        return Branches(
+            layer=self.layer.initial_state(batch_shape, dtype),
+            gate=self.gate.initial_state(batch_shape, dtype),
+        )
 
     def first_state(
         self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Branches:
-        """The first state of each branch."""
-        pairs = zip(self.parts, params, strict=True)
-        return Branches(*(part.first_state(own, batch_shape, dtype) for part, own in pairs))
+        """Returns the first state of each branch."""
+        return Branches(
+            layer=self.layer.first_state(params.layer, batch_shape, dtype),
+            gate=self.gate.first_state(params.gate, batch_shape, dtype),
+        )
 
     def output_size(self, input_size: int) -> int:
-        """The one that both branches share."""
-        size, other = (part.output_size(input_size) for part in self.parts)
+        """Returns the output size of both branches."""
+        size, other = self.layer.output_size(input_size), self.gate.output_size(input_size)
         if size != other:
             raise ValueError(
-                f"`gate` of Gated must put out as many features as `layer`, {size}; got {other} from {self.gate}."
+                f"`gate` of Gated must put out as many features as `layer`, {size}; got {other} "
+                f"from {self.gate}."
             )
         return size
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs both branches over the inputs and multiplies what they say of each step."""
-        states, outputs = [], []
-        for part_context, part, part_params, part_state in zip(
-            context.split(2), self.parts, params, state, strict=True
-        ):
-            part_state, ys = part_context.scan(part, part_params, part_state, xs)
-            states.append(part_state)
-            outputs.append(ys)
-        return Branches(*states), outputs[0] * outputs[1]
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
+        """Runs both branches over the inputs and multiplies their outputs."""
+        # Each branch has randomness for itself.
+        layer_context, gate_context = context.split(2)
+        layer_state, ys = layer_context.scan(self.layer, params.layer, state.layer, xs)
+        gate_state, gates = gate_context.scan(self.gate, params.gate, state.gate, xs)
+        return Branches(layer_state, gate_state), ys * gates

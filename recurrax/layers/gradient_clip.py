@@ -1,4 +1,4 @@
-"""Bounds on what flows back through a cell, step by step."""
+"""Bounds on the gradient that flows back through a cell, step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax import lax
 
 from recurrax._layer import Params, State
 from recurrax.cells.affine import AffineCell, Gates
-from recurrax.layers._wrapper import AroundAffineCell, CellWrapper
+from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -20,17 +20,19 @@ class GradientClip(CellWrapper):
 
     da_t ← min(max(da_t, -bound), bound)
 
-    What comes out of a step is bounded before it goes on to the step before, so one explosive step cannot spoil what
-    the others say, as it can where the gradients of the weights are clipped after the context. Forward mode, which has no
-    such flow, gives the derivative itself. `"newton"`, which solves one equation for all steps, has no such flow either
-    and is refused. Parameters and state are those of the cell.
+    The gradient is bounded at each step before it flows to the step before. So one exploding step
+    does not spoil the gradients of the other steps. If only the weight gradients are clipped, after
+    the last step, one step can spoil them all. Forward mode has no such flow, so it gives the exact
+    derivative. `"newton"` solves one equation for all steps. It has no such flow either and raises.
+    The layer has the parameters and the state of the cell.
 
     Args:
-        layer: an affine cell, such as Elman's, an LSTM or a GRU, or one within layers that keep it affine.
+        layer: an affine cell, such as an Elman cell, an LSTM or a GRU; or layers that keep such a
+            cell affine.
         bound: the largest magnitude.
 
     Raises:
-        TypeError: if `layer` is not of that kind.
+        TypeError: if `layer` is neither.
         ValueError: if `bound` is not positive.
 
     Example:
@@ -52,19 +54,23 @@ class GradientClip(CellWrapper):
         super().__post_init__()
         if self.affine_cell is None or not self.affine_cell.is_affine:
             raise TypeError(
-                "`layer` of GradientClip must be an affine cell, such as LSTMCell(128) or GRUCell(128); "
-                f"got {self.layer!r}."
+                "`layer` of GradientClip must be an affine cell, such as LSTMCell(128) or "
+                f"GRUCell(128); got {self.layer!r}."
             )
         if not self.bound > 0:
             raise ValueError(f"`bound` of GradientClip must be above 0; got {self.bound}.")
 
-    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
-        """The cell with bounds."""
+    def replacement(
+        self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple:
+        """Returns the cell with bounds on its gradient."""
         return _Bounded.of(cell, bound=self.bound), params, xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _Bounded(AroundAffineCell):
+class _Bounded(AffineStandIn):
+    """A cell with bounds on the gradient of its pre-activations."""
+
     bound: float = dataclasses.field(default=1.0, kw_only=True)
 
     alters_gradient: ClassVar[bool] = True
@@ -73,12 +79,15 @@ class _Bounded(AroundAffineCell):
         return self.cell.pointwise(params, tuple(map(self._bounded, a)), state)
 
     def _bounded(self, a: jax.Array) -> jax.Array:
-        # The identity as a system of equations, whose transpose is solved within the bounds: JAX takes derivatives of
-        # any mode and order through it, which it would not through a `custom_vjp`.
-        def itself(_: Any, a: jax.Array) -> jax.Array:
+        """Returns `a`; the gradient of `a` is bounded."""
+
+        # The identity, written as a linear equation. Reverse mode solves the transposed equation,
+        # and that solution is clipped. JAX takes derivatives of any mode and order through it;
+        # a `custom_vjp` would have no forward mode.
+        def solve(_: Any, a: jax.Array) -> jax.Array:
             return a
 
-        def within(_: Any, da: jax.Array) -> jax.Array:
+        def solve_transposed(_: Any, da: jax.Array) -> jax.Array:
             return jnp.clip(da, -self.bound, self.bound)
 
-        return lax.custom_linear_solve(lambda a: a, a, itself, within)
+        return lax.custom_linear_solve(lambda a: a, a, solve, solve_transposed)

@@ -19,8 +19,9 @@ class LearnedInitialStateParams(NamedTuple):
     """Parameters of a `LearnedInitialState`.
 
     Attributes:
-        layer: those of the layer.
-        state: the state at the beginning, as `layer.initial_state()` has it: without batch axes.
+        layer: the parameters of the layer.
+        state: the state before the first step, in the structure of `layer.initial_state()`, without
+            batch axes.
     """
 
     layer: Any
@@ -29,20 +30,21 @@ class LearnedInitialStateParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LearnedInitialState(Wrapper):
-    """Makes the initial state of a cell a parameter, the same for every sequence.
+    """Makes the initial state of a cell a parameter. All sequences share it.
 
     state_0 = params.state
 
-    It is the state where `scan` is given none, and at every `reset`; gradients flow to it from both. `init` sets it to
-    the cell's own initial state, zeros. `first_state(params)` gives it; `initial_state()`, which sees no parameters,
-    remains the cell's. The state is that of the cell.
+    `scan` begins with this state if no state is given, and returns to it at every `reset`.
+    Gradients flow to it from both places. `init` sets it to the initial state of the cell, zeros.
+    `first_state(params)` returns it. `initial_state()` sees no parameters, so it returns the
+    initial state of the cell. The layer has the state of the cell.
 
     Args:
-        layer: a cell, or one within layers that keep its state, such as `Zoneout(LSTMCell(128))`. In a `Stack` or a
-            `Bidirectional` each cell has one of its own.
+        layer: a cell, or layers that keep the state of a cell, such as `Zoneout(LSTMCell(128))`. In
+            a `Stack` or a `Bidirectional`, wrap each cell.
 
     Raises:
-        TypeError: if `layer` is not of that kind.
+        TypeError: if `layer` is neither.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -50,36 +52,50 @@ class LearnedInitialState(Wrapper):
         >>> params = layer.init(jax.random.key(0), input_size=3)
         >>> params = params._replace(state=recurrax.cells.GRUState(jnp.arange(4.0)))
         >>> state, _ = recurrax.scan(layer, params, jnp.ones((2, 7, 3)), lengths=jnp.array([7, 0]))
-        >>> state.h[1].tolist()  # no real step
+        >>> state.h[1].tolist()  # no unmasked step
         [0.0, 1.0, 2.0, 3.0]
 
     References:
-        Forcada and Carrasco, Learning the initial state of a second-order recurrent neural network during
-        regular-language inference, 1995, https://doi.org/10.1162/neco.1995.7.5.923
+        Forcada and Carrasco, Learning the initial state of a second-order recurrent neural network
+        during regular-language inference, 1995, https://doi.org/10.1162/neco.1995.7.5.923
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inner: Layer = self.layer
-        while isinstance(inner, Wrapper) and not isinstance(inner, LearnedInitialState):
-            inner = inner.layer
-        if not isinstance(inner, Cell):
+        # A second learned state in the same layer would have no effect, so it is an error too.
+        cell: Layer = self.layer
+        while isinstance(cell, Wrapper) and not isinstance(cell, LearnedInitialState):
+            cell = cell.layer
+        if not isinstance(cell, Cell):
             raise TypeError(
-                "`layer` of LearnedInitialState must be a cell, such as LSTMCell(128), or one within layers that keep "
-                f"its state; got {self.layer!r}. In a Stack or a Bidirectional wrap each cell."
+                "`layer` of LearnedInitialState must be a cell, such as LSTMCell(128), or one "
+                f"within layers that keep its state; got {self.layer!r}. In a Stack or a "
+                "Bidirectional wrap each cell."
             )
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> LearnedInitialStateParams:
-        """Draws the parameters of the layer, and begins with its own initial state."""
-        return LearnedInitialStateParams(self.layer.init(key, input_size, dtype), self.layer.initial_state((), dtype))
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> LearnedInitialStateParams:
+        """Draws the parameters of the layer; the state begins as the initial state of the layer."""
+        params = self.layer.init(key, input_size, dtype)
+        return LearnedInitialStateParams(params, self.layer.initial_state((), dtype))
 
-    def first_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The learned state, for every sequence of the batch."""
+    def first_state(
+        self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
+        """Returns the learned state for every sequence of the batch."""
         like = self.layer.initial_state(batch_shape, dtype)
         check_kinds("params.state", params.state, like, self.layer)
-        return jax.tree.map(lambda own, s: jnp.broadcast_to(own.astype(s.dtype), s.shape), params.state, like)
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
+        def over_batch(learned: jax.Array, like: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(learned.astype(like.dtype), like.shape)  # [*B, H]
+
+        return jax.tree.map(over_batch, params.state, like)
+
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
         """Runs the layer with the learned state at every reset."""
-        initial = self.first_state(params, batch_shape_of(self.layer, xs), default_state_dtype(params, xs))
+        batch_shape = batch_shape_of(self.layer, xs)
+        initial = self.first_state(params, batch_shape, default_state_dtype(params, xs))
         return context.scan(self.layer, params.layer, state, xs, initial)

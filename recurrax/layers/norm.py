@@ -16,11 +16,11 @@ from recurrax.layers._stateless import Stateless
 
 
 class NormParams(NamedTuple):
-    """Parameters of a normalising layer.
+    """Parameters of a normalization layer.
 
     Attributes:
         scale: `[I]`.
-        bias: `[I]`, or None where the layer has none.
+        bias: `[I]`, or None for a layer without a bias.
     """
 
     scale: jax.Array
@@ -34,8 +34,9 @@ class RMSNorm(Stateless):
     y = x / √(mean(x²) + epsilon) * scale
 
     Args:
-        epsilon: what is added to the mean square.
-        dtype: the dtype of the outputs before they take that of the inputs; statistics are of at least float32.
+        epsilon: a small number that is added to the mean square.
+        dtype: the dtype in which the outputs are rounded before they take the dtype of the inputs.
+            Statistics are in float32 or wider.
 
     Example:
         >>> import jax, recurrax
@@ -45,17 +46,18 @@ class RMSNorm(Stateless):
         (2, 7, 3)
 
     References:
-        Zhang and Sennrich, Root mean square layer normalization, 2019, https://arxiv.org/abs/1910.07467
+        Zhang and Sennrich, Root mean square layer normalization, 2019,
+        https://arxiv.org/abs/1910.07467
     """
 
     epsilon: float = 1e-6
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> NormParams:
-        """A scale of one."""
+        """Returns a scale of one."""
         return NormParams(jnp.ones(input_size, dtype))
 
-    def _of(self, params: NormParams, xs: jax.Array) -> jax.Array:
-        return _scaled(params, widened(xs), self.epsilon)
+    def _outputs(self, params: NormParams, xs: jax.Array) -> jax.Array:
+        return _normalized(params, widened(xs), self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -65,8 +67,9 @@ class LayerNorm(Stateless):
     y = (x - mean(x)) / √(var(x) + epsilon) * scale + bias
 
     Args:
-        epsilon: what is added to the variance.
-        dtype: the dtype of the outputs before they take that of the inputs; statistics are of at least float32.
+        epsilon: a small number that is added to the variance.
+        dtype: the dtype in which the outputs are rounded before they take the dtype of the inputs.
+            Statistics are in float32 or wider.
 
     Example:
         >>> import jax, recurrax
@@ -82,14 +85,19 @@ class LayerNorm(Stateless):
     epsilon: float = 1e-5
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> NormParams:
-        """A scale of one and a bias of zero."""
+        """Returns a scale of one and a bias of zero."""
         return NormParams(jnp.ones(input_size, dtype), jnp.zeros(input_size, dtype))
 
-    def _of(self, params: NormParams, xs: jax.Array) -> jax.Array:
+    def _outputs(self, params: NormParams, xs: jax.Array) -> jax.Array:
         xs = widened(xs)
-        return _scaled(params, xs - jnp.mean(xs, axis=-1, keepdims=True), self.epsilon)
+        centered = xs - jnp.mean(xs, axis=-1, keepdims=True)  # [T, *B, I]
+        return _normalized(params, centered, self.epsilon)
 
 
-def _scaled(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
-    ys = xs * lax.rsqrt(jnp.mean(xs * xs, axis=-1, keepdims=True) + epsilon) * along(params.scale, xs)
-    return ys if params.bias is None else ys + along(params.bias, ys)
+def _normalized(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
+    """Divides `xs` by the root of its mean square, then applies scale and bias."""
+    mean_square = jnp.mean(xs * xs, axis=-1, keepdims=True)  # [T, *B, 1]
+    ys = xs * lax.rsqrt(mean_square + epsilon) * along(params.scale, xs)
+    if params.bias is None:
+        return ys
+    return ys + along(params.bias, ys)

@@ -1,4 +1,4 @@
-"""Dropout within a step: of what it sees of the state, and of what it brings to it."""
+"""Dropout within a step: of the state that a step reads, and of the candidate that it adds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from recurrax._check import check_rate
 from recurrax._dtype import compute_dtype
 from recurrax._layer import Params, State
 from recurrax.cells.affine import AffineCell, along
-from recurrax.layers._random import drawn
-from recurrax.layers._wrapper import AroundAffineCell, CellWrapper
+from recurrax.layers._random import bernoulli
+from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RecurrentDropout(CellWrapper):
-    """Drops features of what a cell's recurrent product sees of its state, the same ones at every step of a sequence.
+    """Drops features of the state that the recurrent product reads, the same at every step.
 
-    u_t = (m * h_{t-1} / (1 - rate)) @ recurrent_kernel + recurrent_bias,  m ~ Bernoulli(1 - rate), once a sequence
+    u_t = (m * h_{t-1} / (1 - rate)) @ recurrent_kernel + recurrent_bias
+    m ~ Bernoulli(1 - rate), once a sequence
 
-    It acts only where `scan` is given a key, a part of a sequence at a time if it is given parts. Together with
-    `Dropout(rate, shared=True)` below it is the variational dropout of Gal and Ghahramani, and Keras' `dropout` and
-    `recurrent_dropout`, but that Keras' LSTM and GRU draw a mask for each gate. Parameters and state are those of the
+    The layer acts only when `scan` has a key. Each call of `scan` draws a new mask, so each part of
+    a sequence has its own. With `Dropout(rate, shared=True)` below it, the layer is the variational
+    dropout of Gal and Ghahramani. Keras' `dropout` and `recurrent_dropout` do the same, but its
+    LSTM and GRU draw one mask for each gate. The layer has the parameters and the state of the
     cell.
 
     Args:
-        layer: an affine cell, such as Elman's, an LSTM or a GRU.
+        layer: an affine cell, such as an Elman cell, an LSTM or a GRU.
         rate: the probability of zero, in [0, 1).
 
     Raises:
@@ -45,8 +47,8 @@ class RecurrentDropout(CellWrapper):
         (2, 7, 4)
 
     References:
-        Gal and Ghahramani, A theoretically grounded application of dropout in recurrent neural networks, 2016,
-        https://arxiv.org/abs/1512.05287
+        Gal and Ghahramani, A theoretically grounded application of dropout in recurrent neural
+        networks, 2016, https://arxiv.org/abs/1512.05287
     """
 
     layer: AffineCell | CellWrapper
@@ -56,8 +58,8 @@ class RecurrentDropout(CellWrapper):
         super().__post_init__()
         if self.affine_cell is None or not self.affine_cell.is_affine:
             raise TypeError(
-                "`layer` of RecurrentDropout must be an affine cell, such as LSTMCell(128) or GRUCell(128); "
-                f"got {self.layer!r}."
+                "`layer` of RecurrentDropout must be an affine cell, such as LSTMCell(128) or "
+                f"GRUCell(128); got {self.layer!r}."
             )
         check_rate("rate", self.rate)
 
@@ -66,29 +68,39 @@ class RecurrentDropout(CellWrapper):
         """Whether a rate is positive."""
         return self.rate > 0 or self.layer.stochastic
 
-    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
-        """The cell with one mask for all steps."""
+    def replacement(
+        self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple:
+        """Returns the cell with one mask for all steps."""
         if key is None or not self.rate:
             return cell, params, xs
-        mask = drawn(key, 1 - self.rate, state.h).astype(compute_dtype(cell, params, xs))
+        mask = bernoulli(key, 1 - self.rate, state.h)  # [*B, H]
+        mask = mask.astype(compute_dtype(cell, params, xs))  # zeros and ones
         return _Masked.of(cell, rate=self.rate), (params, mask), xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class UpdateDropout(CellWrapper):
-    """Drops features of the candidate, which a step brings to the state: what the state holds is never lost.
+    """Drops features of the candidate that a step adds to the state.
 
-    c' = f * c + i * d(g) for an LSTM,  h' = (1 - z) * d(n) + z * h for a GRU,  h' = d(tanh(z + u)) for Elman's cell,
+    The state itself loses nothing:
 
-    where d(g) = m * g / (1 - rate),  m ~ Bernoulli(1 - rate), once a sequence. It acts only where `scan` is given a
-    key, a part of a sequence at a time if it is given parts. Parameters and state are those of the cell.
+    d(g) = m * g / (1 - rate),  m ~ Bernoulli(1 - rate), once a sequence
+    c' = f * c + i * d(g) for an LSTM
+    h' = (1 - z) * d(n) + z * h for a GRU
+    h' = d(tanh(z + u)) for an Elman cell
+
+    The layer acts only when `scan` has a key. Each call of `scan` draws a new mask, so each part of
+    a sequence has its own. The layer has the parameters and the state of the cell.
 
     Args:
-        layer: an `AffineCell` whose equations pass their candidate through `update`, as all of this package's do.
+        layer: an `AffineCell` that passes its candidate through `update`, as every `AffineCell` of
+            this package does.
         rate: the probability of zero, in [0, 1).
 
     Raises:
-        TypeError: if `layer` is not such a cell; of one of your own it is known at the first call with a key.
+        TypeError: if `layer` is no such cell. For a cell of your own this is known at the first
+            call with a key.
         ValueError: if `rate` is outside [0, 1).
 
     Example:
@@ -99,7 +111,8 @@ class UpdateDropout(CellWrapper):
         (2, 7, 4)
 
     References:
-        Semeniuta et al., Recurrent dropout without memory loss, 2016, https://arxiv.org/abs/1603.05118
+        Semeniuta et al., Recurrent dropout without memory loss, 2016,
+        https://arxiv.org/abs/1603.05118
     """
 
     layer: AffineCell | CellWrapper
@@ -109,8 +122,8 @@ class UpdateDropout(CellWrapper):
         super().__post_init__()
         if self.affine_cell is None:
             raise TypeError(
-                "`layer` of UpdateDropout must be an AffineCell, such as LSTMCell(128) or GRUCell(128); "
-                f"got {self.layer!r}."
+                "`layer` of UpdateDropout must be an AffineCell, such as LSTMCell(128) or "
+                f"GRUCell(128); got {self.layer!r}."
             )
         check_rate("rate", self.rate)
 
@@ -119,35 +132,40 @@ class UpdateDropout(CellWrapper):
         """Whether a rate is positive."""
         return self.rate > 0 or self.layer.stochastic
 
-    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
-        """The cell with one mask for all steps."""
+    def replacement(
+        self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple:
+        """Returns the cell with one mask for all steps."""
         if key is None or not self.rate:
             return cell, params, xs
+        # The candidate has H features, also where a projection makes h narrower.
         shape = (*state.h.shape[:-1], cell.hidden_size)
-        mask = drawn(key, 1 - self.rate, state.h, shape).astype(compute_dtype(cell, params, xs))
+        mask = bernoulli(key, 1 - self.rate, state.h, shape)  # [*B, H]
+        mask = mask.astype(compute_dtype(cell, params, xs))
         return _Updated.of(cell, rate=self.rate), (params, mask), xs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _WithMask(AroundAffineCell):
+class _WithMask(AffineStandIn):
     """A cell whose parameters are `(params, mask)`, with a mask of zeros and ones.
 
-    The mask is in the dtype of the products. So it has no say in that dtype, and no rounding changes it.
+    The mask has the dtype of the products. So it does not change that dtype, and no rounding
+    changes the mask.
     """
 
     rate: float = dataclasses.field(default=0.0, kw_only=True)
 
-    def inner(self, params: Params) -> Params:
+    def cell_params(self, params: Params) -> Params:
         return params[0]
 
     def masked(self, mask: jax.Array, x: jax.Array) -> jax.Array:
-        """`x` with zeros where the mask has zeros, and the rest scaled."""
+        """Returns `x` with zeros where the mask has zeros; the rest is scaled."""
         return x * along(mask, x) / (1 - self.rate)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Masked(_WithMask):
-    """A cell whose recurrent product sees `h * mask`."""
+    """A cell whose recurrent product reads `h * mask`."""
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
         params, mask = params
@@ -160,39 +178,43 @@ class _Updated(_WithMask):
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         params, mask = params
-        return self._masking("step", mask, params, state, z)
+        return self._call_masked("step", mask, params, state, z)
 
     def pointwise(self, params: Params, a: Any, state: State) -> tuple[State, jax.Array]:
         params, mask = params
-        return self._masking("pointwise", mask, params, a, state)
+        return self._call_masked("pointwise", mask, params, a, state)
 
     def other_params(self, params: Params) -> Params:
         return self.cell.other_params(params[0]), params[1]
 
-    def _masking(self, method: str, mask: jax.Array, *args: Any) -> tuple[State, jax.Array]:
+    def _call_masked(self, method: str, mask: jax.Array, *args: Any) -> tuple[State, jax.Array]:
+        """Calls a method of the cell whose `update` applies the mask."""
         seen = []
 
         def update(candidate: jax.Array) -> jax.Array:
             seen.append(candidate)
             return self.masked(mask, candidate)
 
-        cell = _updating(self.cell, update)
+        cell = _with_update(self.cell, update)
         out = getattr(cell, method)(*args)
+        # Without this check the layer would silently drop nothing.
         if not seen:
             raise TypeError(
-                f"`layer` of UpdateDropout must pass its candidate through `update`; {self.cell} does not. "
-                "Call `self.update(candidate)` in its `pointwise`."
+                f"`layer` of UpdateDropout must pass its candidate through `update`; {self.cell} "
+                "does not. Call `self.update(candidate)` in its `pointwise`."
             )
         return out
 
 
-def _updating(cell: AffineCell, update: Callable) -> AffineCell:
-    # A cell holds no arrays: this one lives for a single call, and nobody else sees it.
+def _with_update(cell: AffineCell, update: Callable) -> AffineCell:
+    """Returns a copy of the cell that passes its candidate through `update` too."""
+    # The copy holds arrays through `update`, so it must not outlive the call.
     cell = copy.copy(cell)
-    if isinstance(cell, AroundAffineCell):
-        object.__setattr__(cell, "cell", _updating(cell.cell, update))
+    if isinstance(cell, AffineStandIn):
+        # The equations that call `update` are those of the replaced cell.
+        object.__setattr__(cell, "cell", _with_update(cell.cell, update))
     else:
-        # The cell may have an `update` already: its own, or that of another `UpdateDropout`.
+        # The cell may have an `update` already, from its class or from another `UpdateDropout`.
         before = cell.update
         object.__setattr__(cell, "update", lambda candidate: update(before(candidate)))
     return cell

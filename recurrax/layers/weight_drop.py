@@ -18,18 +18,21 @@ from recurrax.layers._wrapper import Wrapper
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class WeightDrop(Wrapper):
-    """Drops single weights at random, once a sequence: DropConnect, on the recurrent kernels by default.
+    """Drops single weights at random (DropConnect), by default those of the recurrent kernels.
 
-    It acts only where `scan` is given a key. Parameters and state are those of the layer.
+    One mask serves all steps of a call of `scan`. The layer acts only when `scan` has a key. It has
+    the parameters and the state of `layer`.
 
     Args:
         layer: any layer.
-        rate: the probability of zero, in [0, 1); the other weights are scaled by 1 / (1 - rate).
-        names: the names of the parameters, wherever they stand in the layer, as in `param_mask`; a str for a single name.
+        rate: the probability of zero, in [0, 1). The other weights are divided by 1 - rate.
+        names: the names of the parameters, at any depth of the layer, as in `param_mask`. A str is
+            one name.
 
     Raises:
         TypeError: if `layer` is not a layer, or a name is not a str.
-        ValueError: if `rate` is outside [0, 1), there is no name, or, at `init`, the layer has no parameter of a name.
+        ValueError: if `rate` is outside [0, 1), if there is no name, or if the layer has no
+            parameter of a name (at `init`).
 
     Example:
         >>> import jax, recurrax
@@ -39,7 +42,8 @@ class WeightDrop(Wrapper):
         (2, 7, 4)
 
     References:
-        Merity et al., Regularizing and optimizing LSTM language models, 2018, https://arxiv.org/abs/1708.02182
+        Merity et al., Regularizing and optimizing LSTM language models, 2018,
+        https://arxiv.org/abs/1708.02182
 
         Wan et al., Regularization of neural networks using DropConnect, 2013,
         https://proceedings.mlr.press/v28/wan13.html
@@ -52,34 +56,45 @@ class WeightDrop(Wrapper):
         super().__post_init__()
         check_layer("layer", self.layer)
         check_rate("rate", self.rate)
-        names = (self.names,) if isinstance(self.names, str) else self.names
+        names = self.names
+        if isinstance(names, str):
+            names = (names,)
         if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
             raise TypeError(
-                '`names` of WeightDrop must be the name of a parameter, such as "recurrent_kernel", or a tuple of '
+                "`names` of WeightDrop must be the name of a parameter, such as "
+                '"recurrent_kernel", or a tuple of '
                 f"names; got {self.names!r}."
             )
         if not names:
             raise ValueError("`names` of WeightDrop must hold at least 1 name; got none.")
+        # A list has no hash, and a layer must have one.
         object.__setattr__(self, "names", tuple(names))
 
     @property
     def stochastic(self) -> bool:
-        """Whether the rate is positive, or the layer draws numbers of its own."""
+        """Whether the rate is positive, or `layer` draws random numbers."""
         return self.rate > 0 or self.layer.stochastic
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws the parameters of the layer, which must have one of each name."""
+        """Draws the parameters of the layer and checks that each name is among them."""
         params = super().init(key, input_size, dtype)
+        # `param_mask` raises if a name is not among the parameters.
         param_mask(params, *self.names)
         return params
 
-    def apply(self, context: ScanContext, params: Params, state: State, xs: Any) -> tuple[State, jax.Array]:
-        """Runs the layer with some of its weights at zero."""
+    def apply(
+        self, context: ScanContext, params: Params, state: State, xs: Any
+    ) -> tuple[State, jax.Array]:
+        """Runs the layer with some of its weights set to zero."""
         if context.key is None:
             return context.scan(self.layer, params, state, xs)
+        # The layer gets one part of the randomness; the masks use a key folded from all of it.
         rest, _ = context.split(2)
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.fold_in(context.key, 1), len(leaves))
-        drops = zip(keys, leaves, jax.tree.leaves(param_mask(params, *self.names)), strict=True)
-        leaves = [dropped(key, self.rate, leaf) if meant else leaf for key, leaf, meant in drops]
-        return rest.scan(self.layer, jax.tree.unflatten(structure, leaves), state, xs)
+        named = jax.tree.leaves(param_mask(params, *self.names))
+        for number, leaf in enumerate(leaves):
+            if named[number]:
+                leaves[number] = dropped(keys[number], self.rate, leaf)
+        params = jax.tree.unflatten(structure, leaves)
+        return rest.scan(self.layer, params, state, xs)

@@ -1,4 +1,4 @@
-"""Layers that see the last few steps: windows of inputs, and the short convolution over them."""
+"""Layers that see the last few inputs: a window of inputs, and a short convolution over time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from recurrax.cells.affine import along
 
 
 class WindowState(NamedTuple):
-    """State of a layer that sees the last few steps.
+    """State of a layer that sees the last few inputs.
 
     Attributes:
-        xs: the last inputs, `[*B, W-1, I]`, the one before the next step last.
+        xs: the last inputs, `[*B, W-1, I]`, the oldest first.
     """
 
     xs: jax.Array
@@ -34,93 +34,123 @@ class WindowState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Windowed(Layer):
-    """A layer over the inputs of this step and the W - 1 real steps before it in its segment, all steps at once."""
+    """A layer that reads the inputs of the last W unmasked steps of a segment."""
 
     @property
     @abc.abstractmethod
     def _sizes(self) -> tuple[int, int]:
-        """The number of features of an input, and the width W."""
+        """Returns the number I of input features and the width W."""
 
     @abc.abstractmethod
-    def _over(self, params: Params, window: Sequence[jax.Array]) -> jax.Array:
-        """The outputs, from the inputs of each step and of those before it, the oldest first, each `[T, *B, I]`."""
+    def _combine(self, params: Params, windows: Sequence[jax.Array]) -> jax.Array:
+        """Computes the outputs from W arrays `[T, *B, I]`, the oldest inputs first."""
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> WindowState:
-        """Zeros, `[*B, W-1, I]`."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> WindowState:
+        """Returns zeros, `[*B, W-1, I]`."""
         size, width = self._sizes
         return WindowState(jnp.zeros((*batch_shape, width - 1, size), dtype))
 
-    def apply(self, context: ScanContext, params: Params, state: WindowState, xs: jax.Array) -> tuple[State, jax.Array]:
-        """All steps at once, after those in the state."""
+    def apply(
+        self, context: ScanContext, params: Params, state: WindowState, xs: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Computes all steps at once, after the inputs in the state."""
         compute = compute_dtype(self, params, xs)
-        mask = context.mask
-        reset = None if context.reset is None else restarts(context.reset, context.reverse)
+        mask, reset = context.mask, context.reset
+        if reset is not None:
+            reset = restarts(reset, context.reverse)
+
+        # From here on time runs in the direction of the scan.
         if context.reverse:
-            ahead, mask, reset = jax.tree.map(lambda a: jnp.flip(a, axis=0), (xs, mask, reset))
+            flipped, mask, reset = jax.tree.map(lambda a: jnp.flip(a, axis=0), (xs, mask, reset))
         else:
-            ahead = xs
-        both = promote(xs.dtype, state.xs.dtype)
-        ahead = jnp.concatenate([jnp.moveaxis(state.xs, -2, 0).astype(both), ahead.astype(both)])
-        window, last = _lags(ahead, self._sizes[1], mask, reset)
-        ys = self._over(cast(params, compute), cast(window, compute)).astype(xs.dtype)
-        last = jnp.moveaxis(last, 0, -2).astype(state.xs.dtype)
+            flipped = xs
+
+        # The inputs in the state come before the first step: [W-1+T, *B, I].
+        dtype = promote(xs.dtype, state.xs.dtype)
+        before = jnp.moveaxis(state.xs, -2, 0).astype(dtype)
+        inputs = jnp.concatenate([before, flipped.astype(dtype)])
+        windows, last = _windows(inputs, self._sizes[1], mask, reset)
+        ys = self._combine(cast(params, compute), cast(windows, compute)).astype(xs.dtype)
+        if context.reverse:
+            ys = jnp.flip(ys, axis=0)
+
+        last = jnp.moveaxis(last, 0, -2).astype(state.xs.dtype)  # [*B, W-1, I]
         ended = restarts_last(context.reset, context.reverse)
         if ended is not None:
             last = where(ended, jnp.zeros_like(last), last)
-        return WindowState(last), jnp.flip(ys, axis=0) if context.reverse else ys
+        return WindowState(last), ys
 
 
-def _lags(
-    xs: jax.Array, width: int, mask: jax.Array | None, reset: jax.Array | None
+def _windows(
+    inputs: jax.Array, width: int, mask: jax.Array | None, reset: jax.Array | None
 ) -> tuple[list[jax.Array], jax.Array]:
-    """The inputs of each step and of the `width` - 1 before it, the oldest first, and the last ones of all.
+    """Finds the inputs that each step sees.
 
-    `xs` begins with `width` - 1 inputs that are not steps. Where there is a `mask`, "before" means the real ones.
+    Args:
+        inputs: `[W-1+T, *B, I]`; the first W-1 are those before the first step.
+        width: the number W of inputs that a step sees.
+        mask: `bool[T, *B]` or None. Masked steps are passed over.
+        reset: `bool[T, *B]` or None, in the direction of the scan. A step sees no input before its
+            segment.
+
+    Returns:
+        W arrays `[T, *B, I]`, the oldest inputs first, and the last W-1 inputs, `[W-1, *B, I]`.
     """
-    past, steps = width - 1, xs.shape[0] - (width - 1)
+    past = width - 1
+    steps = inputs.shape[0] - past
     if mask is None and reset is None:
-        return [xs[lag : lag + steps] for lag in range(width)], xs[steps:]
-    real = jnp.ones((steps, *xs.shape[1:-1]), bool) if mask is None else mask
-    fresh = jnp.zeros_like(real) if reset is None else reset
-    real, fresh = (
-        jnp.pad(f, [(past, 0)] + [(0, 0)] * (f.ndim - 1), constant_values=v) for f, v in ((real, True), (fresh, False))
-    )
-    segment = jnp.cumsum(fresh, axis=0, dtype=jnp.int32)
-    at = lax.broadcasted_iota(jnp.int32, real.shape, 0)
-    latest = lax.cummax(jnp.where(real, at, 0), axis=0)  # the real place at or before each
-    before = jnp.concatenate([jnp.zeros_like(latest[:1]), latest[:-1]])
+        return [inputs[lag : lag + steps] for lag in range(width)], inputs[steps:]
 
-    def take(values: jax.Array, places: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(values, jnp.expand_dims(places, tuple(range(places.ndim, values.ndim))), axis=0)
+    # The inputs before the first step count as unmasked steps, without a reset.
+    unmasked = jnp.ones((steps, *inputs.shape[1:-1]), bool) if mask is None else mask
+    restart = jnp.zeros_like(unmasked) if reset is None else reset
+    padding = [(past, 0)] + [(0, 0)] * (unmasked.ndim - 1)
+    unmasked = jnp.pad(unmasked, padding, constant_values=True)  # [W-1+T, *B]
+    restart = jnp.pad(restart, padding, constant_values=False)  # [W-1+T, *B]
 
-    def back(places: jax.Array, current: jax.Array, number: int) -> list[jax.Array]:
-        """What stands at `places` and at the real places before them, or zeros of an earlier segment."""
+    segment = jnp.cumsum(restart, axis=0, dtype=jnp.int32)  # [W-1+T, *B], the number of the segment
+    position = lax.broadcasted_iota(jnp.int32, unmasked.shape, 0)  # [W-1+T, *B]
+    # The unmasked position at or before each position, and the one strictly before it.
+    latest = lax.cummax(jnp.where(unmasked, position, 0), axis=0)
+    previous = jnp.concatenate([jnp.zeros_like(latest[:1]), latest[:-1]])
+
+    def take(values: jax.Array, positions: jax.Array) -> jax.Array:
+        features_axes = tuple(range(positions.ndim, values.ndim))
+        return jnp.take_along_axis(values, jnp.expand_dims(positions, features_axes), axis=0)
+
+    def look_back(positions: jax.Array, current: jax.Array, number: int) -> list[jax.Array]:
+        """Returns the inputs at `positions` and before them, zeros for earlier segments."""
         found = []
         for _ in range(number):
-            same = jnp.expand_dims(take(segment, places) == current, -1)
-            found.append(jnp.where(same, take(xs, places), jnp.zeros((), xs.dtype)))
-            places = take(before, places)
+            same = jnp.expand_dims(take(segment, positions) == current, -1)
+            found.append(jnp.where(same, take(inputs, positions), jnp.zeros((), inputs.dtype)))
+            positions = take(previous, positions)
         return found[::-1]
 
-    end = back(latest[-1:], segment[-1:], past)
-    return back(at[past:], segment[past:], width), jnp.concatenate([xs[:0], *end])
+    # The empty slice keeps the shape where W is 1 and the state holds nothing.
+    last = jnp.concatenate([inputs[:0], *look_back(latest[-1:], segment[-1:], past)])
+    return look_back(position[past:], segment[past:], width), last
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Window(_Windowed):
-    """The inputs of the last steps, side by side: below a cell, its product becomes a convolution over time.
+    """Puts the inputs of the last W steps side by side.
+
+    Below a cell, the product of the cell becomes a convolution over time.
 
     y_t = [x_{t-W+1}, ..., x_{t-1}, x_t]
 
-    Only real steps count: a masked one is passed over, and before the first step of a segment there are zeros. Going
-    backwards the last steps are the next ones. It has no parameters.
+    Masked steps are passed over. Before the first step of a segment there are zeros. In reverse a
+    step sees the next inputs instead of the last. The layer has no parameters.
 
     Args:
-        input_size: the number of features I of its inputs.
+        input_size: the number I of input features.
         width: the number W of inputs that a step sees.
 
     Raises:
-        ValueError: if a size is not at least 1; at `init`, if the inputs have another number of features.
+        ValueError: if a size is below 1; at `init`, if the inputs have another number of features.
 
     Example:
         >>> import jax, recurrax
@@ -130,7 +160,8 @@ class Window(_Windowed):
         ([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]], [[3.0]])
 
     References:
-        Bradbury et al., Quasi-recurrent neural networks (section 2), 2017, https://arxiv.org/abs/1611.01576
+        Bradbury et al., Quasi-recurrent neural networks (section 2), 2017,
+        https://arxiv.org/abs/1611.01576
     """
 
     input_size: int
@@ -146,24 +177,24 @@ class Window(_Windowed):
         return self.input_size, self.width
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> tuple[()]:
-        """No parameters."""
+        """Returns `()`: there are no parameters."""
         self.output_size(input_size)
         return ()
 
     def output_size(self, input_size: int) -> int:
-        """W times that of the input."""
+        """Returns W times the input size."""
         check_input_size(self, input_size, self.input_size)
         return self.width * input_size
 
-    def _over(self, params: Params, window: Sequence[jax.Array]) -> jax.Array:
-        return jnp.concatenate(window, axis=-1)
+    def _combine(self, params: Params, windows: Sequence[jax.Array]) -> jax.Array:
+        return jnp.concatenate(windows, axis=-1)  # [T, *B, W*I]
 
 
 class CausalConvParams(NamedTuple):
     """Parameters of a `CausalConv`.
 
     Attributes:
-        kernel: `[W, H]`, that of the current step last.
+        kernel: `[W, H]`; the last row belongs to the current step.
         bias: `[H]`, or None.
     """
 
@@ -173,42 +204,46 @@ class CausalConvParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CausalConv(_Windowed):
-    """A short convolution over time, each feature by itself.
+    """Applies a short convolution over time to each feature by itself.
 
     y_t = Σ_k kernel_k * x_{t-W+1+k} + bias,  k = 0, ..., W-1
 
-    Only real steps count: a masked one is passed over, and before the first step of a segment there are zeros. Going
-    backwards it reads the next steps in place of the last ones.
+    Masked steps are passed over. Before the first step of a segment there are zeros. In reverse a
+    step reads the next inputs instead of the last.
 
     Args:
-        hidden_size: the number of features H, of the inputs and of the outputs.
+        hidden_size: the number H of features, of the inputs and of the outputs.
         width: the number W of inputs that a step sees.
-        bias: whether there is a bias.
-        kernel_init: draws `kernel`; LeCun normal by default, of W inputs to an output.
+        bias: whether the layer has a bias.
+        kernel_init: draws `kernel`; by default LeCun normal, with W inputs to each output.
         bias_init: draws `bias`; zeros by default.
         dtype: the dtype of the products; `None` follows the parameters and the inputs.
 
     Raises:
-        ValueError: if a size is not at least 1; at `init`, if the inputs do not have H features.
+        ValueError: if a size is below 1; at `init`, if the inputs do not have H features.
 
     Example:
         >>> import jax, recurrax
         >>> layer = recurrax.Stack((recurrax.CausalConv(3), recurrax.MinGRUCell(4)))
         >>> params = layer.init(jax.random.key(0), input_size=3)
-        >>> state, ys = recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)), lengths=jax.numpy.array([7, 5]))
+        >>> state, ys = recurrax.scan(layer, params, jax.numpy.ones((2, 7, 3)))
         >>> ys.shape, state[0].xs.shape
         ((2, 7, 4), (2, 3, 3))
 
     References:
-        De et al., Griffin: mixing gated linear recurrences with local attention for efficient language models
-        (section 2.3), 2024, https://arxiv.org/abs/2402.19427
+        De et al., Griffin: mixing gated linear recurrences with local attention for efficient
+        language models (section 2.3), 2024, https://arxiv.org/abs/2402.19427
     """
 
     hidden_size: int
     width: int = 4
     bias: bool = dataclasses.field(default=True, kw_only=True)
-    kernel_init: Initializer = dataclasses.field(default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER)
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    kernel_init: Initializer = dataclasses.field(
+        default=initializers.lecun_normal, kw_only=True, metadata=INITIALIZER
+    )
+    bias_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -220,20 +255,28 @@ class CausalConv(_Windowed):
     def _sizes(self) -> tuple[int, int]:
         return self.hidden_size, self.width
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> CausalConvParams:
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> CausalConvParams:
         """Draws `kernel` `[W, H]` and `bias` `[H]`."""
         kernel_key, bias_key = jax.random.split(key)
         size = self.output_size(input_size)
-        return CausalConvParams(
-            kernel=self.kernel_init(kernel_key, (self.width, size), jnp.float32).astype(dtype),
-            bias=self.bias_init(bias_key, (size,), jnp.float32).astype(dtype) if self.bias else None,
-        )
+        # An initializer draws in float32, so that the numbers are the same for every `dtype`.
+        kernel = self.kernel_init(kernel_key, (self.width, size), jnp.float32)
+        bias = None
+        if self.bias:
+            bias = self.bias_init(bias_key, (size,), jnp.float32).astype(dtype)
+        return CausalConvParams(kernel.astype(dtype), bias)
 
     def output_size(self, input_size: int) -> int:
-        """That of the input, which must be H."""
+        """Returns H, which the input size must be too."""
         check_input_size(self, input_size, self.hidden_size)
         return input_size
 
-    def _over(self, params: CausalConvParams, window: Sequence[jax.Array]) -> jax.Array:
-        ys = functools.reduce(jnp.add, [along(k, x) * x for k, x in zip(params.kernel, window, strict=True)])
-        return ys if params.bias is None else ys + along(params.bias, ys)
+    def _combine(self, params: CausalConvParams, windows: Sequence[jax.Array]) -> jax.Array:
+        # One product for each row of the kernel; all arrays are [T, *B, H].
+        weighted = [along(k, x) * x for k, x in zip(params.kernel, windows, strict=True)]
+        ys = functools.reduce(jnp.add, weighted)
+        if params.bias is None:
+            return ys
+        return ys + along(params.bias, ys)
