@@ -29,8 +29,17 @@ _ACTIVATIONS = (
 )
 _DEEPEST = 64
 _MOST_PARTS = 512
-# Arguments that are the size of an axis of some parameter, and those that say how often something is traced.
-_SIZES = {"hidden_size", "proj_size", "state_size", "backbone_size", "features", "num_heads", "num_blocks"}
+# Arguments that are the size of an axis of some parameter, and those that say how often something
+# is traced.
+_SIZES = {
+    "hidden_size",
+    "proj_size",
+    "state_size",
+    "backbone_size",
+    "features",
+    "num_heads",
+    "num_blocks",
+}
 _REPEATS = ("num_heads", "backbone_layers")
 # A wiring makes matrices of these numbers before anything is traced.
 _NEURONS = {"inter_neurons", "command_neurons", "motor_neurons"}
@@ -54,13 +63,18 @@ class Limits:
 def _functions() -> dict[str, Any]:
     """What a description may call by name, and nothing else."""
     named = {f"jax.nn.{name}": getattr(jax.nn, name) for name in _ACTIVATIONS.split()}
-    named |= {f"jax.numpy.{name}": getattr(jnp, name) for name in ("tanh", "sin", "cos", "arctan", "exp")}
-    named |= {f"recurrax.initializers.{name}": f for name, f in vars(initializers).items() if callable(f)}
+    named |= {
+        f"jax.numpy.{name}": getattr(jnp, name) for name in ("tanh", "sin", "cos", "arctan", "exp")
+    }
+    named |= {
+        f"recurrax.initializers.{name}": f for name, f in vars(initializers).items() if callable(f)
+    }
     named |= {f"keras.activations.{name}": function for name, function in ACTIVATIONS.items()}
     return named | {"recurrax.cells.mingru.positive": mingru.positive}
 
 
-# The classes that a description may name, by their names; a package with layers of its own adds them.
+# The classes that a description may name, by their names; a package with layers of its own adds
+# them.
 _known_classes: dict[str, type] = {}
 
 
@@ -71,7 +85,11 @@ def make_known(*classes: type) -> None:
 
 def _public_layers() -> list[type]:
     public = [*vars(cells).values(), *vars(layers).values()]
-    return [value for value in public if isinstance(value, type) and issubclass(value, (Layer, NCPWiring))]
+    return [
+        value
+        for value in public
+        if isinstance(value, type) and issubclass(value, (Layer, NCPWiring))
+    ]
 
 
 make_known(*_public_layers())
@@ -85,7 +103,8 @@ def describe(layer: Layer) -> str:
     """The JSON of a layer: `{"LSTMCell": {"hidden_size": 4}}`, arguments that have their default value left out.
 
     Raises:
-        ValueError: if an argument has no name, such as a lambda, a closure or a `functools.partial`.
+        ValueError: if an argument has no name, such as a lambda, a closure or a
+            `functools.partial`.
     """
     return json.dumps(_written(layer, type(layer).__name__))
 
@@ -117,7 +136,11 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
         argument = getattr(value, field.name)
         if not field.init or argument == field.default:
             continue
-        if field.name.endswith("_init") and not isinstance(argument, Layer) and not _named(argument):
+        if (
+            field.name.endswith("_init")
+            and not isinstance(argument, Layer)
+            and not _named(argument)
+        ):
             continue  # An initialiser has done its work.
         arguments[field.name] = _written(argument, f"{where}.{field.name}")
     return arguments
@@ -128,7 +151,9 @@ def _named(value: Any) -> bool:
 
 
 def _has_own_name(value: Any) -> bool:
-    return getattr(value, "__name__", "<").isidentifier() and "<" not in getattr(value, "__qualname__", "<")
+    return getattr(value, "__name__", "<").isidentifier() and "<" not in getattr(
+        value, "__qualname__", "<"
+    )
 
 
 def sketch(layer: Any) -> Any:
@@ -145,10 +170,15 @@ def sketch(layer: Any) -> Any:
             changes[field.name] = sketch(value)
         elif isinstance(value, tuple) and any(isinstance(entry, Layer) for entry in value):
             changes[field.name] = tuple(sketch(entry) for entry in value)
-        elif field.name.endswith("_init") and callable(value) and (value is not field.default or _ours(value)):
+        elif (
+            field.name.endswith("_init")
+            and callable(value)
+            and (value is not field.default or _ours(value))
+        ):
             changes[field.name] = initializers.zeros
     if isinstance(layer, S5Cell):
-        # The matrix of a block need not be decomposed: blocks of two states have the same parameters.
+        # The matrix of a block need not be decomposed: blocks of two states have the same
+        # parameters.
         changes["num_blocks"] = layer.modes
     return dataclasses.replace(layer, **changes) if changes else layer
 
@@ -164,7 +194,9 @@ def check_count(layer: Layer) -> None:
         ValueError: if it is.
     """
     if (count := _count(layer)) > _MOST_PARTS:
-        raise ValueError(f"`layer` must be made of at most {_MOST_PARTS} layers for a file; got {count}.")
+        raise ValueError(
+            f"`layer` must be made of at most {_MOST_PARTS} layers for a file; got {count}."
+        )
 
 
 def _count(layer: Layer) -> int:
@@ -181,7 +213,8 @@ def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = Non
 
     Args:
         text: the JSON.
-        known: classes of layers and functions of one's own, which it may name beside those of recurrax.
+        known: classes of layers and functions of one's own, which it may name beside those of
+            recurrax.
         limits: how large the layer may be; None for any size.
 
     Raises:
@@ -190,11 +223,15 @@ def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = Non
     """
     check_known(known := tuple(known))
     classes = _classes() | {value.__name__: value for value in known if isinstance(value, type)}
-    functions = _functions() | {value.__name__: value for value in known if not isinstance(value, type)}
+    functions = _functions() | {
+        value.__name__: value for value in known if not isinstance(value, type)
+    }
     try:
         layer = _Reader(classes, functions, limits).read(json.loads(text), 0)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"the description of the layer must be JSON; got {text[:80]!r}.") from error
+        raise ValueError(
+            f"the description of the layer must be JSON; got {text[:80]!r}."
+        ) from error
     if not isinstance(layer, Layer):
         raise ValueError(f"the description must be that of a layer; got {reprlib.repr(layer)}.")
     return layer
@@ -204,12 +241,15 @@ def check_known(known: Iterable[Any]) -> None:
     """Checks what a file may name beside what recurrax has.
 
     Raises:
-        TypeError: if it holds anything but classes of layers, or of dataclasses in them, and functions.
+        TypeError: if it holds anything but classes of layers, or of dataclasses in them, and
+            functions.
     """
     for value in known:
         named = dataclasses.is_dataclass(value) if isinstance(value, type) else callable(value)
         if not named or not hasattr(value, "__name__"):
-            raise TypeError(f"`known` must hold classes of layers, and functions that have a name; got {value!r}.")
+            raise TypeError(
+                f"`known` must hold classes of layers, and functions that have a name; got {value!r}."
+            )
 
 
 class _Reader:
@@ -221,10 +261,12 @@ class _Reader:
         limits: how large all may be, or None.
     """
 
-    def __init__(self, classes: dict[str, type], functions: dict[str, Any], limits: Limits | None) -> None:
+    def __init__(
+        self, classes: dict[str, type], functions: dict[str, Any], limits: Limits | None
+    ) -> None:
         self.classes, self.functions, self.limits = classes, functions, limits
-        # Objects are made from their arguments, so the parts of each were counted before it. They are kept, as an
-        # object that is gone may leave its id to another.
+        # Objects are made from their arguments, so the parts of each were counted before it. They
+        # are kept, as an object that is gone may leave its id to another.
         self.counted: dict[int, tuple[Any, int, int]] = {}
 
     def read(self, value: Any, depth: int) -> Any:
@@ -244,14 +286,18 @@ class _Reader:
             return _known(content, self.functions)
         kind = _known(name, self.classes)
         if not isinstance(content, dict):
-            raise ValueError(f"the description of {name} must hold its arguments; got {reprlib.repr(content)}.")
+            raise ValueError(
+                f"the description of {name} must hold its arguments; got {reprlib.repr(content)}."
+            )
         arguments = {key: self.read(entry, depth + 1) for key, entry in content.items()}
         for key, argument in arguments.items():
             self.check(kind, key, argument)
         try:
             made = kind(**arguments)
         except (TypeError, AttributeError) as error:
-            raise ValueError(f"the description of {name} must have arguments that it takes; {error}.") from error
+            raise ValueError(
+                f"the description of {name} must have arguments that it takes; {error}."
+            ) from error
         if isinstance(made, Layer):
             self.count(made)
         return made
@@ -260,12 +306,17 @@ class _Reader:
         """Checks one argument before anything is made of it.
 
         Raises:
-            ValueError: if it is of a wrong type, or larger than the arrays beside the description allow.
+            ValueError: if it is of a wrong type, or larger than the arrays beside the description
+                allow.
         """
         # What JAX takes for a dtype, a description holds in one form alone.
         hint = np.dtype | None if name == "dtype" else _hints(kind).get(name, Any)
         if not _is(value, hint):
-            must = "a function" if _is(len, hint) else str(hint).replace("<class '", "").replace("'>", "")
+            must = (
+                "a function"
+                if _is(len, hint)
+                else str(hint).replace("<class '", "").replace("'>", "")
+            )
             raise ValueError(
                 f"the description of {kind.__name__} must have arguments that it takes; `{name}` must be {must}; "
                 f"got {reprlib.repr(value)}."
@@ -273,7 +324,9 @@ class _Reader:
         limits = self.limits
         if limits is None or not isinstance(value, int):
             return
-        most = dict.fromkeys(_SIZES, limits.axis) | dict.fromkeys(_NEURONS, int(limits.elements**0.5))
+        most = dict.fromkeys(_SIZES, limits.axis) | dict.fromkeys(
+            _NEURONS, int(limits.elements**0.5)
+        )
         most |= {"recurrent_command_synapses": limits.elements, "backbone_layers": limits.arrays}
         if value > most.get(name, value):
             raise ValueError(

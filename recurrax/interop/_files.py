@@ -16,10 +16,12 @@ def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
     """All bytes of a file. They are copied, so a file that is cut afterwards does no harm, as it would to a mapping.
 
     Raises:
-        ValueError: if `path` is a folder, a pipe or a device, or a file of more than `largest` bytes.
+        ValueError: if `path` is a folder, a pipe or a device, or a file of more than `largest`
+            bytes.
         OSError: if there is no such file, or it cannot be read.
     """
-    # Opening a pipe waits for a writer unless it is told not to. What was opened is checked, not what the name says.
+    # Opening a pipe waits for a writer unless it is told not to. What was opened is checked, not
+    # what the name says.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:
@@ -41,16 +43,19 @@ def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
 def write(path: str | os.PathLike, content: bytes) -> None:
     """Puts bytes into a file: whoever reads it finds what was there before, or all that is new.
 
-    The bytes go into a new file in the same folder, which then takes the name. The permissions of a file that is there
-    are kept; a new one has those that the process gives. A link is replaced, not followed.
+    The bytes go into a new file in the same folder, which then takes the name. The permissions of a
+    file that is there are kept; a new one has those that the process gives. A link is replaced, not
+    followed.
 
     Raises:
         ValueError: if `path` is a folder, a pipe or a device.
-        OSError: if the file cannot be written. What was there before is still there, and nothing else.
+        OSError: if the file cannot be written. What was there before is still there, and nothing
+            else.
     """
     path = Path(path)
     mode = _mode(path)
-    # No other writer has this name, nor can anyone foresee it; "x" refuses a file or a link that is there.
+    # No other writer has this name, nor can anyone foresee it; "x" refuses a file or a link that is
+    # there.
     beside = path.with_name(f".{secrets.token_hex(16)}.tmp")
     asked = 0o666 if mode is None else mode
 
@@ -81,7 +86,9 @@ def _mode(path: Path) -> int | None:
     if stat.S_ISLNK(found):
         return None
     if not stat.S_ISREG(found):
-        raise ValueError(f"`path` must be the name of a file; {path} is a folder, a pipe or a device.")
+        raise ValueError(
+            f"`path` must be the name of a file; {path} is a folder, a pipe or a device."
+        )
     return stat.S_IMODE(found)
 
 
@@ -96,6 +103,7 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # Not every file system syncs folders, and a folder that may be written need not be readable.
+        # Not every file system syncs folders, and a folder that may be written need not be
+        # readable.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise

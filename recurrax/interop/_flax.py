@@ -42,7 +42,9 @@ KINDS: dict[type[AffineCell], Kind] = {
 
 def merge_of(module: Any) -> Any:
     """The name of a `Bidirectional` module's `merge_fn`."""
-    named = {type(module).merge_fn: "concat"} | {function: name for name, function in MERGES.items()}
+    named = {type(module).merge_fn: "concat"} | {
+        function: name for name, function in MERGES.items()
+    }
     if module.merge_fn not in named:
         raise ValueError(
             "`merge_fn` must be the default, jax.numpy.add or jax.numpy.multiply, to be `concat`, `sum` or `mul`; "
@@ -77,7 +79,12 @@ def check_directions(module: Any) -> None:
     """
     for way in ("forward_rnn", "backward_rnn"):
         if not hasattr(getattr(module, way), "cell"):
-            raise unsupported(way, getattr(module, way), ("an RNN",), "Flax' Bidirectional can only turn RNNs round.")
+            raise unsupported(
+                way,
+                getattr(module, way),
+                ("an RNN",),
+                "Flax' Bidirectional can only turn RNNs round.",
+            )
 
 
 def check_cells(layer: Bidirectional) -> tuple[Layer, ...]:
@@ -89,7 +96,10 @@ def check_cells(layer: Bidirectional) -> tuple[Layer, ...]:
     for part in layer.parts:
         if not isinstance(part, Cell):
             raise unsupported(
-                "layer", layer, ("a Bidirectional of cells",), "Flax' Bidirectional can only turn RNNs round."
+                "layer",
+                layer,
+                ("a Bidirectional of cells",),
+                "Flax' Bidirectional can only turn RNNs round.",
             )
     return layer.parts
 

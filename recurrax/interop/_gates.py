@@ -21,7 +21,11 @@ def reorder(array: Any, order: str, to: str) -> Any:
 def reordered(params: Any, order: str, to: str) -> Any:
     """The parameters of both affine maps with their gates in another order."""
     maps = params._asdict()
-    names = [name for name in ("kernel", "recurrent_kernel", "bias", "recurrent_bias") if maps[name] is not None]
+    names = [
+        name
+        for name in ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
+        if maps[name] is not None
+    ]
     return params._replace(**{name: reorder(maps[name], order, to) for name in names})
 
 
@@ -58,7 +62,9 @@ def last_of(gates: int, bias: Any) -> Any:
 def with_forget_one(params: Any) -> Any:
     """LSTM parameters of a library with gates i, g, f, o that adds 1 to f at every step: here recurrent_bias has it."""
     _, recurrent_bias = two_biases(params)
-    return reordered(params._replace(recurrent_bias=recurrent_bias + _forget_one(recurrent_bias)), "igfo", "ifgo")
+    return reordered(
+        params._replace(recurrent_bias=recurrent_bias + _forget_one(recurrent_bias)), "igfo", "ifgo"
+    )
 
 
 def without_forget_one(params: Any) -> Any:

@@ -41,8 +41,8 @@ def hard_sigmoid_keras2(x: jax.Array) -> jax.Array:
         >>> layer = LSTM(4, recurrent_activation="hard_sigmoid_keras2")  # in Keras' layers
 
     References:
-        Courbariaux et al., BinaryConnect: training deep neural networks with binary weights during propagations, 2015,
-        https://arxiv.org/abs/1511.00363
+        Courbariaux et al., BinaryConnect: training deep neural networks with binary weights during
+        propagations, 2015, https://arxiv.org/abs/1511.00363
     """
     return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
 

@@ -30,14 +30,17 @@ def library(name: str, install: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise  # The library is there; what it needs itself is not.
-        message = f"this needs {package}, which is not installed. Install it by: pip install '{install}'"
+        message = (
+            f"this needs {package}, which is not installed. Install it by: pip install '{install}'"
+        )
         raise ImportError(message, name=package) from error
 
 
 def input_shape(layer: Layer) -> tuple[int, ...]:
     """The spatial shape of the inputs of a layer, which is empty for features that do not lie in space.
 
-    The first part in space tells it: only such parts change the space, and layers read their inputs part by part.
+    The first part in space tells it: only such parts change the space, and layers read their inputs
+        part by part.
 
     Raises:
         ValueError: if no part tells it, though the features lie in space.
@@ -56,8 +59,14 @@ def _shape_of(layer: Layer) -> tuple[int, ...]:
 
 def unsupported(name: str, got: Any, supported: Iterable[str], hint: str = "") -> TypeError:
     """The error for a layer that has no counterpart."""
-    shown = repr(got) if hasattr(got, "feature_ndim") else f"{type(got).__module__}.{type(got).__name__}"
-    return TypeError(f"`{name}` must be one of {', '.join(supported)}; got {shown}.{' ' if hint else ''}{hint}")
+    shown = (
+        repr(got)
+        if hasattr(got, "feature_ndim")
+        else f"{type(got).__module__}.{type(got).__name__}"
+    )
+    return TypeError(
+        f"`{name}` must be one of {', '.join(supported)}; got {shown}.{' ' if hint else ''}{hint}"
+    )
 
 
 def require(layer: Any, target: str, **fields: Any) -> None:
@@ -68,7 +77,9 @@ def require(layer: Any, target: str, **fields: Any) -> None:
     """
     for name, value in fields.items():
         if (got := getattr(layer, name)) != value:
-            raise ValueError(f"`{name}` of `layer` must be {_shown(value)} for {target}; got {_shown(got)} in {layer}.")
+            raise ValueError(
+                f"`{name}` of `layer` must be {_shown(value)} for {target}; got {_shown(got)} in {layer}."
+            )
 
 
 def require_plain_conv_lstm(layer: Any, target: str) -> None:
@@ -77,9 +88,18 @@ def require_plain_conv_lstm(layer: Any, target: str) -> None:
     Raises:
         ValueError: if it has strides, dilation, a padding, a projection or activations of its own.
     """
-    require(layer, target, proj_size=0, padding="SAME", activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    require(
+        layer,
+        target,
+        proj_size=0,
+        padding="SAME",
+        activation=jnp.tanh,
+        gate_activation=jax.nn.sigmoid,
+    )
     if not {layer.strides, layer.dilation} <= {1, (1,) * len(layer.input_shape)}:
-        raise ValueError(f"`strides` and `dilation` of `layer` must be 1 for {target}; got {layer}.")
+        raise ValueError(
+            f"`strides` and `dilation` of `layer` must be 1 for {target}; got {layer}."
+        )
 
 
 def _shown(value: Any) -> str:
@@ -93,7 +113,9 @@ def refuse_loss(name: str, weight: Any, target: str) -> None:
         ValueError: that names the weight and the largest value that would be lost.
     """
     if (lost := float(jnp.abs(weight).max())) != 0:
-        raise ValueError(f"{name} must be zero for {target}, which has no place for it; the largest value is {lost}.")
+        raise ValueError(
+            f"{name} must be zero for {target}, which has no place for it; the largest value is {lost}."
+        )
 
 
 def to_jax(array: Any) -> jax.Array:
@@ -104,7 +126,8 @@ def to_jax(array: Any) -> jax.Array:
     """
     if isinstance(array, jax.Array):
         return array
-    # A copy, as the other library may change its own array. `jnp.asarray` would compile a program for each shape.
+    # A copy, as the other library may change its own array. `jnp.asarray` would compile a program
+    # for each shape.
     array = np.asarray(array).copy()
     if (converted := jax.device_put(array)).dtype != array.dtype:
         raise TypeError(

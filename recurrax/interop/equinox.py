@@ -39,7 +39,11 @@ def from_equinox(cell: Any) -> tuple[Cell, Params]:
         Equinox, 2025, https://docs.kidger.site/equinox/api/nn/rnn/
     """
     nn = library("equinox.nn", "equinox")
-    kernels = {"kernel": cell.weight_ih.T, "recurrent_kernel": cell.weight_hh.T} if hasattr(cell, "weight_ih") else {}
+    kernels = (
+        {"kernel": cell.weight_ih.T, "recurrent_kernel": cell.weight_hh.T}
+        if hasattr(cell, "weight_ih")
+        else {}
+    )
     if type(cell) is nn.LSTMCell:
         return LSTMCell(cell.hidden_size, bias=cell.use_bias), LSTMParams(**kernels, bias=cell.bias)
     if type(cell) is nn.GRUCell:
@@ -92,5 +96,7 @@ def to_equinox(layer: Any, params: Params) -> Any:
     make = getattr(equinox.nn, type(layer).__name__)
     sizes = params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype
     return equinox.tree_at(
-        lambda cell: [getattr(cell, name) for name in weights], make(*sizes, key=jax.random.key(0)), [*weights.values()]
+        lambda cell: [getattr(cell, name) for name in weights],
+        make(*sizes, key=jax.random.key(0)),
+        [*weights.values()],
     )

@@ -39,29 +39,31 @@ def export(
 ) -> jax_export.Exported:
     """Compiles `scan`, or `step`, to StableHLO with the parameters in it, for any batch and any number of steps.
 
-    What comes back has `call`, and `serialize()` makes bytes of it. Whoever has these needs no recurrax: with
-    `jax.export.deserialize(data).call` it runs where JAX does. `save_export` keeps it in a file, with a checksum.
+    What comes back has `call`, and `serialize()` makes bytes of it. Whoever has these needs no
+    recurrax: with `jax.export.deserialize(data).call` it runs where JAX does. `save_export` keeps
+    it in a file, with a checksum.
 
         ys, state = call(xs)                          xs [B, T, I], ys [B, T, O]
         y, state = call(x, state)                     with `step`: x [B, I], y [B, O]
         ys, state = call(xs, dt, lengths, mask, reset, state)
 
-    The last line has all arguments in their order. Those that are not asked for are left out. Features that lie in
-    space have its axes too: xs [B, T, *input_shape, I].
+    The last line has all arguments in their order. Those that are not asked for are left out.
+    Features that lie in space have its axes too: xs [B, T, *input_shape, I].
 
-    States are dictionaries of the names in the core's states, such as `{"layers_0": {"h": ..., "c": ...}}`; the initial
-    one, unless it is learned, is all zeros.
+    States are dictionaries of the names in the core's states, such as `{"layers_0": {"h": ..., "c":
+    ...}}`; the initial one, unless it is learned, is all zeros.
 
     Args:
         layer: any layer; with `step`, one that reads no future.
         params: its parameters.
         step: whether to export one step, with the state before it as an argument.
-        state: whether the state before the first step is an argument, so that sequences can come in parts.
+        state: whether the state before the first step is an argument, so that sequences can come in
+            parts.
         lengths: whether `lengths`, `int32[B]`, are an argument.
         mask: whether `mask`, `bool[B, T]`, or `bool[B]` with `step`, is an argument.
         reset: whether `reset`, `bool[B, T]`, or `bool[B]` with `step`, is an argument.
-        timed: whether `dt`, the time that passes with each step, `[B, T]`, or `[B]` with `step`, is an argument, as in
-            `TimedInputs`.
+        timed: whether `dt`, the time that passes with each step, `[B, T]`, or `[B]` with `step`, is
+            an argument, as in `TimedInputs`.
         dtype: that of the inputs and the outputs.
         platforms: those to compile for, in one artefact.
 
@@ -69,8 +71,8 @@ def export(
         The `jax.export.Exported`.
 
     Raises:
-        ValueError: if `params` are not those of the layer, or `lengths` are asked for together with `step` or `mask`;
-            as `recurrax.step`, if the layer reads the future.
+        ValueError: if `params` are not those of the layer, or `lengths` are asked for together with
+            `step` or `mask`; as `recurrax.step`, if the layer reads the future.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -83,17 +85,24 @@ def export(
         ((5, 7, 3), (5, 4))
 
     References:
-        JAX, exporting and serialising staged-out computations, 2024, https://docs.jax.dev/en/latest/export/export.html
+        JAX, exporting and serialising staged-out computations, 2024,
+        https://docs.jax.dev/en/latest/export/export.html
     """
     if step and lengths:
         raise ValueError("`lengths` must be False with `step`: one step has no length.")
     if lengths and mask:
-        raise ValueError("`lengths` and `mask` must not both be True; fold the lengths into the mask.")
+        raise ValueError(
+            "`lengths` and `mask` must not both be True; fold the lengths into the mask."
+        )
     batch: Any
     batch, time = jax_export.symbolic_shape("batch, time")
     steps = (batch,) if step else (batch, time)
     # Every argument that the exported function takes, by its name and in the order of the call.
-    arguments = {"xs": jax.ShapeDtypeStruct((*steps, *input_shape(layer), infer_input_size(layer, params)), dtype)}
+    arguments = {
+        "xs": jax.ShapeDtypeStruct(
+            (*steps, *input_shape(layer), infer_input_size(layer, params)), dtype
+        )
+    }
     if timed:
         arguments["dt"] = jax.ShapeDtypeStruct(steps, dtype)
     if lengths:
@@ -123,9 +132,10 @@ def export(
 def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
     """Writes an exported layer to a file, and its checksum to another one beside it.
 
-    The file holds what `exported.serialize()` makes, so that JAX alone reads it. The checksum, in `path` with `.sha256`
-    behind it, is in the form of the program `sha256sum`, and `sha256sum -c` checks it. A file without its checksum, or
-    with another one, was damaged, or its writing was stopped halfway: only one process at a time may write to a path.
+    The file holds what `exported.serialize()` makes, so that JAX alone reads it. The checksum, in
+    `path` with `.sha256` behind it, is in the form of the program `sha256sum`, and `sha256sum -c`
+    checks it. A file without its checksum, or with another one, was damaged, or its writing was
+    stopped halfway: only one process at a time may write to a path.
 
     Args:
         path: the file; one that is there is replaced.
@@ -147,7 +157,8 @@ def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
         (2, 7, 4)
 
     References:
-        JAX, exporting and serialising staged-out computations, 2024, https://docs.jax.dev/en/latest/export/export.html
+        JAX, exporting and serialising staged-out computations, 2024,
+        https://docs.jax.dev/en/latest/export/export.html
     """
     library("flatbuffers", "recurrax[interop]")
     data, path = bytes(exported.serialize()), Path(path)
@@ -158,7 +169,8 @@ def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
 def load_export(path: str | os.PathLike) -> jax_export.Exported:
     """Reads what `save_export` wrote, if it is as it was written.
 
-    A checksum tells damage, not malice: who can change the file can change its checksum. What a file holds is run as a
+    A checksum tells damage, not malice: who can change the file can change its checksum. What a
+        file holds is run as a
     program when it is called, so read none from a stranger. JAX says so of its exports too.
 
     Args:
@@ -183,7 +195,8 @@ def load_export(path: str | os.PathLike) -> jax_export.Exported:
         ('cpu', 'cuda', 'tpu')
 
     References:
-        JAX, exporting and serialising staged-out computations, 2024, https://docs.jax.dev/en/latest/export/export.html
+        JAX, exporting and serialising staged-out computations, 2024,
+        https://docs.jax.dev/en/latest/export/export.html
     """
     library("flatbuffers", "recurrax[interop]")
     path = Path(path)
@@ -207,4 +220,6 @@ def _named(state: State) -> Any:
 
 def _restored(layer: Layer, state: Any) -> State:
     leaves, structure = flatten_dict(state), expected_state(layer, ())
-    return jax.tree.unflatten(jax.tree.structure(structure), [leaves[name] for name in by_name(structure)])
+    return jax.tree.unflatten(
+        jax.tree.structure(structure), [leaves[name] for name in by_name(structure)]
+    )

@@ -1,6 +1,7 @@
 """Haiku's cores: inputs and state in one product for an LSTM, other gate orders, and a GRU whose update gate is turned.
 
-Haiku's LSTMs add 1 to the forget gate at every step. That 1 is kept in `recurrent_bias`, so that nothing is rounded.
+Haiku's LSTMs add 1 to the forget gate at every step. That 1 is kept in `recurrent_bias`, so that
+nothing is rounded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from recurrax.cells.convolutional import ConvLSTMCell
 from recurrax.cells.elman import ElmanCell, ElmanParams
 from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
-from recurrax.interop._gates import one_bias, reordered, two_biases, with_forget_one, without_forget_one
+from recurrax.interop._gates import (
+    one_bias,
+    reordered,
+    two_biases,
+    with_forget_one,
+    without_forget_one,
+)
 from recurrax.interop._support import require, require_plain_conv_lstm, to_jax, unsupported
 from recurrax.layers.compose import Stack
 
@@ -32,19 +39,24 @@ def from_haiku(
 ) -> tuple[Layer, Params]:
     """The parameters of a recurrent core of Haiku as a layer of this package.
 
-    Haiku itself is not needed: which core it is, its names and shapes tell. A GRU's update gate z is negated, since
+    Haiku itself is not needed: which core it is, its names and shapes tell. A GRU's update gate z
+        is negated, since
     Haiku's h' = (1 - z) * h + z * n; its reset gate acts before the product.
 
     Args:
         params: the parameters of a transformed function, module by module. They may be traced.
-        prefix: the path of the core's module, such as `"policy/~/lstm"`; where there is one core alone it need not be
-            given. Several, the core that reads the inputs first, make a `Stack`, as `haiku.DeepRNN` does.
-        input_shape: the spatial shape of the inputs of a convolutional LSTM, which its parameters do not tell.
+        prefix: the path of the core's module, such as `"policy/~/lstm"`; where there is one core
+            alone it need not be given. Several, the core that reads the inputs first, make a
+            `Stack`, as `haiku.DeepRNN` does.
+        input_shape: the spatial shape of the inputs of a convolutional LSTM, which its parameters
+            do not tell.
 
     Returns:
-        The layer and its parameters: an `ElmanCell` with `relu` for a `VanillaRNN`, an `LSTMCell`, a `GRUCell` with
-        `reset_after=False`, or a `ConvLSTMCell`. The 1 that Haiku's LSTMs add to the forget gate is `recurrent_bias`;
-        a convolutional one has such a bias already, which is rounded as its sum with 1 is.
+        The layer and its parameters: an `ElmanCell` with `relu` for a `VanillaRNN`, an `LSTMCell`,
+            a `GRUCell` with
+        `reset_after=False`, or a `ConvLSTMCell`. The 1 that Haiku's LSTMs add to the forget gate is
+        `recurrent_bias`; a convolutional one has such a bias already, which is rounded as its sum
+        with 1 is.
 
     Raises:
         ValueError: if there is no core at `prefix`, or more than one without it.
@@ -60,14 +72,22 @@ def from_haiku(
         Haiku, 2025, https://dm-haiku.readthedocs.io/en/latest/api.html#recurrent
     """
     if prefix is not None and not isinstance(prefix, str):
-        layers, own = zip(*(from_haiku(params, prefix=path, input_shape=input_shape) for path in prefix), strict=True)
+        layers, own = zip(
+            *(from_haiku(params, prefix=path, input_shape=input_shape) for path in prefix),
+            strict=True,
+        )
         return Stack(layers), own
     cores = _cores(params)
     if prefix not in cores and (prefix is not None or len(cores) != 1):
         must = "be the path of a core" if prefix else "pick one core of several"
-        raise ValueError(f"`prefix` must {must}; got {prefix!r}. There are: {', '.join(map(repr, cores)) or 'none'}.")
+        raise ValueError(
+            f"`prefix` must {must}; got {prefix!r}. There are: {', '.join(map(repr, cores)) or 'none'}."
+        )
     modules = cores[next(iter(cores)) if prefix is None else prefix]
-    modules = {name: {key: to_jax(leaf) for key, leaf in module.items()} for name, module in modules.items()}
+    modules = {
+        name: {key: to_jax(leaf) for key, leaf in module.items()}
+        for name, module in modules.items()
+    }
     if "hidden_to_hidden" in modules:
         return _from_conv(modules, input_shape)
     return _FROM[frozenset(modules)](modules)
@@ -82,7 +102,11 @@ def _cores(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Modules]:
             found[path] = {"": module}
         elif parent:
             found.setdefault(parent, {})[name] = module
-    return {path: modules for path, modules in found.items() if frozenset(modules) in _FROM and _fits(modules)}
+    return {
+        path: modules
+        for path, modules in found.items()
+        if frozenset(modules) in _FROM and _fits(modules)
+    }
 
 
 def _fits(modules: Modules) -> bool:
@@ -122,10 +146,14 @@ def _turned(params: GRUParams) -> GRUParams:
 
 def _from_conv(modules: Modules, input_shape: tuple[int, ...] | None) -> tuple[Cell, Params]:
     if input_shape is None:
-        raise ValueError("`input_shape` must be the spatial shape of the inputs of a convolutional LSTM; got None.")
+        raise ValueError(
+            "`input_shape` must be the spatial shape of the inputs of a convolutional LSTM; got None."
+        )
     inputs, state = modules["input_to_hidden"], modules["hidden_to_hidden"]
     params = LSTMParams(inputs["w"], state["w"], inputs["b"], state["b"])
-    cell = ConvLSTMCell(inputs["b"].shape[0] // 4, input_shape, inputs["w"].shape[:-2], recurrent_bias=True)
+    cell = ConvLSTMCell(
+        inputs["b"].shape[0] // 4, input_shape, inputs["w"].shape[:-2], recurrent_bias=True
+    )
     return cell, with_forget_one(params)
 
 
@@ -137,18 +165,21 @@ _FROM: dict[frozenset, Callable] = {
 }
 
 
-def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+def to_haiku(
+    layer: Layer, params: Params, *, prefix: str | Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """A layer of this package as the parameters of a core of Haiku.
 
-    Two biases that are only ever added become their sum, less the 1 that Haiku's LSTMs add to the forget gate.
+    Two biases that are only ever added become their sum, less the 1 that Haiku's LSTMs add to the
+    forget gate.
 
     Args:
-        layer: an `ElmanCell` with `relu`, an `LSTMCell`, a `GRUCell` with `reset_after=False`, a `ConvLSTMCell`, or a
-            `Stack` of these, for `haiku.DeepRNN`. An `ElmanCell` without `recurrent_bias` is for
-            `VanillaRNN(double_bias=False)`.
+        layer: an `ElmanCell` with `relu`, an `LSTMCell`, a `GRUCell` with `reset_after=False`, a
+            `ConvLSTMCell`, or a `Stack` of these, for `haiku.DeepRNN`. An `ElmanCell` without
+            `recurrent_bias` is for `VanillaRNN(double_bias=False)`.
         params: its parameters. They may be traced.
-        prefix: the path of the core's module, or for a stack those of all; by default the names that Haiku gives
-            outside of any module: `"lstm"`, `"lstm_1"`, and so on.
+        prefix: the path of the core's module, or for a stack those of all; by default the names
+            that Haiku gives outside of any module: `"lstm"`, `"lstm_1"`, and so on.
 
     Returns:
         The parameters, module by module, as `haiku.transform` has them.
@@ -175,10 +206,19 @@ def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None
     for part in layers:
         if type(part) not in _TO:
             raise unsupported("layer", part, [*(cell.__name__ for cell in _TO), "a Stack of these"])
-    paths = _default_paths(layers) if prefix is None else [prefix] if isinstance(prefix, str) else prefix
+    paths = (
+        _default_paths(layers)
+        if prefix is None
+        else [prefix]
+        if isinstance(prefix, str)
+        else prefix
+    )
     modules: dict[str, dict[str, Any]] = {}
     for path, part, weights in zip(paths, layers, own, strict=True):
-        modules |= {f"{path}/{name}".rstrip("/"): module for name, module in _TO[type(part)](part, weights).items()}
+        modules |= {
+            f"{path}/{name}".rstrip("/"): module
+            for name, module in _TO[type(part)](part, weights).items()
+        }
     return modules
 
 
@@ -202,11 +242,18 @@ def _to_vanilla(layer: ElmanCell, params: ElmanParams) -> dict[str, dict[str, An
 def _to_lstm(layer: LSTMCell, params: LSTMParams) -> dict[str, dict[str, Any]]:
     require(layer, "haiku.LSTM", proj_size=0, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
     params = without_forget_one(params)
-    return {"linear": {"w": jnp.concatenate([params.kernel, params.recurrent_kernel]), "b": one_bias(params)}}
+    return {
+        "linear": {
+            "w": jnp.concatenate([params.kernel, params.recurrent_kernel]),
+            "b": one_bias(params),
+        }
+    }
 
 
 def _to_gru(layer: GRUCell, params: GRUParams) -> dict[str, dict[str, Any]]:
-    require(layer, "haiku.GRU", reset_after=False, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    require(
+        layer, "haiku.GRU", reset_after=False, activation=jnp.tanh, gate_activation=jax.nn.sigmoid
+    )
     params = params._replace(bias=one_bias(params), recurrent_bias=None)
     params = _turned(reordered(params, "rzn", "zrn"))
     return {"": {"w_i": params.kernel, "w_h": params.recurrent_kernel, "b": params.bias}}
@@ -216,7 +263,15 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> dict[str, dict[str, Any
     require_plain_conv_lstm(layer, "haiku.ConvNDLSTM")
     params = without_forget_one(params)
     inputs = {"w": params.kernel, "b": params.bias}
-    return {"input_to_hidden": inputs, "hidden_to_hidden": {"w": params.recurrent_kernel, "b": params.recurrent_bias}}
+    return {
+        "input_to_hidden": inputs,
+        "hidden_to_hidden": {"w": params.recurrent_kernel, "b": params.recurrent_bias},
+    }
 
 
-_TO: dict[type, Callable] = {ElmanCell: _to_vanilla, LSTMCell: _to_lstm, GRUCell: _to_gru, ConvLSTMCell: _to_conv}
+_TO: dict[type, Callable] = {
+    ElmanCell: _to_vanilla,
+    LSTMCell: _to_lstm,
+    GRUCell: _to_gru,
+    ConvLSTMCell: _to_conv,
+}

@@ -22,7 +22,16 @@ from recurrax.interop._support import input_shape, library, require, to_jax, uns
 from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 _FOREIGN = (
-    *("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "an RNN of such cells", "a cell"),
+    *(
+        "SimpleRNN",
+        "LSTM",
+        "GRU",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+        "an RNN of such cells",
+        "a cell",
+    ),
     *("StackedRNNCells", "Bidirectional", "a Sequential of these"),
 )
 
@@ -30,17 +39,19 @@ _FOREIGN = (
 def from_keras(layer: Any) -> tuple[Layer, Params]:
     """A built recurrent layer of Keras 3, on any backend, as a layer of this package.
 
-    The parameters are Keras' weights, the gates of a GRU from z, r, n to r, z, n; the two rows of its bias with
-    `reset_after` are bias and recurrent_bias.
+    The parameters are Keras' weights, the gates of a GRU from z, r, n to r, z, n; the two rows of
+    its bias with `reset_after` are bias and recurrent_bias.
 
-    What is returned is the layer at inference, over whole sequences: `dropout` and `recurrent_dropout` stay behind
-    (`docs/regularization.md` tells how to put them on), and with `return_sequences=False` Keras' output is the last
-    real step of `scan`'s. Masked steps put out zeros here; Keras repeats the output before, unless
-    `zero_output_for_mask`.
+    What is returned is the layer at inference, over whole sequences: `dropout` and
+        `recurrent_dropout` stay behind
+    (`docs/regularization.md` tells how to put them on), and with `return_sequences=False` Keras'
+    output is the last real step of `scan`'s. Masked steps put out zeros here; Keras repeats the
+    output before, unless `zero_output_for_mask`.
 
     Args:
-        layer: a `SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`, a cell of one, an `RNN` of such
-            a cell or of several, `StackedRNNCells`, a `Bidirectional`, or a `Sequential` of these.
+        layer: a `SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`, a cell of
+            one, an `RNN` of such a cell or of several, `StackedRNNCells`, a `Bidirectional`, or a
+            `Sequential` of these.
 
     Returns:
         The layer and its parameters.
@@ -77,7 +88,8 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
                 f"{layer.merge_mode!r}, `go_backwards={layer.forward_layer.go_backwards}`. Convert both layers' cells."
             )
         layers, params = zip(
-            *(from_keras(part.cell) for part in (layer.forward_layer, layer.backward_layer)), strict=True
+            *(from_keras(part.cell) for part in (layer.forward_layer, layer.backward_layer)),
+            strict=True,
         )
         return Bidirectional(layers[0], layers[1], layer.merge_mode), Directions(*params)
     if isinstance(layer, keras.layers.RNN):
@@ -112,16 +124,26 @@ def _weights(cell: Any) -> dict[str, jax.Array]:
     import keras
 
     named = {name: getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
-    return {name: to_jax(keras.ops.convert_to_numpy(w.value)) for name, w in named.items() if w is not None}
+    return {
+        name: to_jax(keras.ops.convert_to_numpy(w.value))
+        for name, w in named.items()
+        if w is not None
+    }
 
 
 def _from_elman(cell: Any) -> tuple[Cell, Params]:
-    return ElmanCell(cell.units, _activation(cell.activation), bias=cell.use_bias), ElmanParams(**_weights(cell))
+    return ElmanCell(cell.units, _activation(cell.activation), bias=cell.use_bias), ElmanParams(
+        **_weights(cell)
+    )
 
 
 def _gated(cell: Any) -> dict[str, Any]:
     gate = _activation(cell.recurrent_activation)
-    return {"activation": _activation(cell.activation), "gate_activation": gate, "bias": cell.use_bias}
+    return {
+        "activation": _activation(cell.activation),
+        "gate_activation": gate,
+        "bias": cell.use_bias,
+    }
 
 
 def _from_lstm(cell: Any) -> tuple[Cell, Params]:
@@ -158,16 +180,18 @@ _FROM: dict[str, Callable[[Any], tuple[Cell, Params]]] = {
 def to_keras(layer: Layer, params: Params) -> Any:
     """A layer of this package as a built layer of Keras 3, on whichever backend runs.
 
-    Two biases that are only ever added become their sum; where a GRU with `reset_after` lacks one, Keras gets zeros.
+    Two biases that are only ever added become their sum; where a GRU with `reset_after` lacks one,
+    Keras gets zeros.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell`, `GRUCell` or `ConvLSTMCell`, a `Bidirectional` of two, or a `Stack` of these.
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell` or `ConvLSTMCell`, a `Bidirectional` of two, or
+            a `Stack` of these.
         params: its parameters.
 
     Returns:
-        A `SimpleRNN`, `LSTM`, `GRU` or `ConvLSTM`, or a `Bidirectional` of two, or for a stack of cells an `RNN`, each
-        with `return_sequences`, `return_state` and `zero_output_for_mask`; for a stack of other layers a `Sequential`,
-        which cannot return states.
+        A `SimpleRNN`, `LSTM`, `GRU` or `ConvLSTM`, or a `Bidirectional` of two, or for a stack of
+        cells an `RNN`, each with `return_sequences`, `return_state` and `zero_output_for_mask`; for
+        a stack of other layers a `Sequential`, which cannot return states.
 
     Raises:
         TypeError: if Keras has no such layer.
@@ -194,42 +218,69 @@ def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[n
     """A layer of Keras, not yet built, and its weights in the order in which it keeps them."""
     import keras
 
-    options: dict[str, Any] = {"return_sequences": True, "return_state": return_state, "zero_output_for_mask": True}
+    options: dict[str, Any] = {
+        "return_sequences": True,
+        "return_state": return_state,
+        "zero_output_for_mask": True,
+    }
     if isinstance(layer, Stack):
         require(layer, "Keras", dropout=0.0)
         cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
-        make = functools.partial(_cell, suffix="Cell") if cells else functools.partial(_made, return_state=False)
+        make = (
+            functools.partial(_cell, suffix="Cell")
+            if cells
+            else functools.partial(_made, return_state=False)
+        )
         parts, weights = zip(*map(make, layer.layers, params), strict=True)
-        return keras.layers.RNN(parts, **options) if cells else keras.Sequential(parts), list(itertools.chain(*weights))
+        return keras.layers.RNN(parts, **options) if cells else keras.Sequential(parts), list(
+            itertools.chain(*weights)
+        )
     if isinstance(layer, Bidirectional):
         forward, ahead = _cell(layer.forward, params.forward, **options)
         backward, back = _cell(layer.backward, params.backward, go_backwards=True, **options)
-        return keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward), [*ahead, *back]
+        return keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward), [
+            *ahead,
+            *back,
+        ]
     return _cell(layer, params, **options)
 
 
-def _cell(layer: Any, params: Params, suffix: str = "", **options: Any) -> tuple[Any, list[np.ndarray]]:
+def _cell(
+    layer: Any, params: Params, suffix: str = "", **options: Any
+) -> tuple[Any, list[np.ndarray]]:
     import keras
 
     if type(layer) not in _TO:
-        raise unsupported("layer", layer, [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"])
+        raise unsupported(
+            "layer",
+            layer,
+            [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"],
+        )
     name, like, params = _TO[type(layer)](layer, params)
     like |= {"use_bias": has_bias(params), "dtype": params.kernel.dtype.name}
     like["recurrent_initializer"] = "glorot_uniform"  # Keras cannot draw its default in bfloat16.
     weights = [params.kernel, params.recurrent_kernel, *([params.bias] if has_bias(params) else [])]
-    return getattr(keras.layers, name + suffix)(layer.hidden_size, **like, **options), list(map(np.asarray, weights))
+    return getattr(keras.layers, name + suffix)(layer.hidden_size, **like, **options), list(
+        map(np.asarray, weights)
+    )
 
 
 def _named(activation: Any) -> str:
     names = {function: name for name, function in reversed(ACTIVATIONS.items())}
     if activation not in names:
-        shown = ", ".join(getattr(function, "__name__", name) for name, function in ACTIVATIONS.items())
-        raise ValueError(f"`activation` of `layer` must be one of {shown} for Keras; got {activation!r}.")
+        shown = ", ".join(
+            getattr(function, "__name__", name) for name, function in ACTIVATIONS.items()
+        )
+        raise ValueError(
+            f"`activation` of `layer` must be one of {shown} for Keras; got {activation!r}."
+        )
     return names[activation]
 
 
 def _with_one_bias(params: Any) -> Any:
-    return params._replace(bias=one_bias(params), recurrent_bias=None) if has_bias(params) else params
+    return (
+        params._replace(bias=one_bias(params), recurrent_bias=None) if has_bias(params) else params
+    )
 
 
 def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[str, dict[str, Any], Params]:
@@ -237,7 +288,10 @@ def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[str, dict[str, Any
 
 
 def _activations(layer: Any) -> dict[str, Any]:
-    return {"activation": _named(layer.activation), "recurrent_activation": _named(layer.gate_activation)}
+    return {
+        "activation": _named(layer.activation),
+        "recurrent_activation": _named(layer.gate_activation),
+    }
 
 
 def _to_lstm(layer: LSTMCell, params: LSTMParams) -> tuple[str, dict[str, Any], Params]:
@@ -257,10 +311,21 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[str, dict[str, An
     target = f"ConvLSTM{len(layer.input_shape)}D"
     require(layer, f"Keras' {target}", proj_size=0)
     if not isinstance(layer.padding, str):
-        raise ValueError(f'`padding` of `layer` must be "SAME" or "VALID" for Keras; got {layer.padding} in {layer}.')
-    where = {"strides": layer.strides, "padding": layer.padding.lower(), "dilation_rate": layer.dilation}
+        raise ValueError(
+            f'`padding` of `layer` must be "SAME" or "VALID" for Keras; got {layer.padding} in {layer}.'
+        )
+    where = {
+        "strides": layer.strides,
+        "padding": layer.padding.lower(),
+        "dilation_rate": layer.dilation,
+    }
     like = where | {"kernel_size": params.kernel.shape[:-2]}
     return target, _activations(layer) | like, _with_one_bias(params)
 
 
-_TO: dict[type, Callable] = {ElmanCell: _to_elman, LSTMCell: _to_lstm, GRUCell: _to_gru, ConvLSTMCell: _to_conv}
+_TO: dict[type, Callable] = {
+    ElmanCell: _to_elman,
+    LSTMCell: _to_lstm,
+    GRUCell: _to_gru,
+    ConvLSTMCell: _to_conv,
+}

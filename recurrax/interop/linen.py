@@ -26,7 +26,13 @@ from recurrax.interop._flax import (
     merge_of,
     options,
 )
-from recurrax.interop._gates import bias_and_candidates, last_of, one_bias, with_forget_one, without_forget_one
+from recurrax.interop._gates import (
+    bias_and_candidates,
+    last_of,
+    one_bias,
+    with_forget_one,
+    without_forget_one,
+)
 from recurrax.interop._support import require, require_plain_conv_lstm, unsupported
 from recurrax.layers.compose import Bidirectional, Directions, Stack
 
@@ -46,15 +52,18 @@ def from_linen(
 ) -> tuple[Layer, Params]:
     """A recurrent module of Flax Linen as a layer of this package.
 
-    The Dense kernels of the gates are joined, `i*` to kernel and `h*` to recurrent_kernel. Of the initial state only
-    zeros are known here: give another one to `scan`. The 1 that `ConvLSTMCell` adds to its forget gate goes into
-    recurrent_bias, which is exact but for that bias itself: it is rounded as its sum with 1 is.
+    The Dense kernels of the gates are joined, `i*` to kernel and `h*` to recurrent_kernel. Of the
+    initial state only zeros are known here: give another one to `scan`. The 1 that `ConvLSTMCell`
+    adds to its forget gate goes into recurrent_bias, which is exact but for that bias itself: it is
+    rounded as its sum with 1 is.
 
     Args:
-        module: a `flax.linen.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `ConvLSTMCell`, an
-            `RNN` of one, a `Bidirectional` of two such, or a `Sequential` of these.
+        module: a `flax.linen.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or
+            `ConvLSTMCell`, an `RNN` of one, a `Bidirectional` of two such, or a `Sequential` of
+            these.
         params: its parameters, `variables["params"]`. They may be traced.
-        input_shape: the spatial shape of the inputs of a `ConvLSTMCell`, which neither of the two tells.
+        input_shape: the spatial shape of the inputs of a `ConvLSTMCell`, which neither of the two
+            tells.
 
     Returns:
         The layer and its parameters.
@@ -84,10 +93,14 @@ def from_linen(
         return inner(module.cell, "cell")
     if type(module) is nn.Bidirectional:
         check_directions(module)
-        layers, own = zip(*(inner(getattr(module, way).cell, way, "cell") for way in _WAYS), strict=True)
+        layers, own = zip(
+            *(inner(getattr(module, way).cell, way, "cell") for way in _WAYS), strict=True
+        )
         return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
     if type(module) is nn.Sequential:
-        layers, own = zip(*(inner(part, f"layers_{n}") for n, part in enumerate(module.layers)), strict=True)
+        layers, own = zip(
+            *(inner(part, f"layers_{n}") for n, part in enumerate(module.layers)), strict=True
+        )
         return Stack(layers), own
     cells = {getattr(nn, name): cell for name, cell in _OURS.items()}
     if type(module) not in cells:
@@ -97,7 +110,9 @@ def from_linen(
         return _from_conv(module, params, input_shape)
     if type(module) is nn.SimpleCell:
         check_plain(module)
-    return _from_dense(cells[type(module)] if getattr(module, "reset_gate", True) else UGRNNCell, module, params)
+    return _from_dense(
+        cells[type(module)] if getattr(module, "reset_gate", True) else UGRNNCell, module, params
+    )
 
 
 def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
@@ -113,7 +128,9 @@ def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer,
     return ours(cell.features, **activations(cell)), ours.params_type(**maps)
 
 
-def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> tuple[Layer, Params]:
+def _from_conv(
+    cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None
+) -> tuple[Layer, Params]:
     ones = (1,) * len(cell.kernel_size)
     if tuple(cell.strides or ones) != ones or cell.padding != "SAME":
         raise ValueError(
@@ -121,17 +138,23 @@ def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...
             f"got {cell.strides} and {cell.padding!r}."
         )
     if input_shape is None:
-        raise ValueError("`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None.")
+        raise ValueError(
+            "`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None."
+        )
     inputs, state = _get(params, "ih"), _get(params, "hh")
     own = LSTMParams(inputs["kernel"], state["kernel"], inputs.get("bias"), state.get("bias"))
     sizes = cell.features, input_shape, tuple(cell.kernel_size)
-    return ConvLSTMCell(*sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True), with_forget_one(own)
+    return ConvLSTMCell(
+        *sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True
+    ), with_forget_one(own)
 
 
 def _get(params: Mapping[str, Any], name: str) -> Any:
     if name not in params:
         hint = ' Pass `variables["params"]`.' if "params" in params else ""
-        raise ValueError(f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}")
+        raise ValueError(
+            f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}"
+        )
     return params[name]
 
 
@@ -141,8 +164,9 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
     Two biases that are only ever added become their sum, and where there is none Flax gets zeros.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`, which becomes a cell; a
-            `Bidirectional` of two, or a `Stack` of these, which become modules with a `flax.linen.RNN` each.
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`,
+            which becomes a cell; a `Bidirectional` of two, or a `Stack` of these, which become
+            modules with a `flax.linen.RNN` each.
         params: its parameters. They may be traced.
 
     Returns:
@@ -170,11 +194,17 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
         return nn.Sequential(modules), {f"layers_{n}": part for n, part in enumerate(own)}
     if isinstance(layer, Bidirectional):
         (forward, backward), own = zip(*map(_walking, check_cells(layer), params), strict=True)
-        return nn.Bidirectional(forward, backward, **merge_fn(layer)), dict(zip(_WAYS, own, strict=True))
+        return nn.Bidirectional(forward, backward, **merge_fn(layer)), dict(
+            zip(_WAYS, own, strict=True)
+        )
     if type(layer) is ConvLSTMCell:
         return _to_conv(layer, params)
     if type(layer) not in KINDS:
-        names = (*(cell.__name__ for cell in KINDS), "ConvLSTMCell", "a Bidirectional or a Stack of these")
+        names = (
+            *(cell.__name__ for cell in KINDS),
+            "ConvLSTMCell",
+            "a Bidirectional or a Stack of these",
+        )
         raise unsupported("layer", layer, names)
     return _to_dense(layer, params)
 
@@ -184,7 +214,11 @@ def _walking(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
     import flax.linen as nn
 
     module, own = to_linen(layer, params)
-    return (module, own) if isinstance(layer, (Stack, Bidirectional)) else (nn.RNN(module), {"cell": own})
+    return (
+        (module, own)
+        if isinstance(layer, (Stack, Bidirectional))
+        else (nn.RNN(module), {"cell": own})
+    )
 
 
 def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
@@ -192,7 +226,9 @@ def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
 
     kind = KINDS[type(layer)]
     require(layer, f"flax.linen.{kind.name}", **kind.requires)
-    bias, candidate = bias_and_candidates(params, len(kind.gates)) if kind.resets else (one_bias(params), None)
+    bias, candidate = (
+        bias_and_candidates(params, len(kind.gates)) if kind.resets else (one_bias(params), None)
+    )
     denses: dict[str, Any] = {side + gate: {} for side in "ih" for gate in kind.gates}
     for side, part, array in (
         ("i", "kernel", params.kernel),
@@ -215,4 +251,7 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, An
     dtypes: dict[str, Any] = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
     inputs = {"kernel": params.kernel, "bias": params.bias}
     state = {"kernel": params.recurrent_kernel, "bias": params.recurrent_bias}
-    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), {"ih": inputs, "hh": state}
+    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), {
+        "ih": inputs,
+        "hh": state,
+    }

@@ -41,8 +41,8 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
     the Dense kernels of `LSTMCell`, one a gate, are joined.
 
     Args:
-        module: a `flax.nnx.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` or `GRUCell`, an `RNN` of one, a
-            `Bidirectional` of two such, or a `Sequential` of these.
+        module: a `flax.nnx.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` or `GRUCell`, an `RNN` of
+            one, a `Bidirectional` of two such, or a `Sequential` of these.
 
     Returns:
         The layer and its parameters. The GRU has no recurrent bias: NNX' candidate lacks it.
@@ -87,9 +87,13 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
     def joined(side: str, part: str) -> jax.Array:
         apart = [f"{side}{gate}".replace("if", "if_") for gate in kind.gates]
         names = apart if type(module) is nnx.LSTMCell else [f"dense_{side}"]
-        return jnp.concatenate([getattr(getattr(module, name), part)[...] for name in names], axis=-1)
+        return jnp.concatenate(
+            [getattr(getattr(module, name), part)[...] for name in names], axis=-1
+        )
 
-    params = ours.params_type(joined("i", "kernel"), joined("h", "kernel"), joined(kind.biased, "bias"))
+    params = ours.params_type(
+        joined("i", "kernel"), joined("h", "kernel"), joined(kind.biased, "bias")
+    )
     return ours(module.hidden_features, recurrent_bias=False, **activations(module)), params
 
 
@@ -99,8 +103,8 @@ def to_nnx(layer: Layer, params: Params) -> Any:
     Two biases that are only ever added become their sum, and where there is none NNX gets zeros.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell` or `GRUCell`, which becomes a cell; a `Bidirectional` of two, or a `Stack` of
-            these, which become modules with a `flax.nnx.RNN` each.
+        layer: an `ElmanCell`, `LSTMCell` or `GRUCell`, which becomes a cell; a `Bidirectional` of
+            two, or a `Stack` of these, which become modules with a `flax.nnx.RNN` each.
         params: its parameters.
 
     Returns:
@@ -108,8 +112,8 @@ def to_nnx(layer: Layer, params: Params) -> Any:
 
     Raises:
         TypeError: if NNX has no such layer.
-        ValueError: if NNX' module lacks an option that the layer has, or a place for the recurrent bias of a GRU's
-            candidate where that is not zero.
+        ValueError: if NNX' module lacks an option that the layer has, or a place for the recurrent
+            bias of a GRU's candidate where that is not zero.
 
     Example:
         >>> import jax, recurrax
@@ -130,7 +134,11 @@ def to_nnx(layer: Layer, params: Params) -> Any:
         return nnx.Bidirectional(*map(_walking, check_cells(layer), params), **merge_fn(layer))
 
     if type(layer) not in _OURS.values():
-        raise unsupported("layer", layer, ("ElmanCell", "LSTMCell", "GRUCell", "a Bidirectional or a Stack of these"))
+        raise unsupported(
+            "layer",
+            layer,
+            ("ElmanCell", "LSTMCell", "GRUCell", "a Bidirectional or a Stack of these"),
+        )
     return _to_dense(layer, params)
 
 

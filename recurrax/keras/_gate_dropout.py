@@ -32,18 +32,25 @@ class GateDropout(CellWrapper):
         """Whether a rate is positive."""
         return self.rate > 0 or self.recurrent_rate > 0
 
-    def around(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+    def around(
+        self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple:
         """The cell with masks for all steps."""
         if key is None or not self.stochastic:
             return cell, params, xs
         keys = jax.random.split(key)
-        masks = self._masks(keys[0], self.rate, xs[0]), self._masks(keys[1], self.recurrent_rate, state.h)
+        masks = (
+            self._masks(keys[0], self.rate, xs[0]),
+            self._masks(keys[1], self.recurrent_rate, state.h),
+        )
         return _Masked.of(cell), (params, *masks), xs
 
     def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
         if not rate:
             return None
-        return drawn(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
+        return drawn(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (
+            1 - rate
+        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -61,22 +68,32 @@ class _Masked(AroundAffineCell):
         params, _, masks = params
         return self._project(self.cell.project_state, params, masks, h)
 
-    def _project(self, project: Callable, params: Params, masks: jax.Array | None, x: jax.Array) -> jax.Array:
+    def _project(
+        self, project: Callable, params: Params, masks: jax.Array | None, x: jax.Array
+    ) -> jax.Array:
         if masks is None:
             return project(params, x)
         parts = [params] if len(masks) == 1 else self.cell.gate_params(params)
         return jnp.concatenate(
-            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)], axis=-1
+            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)],
+            axis=-1,
         )
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         if self.cell.is_affine:
             return super().step(params, state, z)
         params, _, masks = params
-        return self.cell.step(params, state, z) if masks is None else self._reset_before(params, masks, state, z)
+        return (
+            self.cell.step(params, state, z)
+            if masks is None
+            else self._reset_before(params, masks, state, z)
+        )
 
-    def _reset_before(self, params: Params, masks: jax.Array, state: State, z: jax.Array) -> tuple[State, jax.Array]:
-        # A GRU whose reset gate acts on the state itself, which each gate sees through a mask of its own.
+    def _reset_before(
+        self, params: Params, masks: jax.Array, state: State, z: jax.Array
+    ) -> tuple[State, jax.Array]:
+        # A GRU whose reset gate acts on the state itself, which each gate sees through a mask of
+        # its own.
         cell: Any = self.cell
         h_r, h_z, h_n = (state.h * mask for mask in masks)
         reset, update, candidate = cell.gate_params(params)

@@ -86,7 +86,9 @@ class Layer(nnx.Module):
             ValueError: if the layer is not built.
         """
         if not self.built:
-            raise ValueError(f"{_name(self)} must be built to count its weights; call `build(input_shape)` first.")
+            raise ValueError(
+                f"{_name(self)} must be built to count its weights; call `build(input_shape)` first."
+            )
         return sum(weight[...].size for weight in self.weights)
 
     def get_weights(self) -> list[np.ndarray]:
@@ -102,11 +104,15 @@ class Layer(nnx.Module):
         own = self.weights
         if len(own) != len(weights):
             hint = "" if self.built else " It is not built: call `build(input_shape)` first."
-            raise ValueError(f"`weights` must hold {len(own)} arrays for {_name(self)}; got {len(weights)}.{hint}")
+            raise ValueError(
+                f"`weights` must hold {len(own)} arrays for {_name(self)}; got {len(weights)}.{hint}"
+            )
         for number, (variable, weight) in enumerate(zip(own, weights, strict=True)):
             if variable.shape != np.shape(weight):
                 must = f"{describe(variable[...])} for {_name(self)}"
-                raise ValueError(f"`weights[{number}]` must be {must}; got {describe(np.asarray(weight))}.")
+                raise ValueError(
+                    f"`weights[{number}]` must be {must}; got {describe(np.asarray(weight))}."
+                )
         for variable, weight in zip(own, weights, strict=True):
             variable[...] = jnp.asarray(weight, variable.dtype)
 
@@ -155,7 +161,9 @@ class Layer(nnx.Module):
 
     @property
     def _compute_dtype(self) -> Any:
-        return jnp.dtype(self.dtype.removeprefix("mixed_") if _is_mixed(self.dtype) else self.dtype or "float32")
+        return jnp.dtype(
+            self.dtype.removeprefix("mixed_") if _is_mixed(self.dtype) else self.dtype or "float32"
+        )
 
 
 def _is_mixed(dtype: Any) -> bool:

@@ -18,7 +18,11 @@ Named = str | dict | Callable | None  # what stands for a function
 
 def _factories(module: ModuleType) -> dict[str, Callable]:
     made = (FunctionType, functools.partial)
-    return {name: value for name, value in vars(module).items() if isinstance(value, made) and name[0] != "_"}
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, made) and name[0] != "_"
+    }
 
 
 _FACTORIES = {
@@ -52,7 +56,9 @@ def meaning(argument: str, value: Any) -> Any:
         return _named(argument, kind, name, config)
     if not callable(value):
         came = f"got {value!r} of type {type(value).__name__}"
-        raise TypeError(f"`{argument}` must be a name, a configuration of Keras or a function; {came}.")
+        raise TypeError(
+            f"`{argument}` must be a name, a configuration of Keras or a function; {came}."
+        )
     return _keyless(value) if kind == "initializer" else value
 
 
@@ -67,7 +73,8 @@ def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
     if hasattr(value, "get_config"):
         # Keras' `Identity` leaves its gain out of its configuration, and has it as an attribute.
         return type(value).__name__, value.get_config() or vars(value)
-    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has chosen.
+    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has
+    # chosen.
     is_of_keras = str(getattr(value, "__module__", "")).split(".")[0] == "keras"
     return (value.__name__ if is_of_keras and hasattr(value, "__name__") else None), {}
 
@@ -85,7 +92,9 @@ def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Calla
     try:
         return table[name](**given)
     except TypeError as error:
-        raise ValueError(f"`{argument}` must be a {name} with Keras' arguments; got {given}: {error}.") from None
+        raise ValueError(
+            f"`{argument}` must be a {name} with Keras' arguments; got {given}: {error}."
+        ) from None
 
 
 def _keyless(initializer: Callable) -> Callable:

@@ -97,7 +97,11 @@ class Recurrent(Arguments):
         raise NotImplementedError
 
     def _options(self) -> dict[str, Any]:
-        options = {"bias": self.use_bias, "activation": self._meaning("activation"), "dtype": self._compute_dtype}
+        options = {
+            "bias": self.use_bias,
+            "activation": self._meaning("activation"),
+            "dtype": self._compute_dtype,
+        }
         if hasattr(self, "recurrent_activation"):
             options["gate_activation"] = self._meaning("recurrent_activation")
         return options
@@ -111,7 +115,9 @@ class Recurrent(Arguments):
     @property
     def _masks(self) -> int:
         # Keras draws one for each gate where it multiplies by each gate's kernel apart.
-        return self.gates if self.recurrent_dropout or getattr(self, "implementation", 2) == 1 else 1
+        return (
+            self.gates if self.recurrent_dropout or getattr(self, "implementation", 2) == 1 else 1
+        )
 
     @property
     def size(self) -> int:
@@ -132,7 +138,8 @@ class Recurrent(Arguments):
         """Draws the weights, and makes the state of a stateful layer.
 
         Args:
-            input_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, but B not for a stateful layer.
+            input_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, but B not for a
+                stateful layer.
         """
         batch: Any = input_shape[1 if self.time_major else 0]
         if self.stateful and batch is None:
@@ -166,10 +173,16 @@ class Recurrent(Arguments):
         return variable(jnp.asarray(drawn).astype(self._variable_dtype))
 
     def _arrays(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name)[...] if hasattr(self, name) else None for name in _ARGUMENTS)
+        return tuple(
+            getattr(self, name)[...] if hasattr(self, name) else None for name in _ARGUMENTS
+        )
 
     def _named_weights(self) -> dict[str, nnx.Variable]:
-        return {argument: getattr(self, name) for name, argument in _ARGUMENTS.items() if hasattr(self, name)}
+        return {
+            argument: getattr(self, name)
+            for name, argument in _ARGUMENTS.items()
+            if hasattr(self, name)
+        }
 
     @property
     def weights(self) -> list[nnx.Variable]:
@@ -203,15 +216,25 @@ class Recurrent(Arguments):
 
     def _pack(self, states: Any) -> Any:
         """A state of Keras as one of the core."""
-        leaves = [self.inward(jnp.asarray(leaf).astype(self._compute_dtype)) for leaf in jax.tree.leaves(states)]
+        leaves = [
+            self.inward(jnp.asarray(leaf).astype(self._compute_dtype))
+            for leaf in jax.tree.leaves(states)
+        ]
         if len(leaves) != self.parts:
             shapes = ", ".join(map(describe, leaves))
-            raise ValueError(f"`initial_state` must hold {self.parts} arrays; got {len(leaves)}: {shapes}.")
-        return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(self.core.initial_state)), leaves)
+            raise ValueError(
+                f"`initial_state` must hold {self.parts} arrays; got {len(leaves)}: {shapes}."
+            )
+        return jax.tree.unflatten(
+            jax.tree.structure(jax.eval_shape(self.core.initial_state)), leaves
+        )
 
     def get_initial_state(self, batch_size: int) -> list:
         """Zeros, each part of the state `[B, H]`."""
-        return [self.outward(part) for part in self.core.initial_state((batch_size,), self._compute_dtype)]
+        return [
+            self.outward(part)
+            for part in self.core.initial_state((batch_size,), self._compute_dtype)
+        ]
 
     def reset_state(self) -> None:
         """Sets the state that a stateful layer keeps to zeros."""
@@ -219,23 +242,28 @@ class Recurrent(Arguments):
             state[...] = jnp.zeros_like(state[...])
 
     def __call__(
-        self, sequences: jax.Array, initial_state: Any = None, mask: Any = None, training: bool | None = None
+        self,
+        sequences: jax.Array,
+        initial_state: Any = None,
+        mask: Any = None,
+        training: bool | None = None,
     ) -> Any:
         """Runs the layer over a batch of sequences.
 
         Args:
             sequences: `[B, T, I]`, or `[T, B, I]` if `time_major`.
-            initial_state: a list with each part of the state, `[B, H]`; None for zeros, or the state that a stateful
-                layer kept.
+            initial_state: a list with each part of the state, `[B, H]`; None for zeros, or the
+                state that a stateful layer kept.
             mask: `[B, T]`, laid out as `sequences`: True, or any number but 0, at the real steps.
             training: whether dropout acts; None for no, but after `train()`.
 
         Returns:
-            The last output, `[B, H]`, or all outputs, `[B, T, H]`, if `return_sequences`; with `return_state` a tuple
-            of these and each part of the final state.
+            The last output, `[B, H]`, or all outputs, `[B, T, H]`, if `return_sequences`; with
+            `return_state` a tuple of these and each part of the final state.
 
         Raises:
-            ValueError: if an argument has the wrong shape, or the layer is not built and the call is under jit or grad.
+            ValueError: if an argument has the wrong shape, or the layer is not built and the call
+                is under jit or grad.
         """
         training = not self.deterministic if training is None else training
         sequences = jnp.asarray(sequences)
@@ -267,14 +295,18 @@ class Recurrent(Arguments):
         outputs = outputs if self.return_state else outputs[:1]
         if self.activity_regularizer is not None:
             penalty, batch = self._meaning("activity_regularizer"), xs.shape[1 - time]
-            self.activity_loss[...] = sum(penalty(leaf) for leaf in jax.tree.leaves(outputs)) / batch
+            self.activity_loss[...] = (
+                sum(penalty(leaf) for leaf in jax.tree.leaves(outputs)) / batch
+            )
         return tuple(outputs) if self.return_state else outputs[0]
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
         """The mask of all outputs: the mask of the inputs, as in Keras even where `go_backwards` turns them."""
         return mask if self.return_sequences else None
 
-    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: Any = None) -> tuple:
+    def compute_output_shape(
+        self, sequences_shape: Shape, initial_state_shape: Any = None
+    ) -> tuple:
         """The shape of what a call returns, for the shape of its inputs, whose batch and time may be None."""
         first, second, *rest = sequences_shape
         batch = second if self.time_major else first

@@ -15,7 +15,16 @@ from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
 from recurrax._check import check_layer
-from recurrax._flax import Sharding, by_name, check_features, from_names, input_size_of, mesh_axes, names_of, teaches
+from recurrax._flax import (
+    Sharding,
+    by_name,
+    check_features,
+    from_names,
+    input_size_of,
+    mesh_axes,
+    names_of,
+    teaches,
+)
 from recurrax._layer import Layer, Params, State, features, pickled, unpickled
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
@@ -39,15 +48,27 @@ class Module(nn.Module):
 
     def __reduce__(self) -> tuple:
         """How a module is pickled: as a layer is, and bound to nothing."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.init
+        }
         return _made, (type(self), pickled(fields | {"parent": None}))
 
     @nn.compact
     def _run(
-        self, driver: Any, layer: Layer, x: jax.Array, state: State, deterministic: bool | None, **options: Any
+        self,
+        driver: Any,
+        layer: Layer,
+        x: jax.Array,
+        state: State,
+        deterministic: bool | None,
+        **options: Any,
     ) -> tuple[jax.Array, State]:
         key = None
-        if layer.stochastic and not nn.merge_param("deterministic", self.deterministic, deterministic):
+        if layer.stochastic and not nn.merge_param(
+            "deterministic", self.deterministic, deterministic
+        ):
             key = self.make_rng("dropout")
         params = self._params(layer, x)
         if driver is core_step:
@@ -75,9 +96,13 @@ class Module(nn.Module):
             shapes = jax.eval_shape(draw, jax.random.key(0))
             self._check_features(layer, x, nn.unbox(shapes))
             drawn = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        leaves, structure = jax.tree_util.tree_flatten_with_path(drawn, is_leaf=lambda n: isinstance(n, nn.Partitioned))
+        leaves, structure = jax.tree_util.tree_flatten_with_path(
+            drawn, is_leaf=lambda n: isinstance(n, nn.Partitioned)
+        )
         nested = unflatten_dict({names_of(path): leaf for path, leaf in leaves})
-        kept = flatten_dict({name: self.param(name, lambda _, value=value: value) for name, value in nested.items()})
+        kept = flatten_dict(
+            {name: self.param(name, lambda _, value=value: value) for name, value in nested.items()}
+        )
         return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in leaves])
 
     def _check_features(self, layer: Layer, x: Any, expected: Any) -> None:
@@ -147,12 +172,14 @@ class Recurrent(Module):
     Args:
         layer: the layer.
         param_dtype: the dtype of the parameters.
-        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None, "model")}`, by the end
-            of the path, `{"layers_0/kernel": (None, "model")}`, or as a function of path and shape. These parameters
-            become `nn.Partitioned`.
-        deterministic: whether dropout is off; here or at the call. Dropout draws from the rng `dropout`.
-        return_state: whether a call returns the state beside the outputs. Without it the module may stand in an
-            `nn.Sequential`, which hands on all that a module returns; `step` returns both in any case.
+        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None,
+            "model")}`, by the end of the path, `{"layers_0/kernel": (None, "model")}`, or as a
+            function of path and shape. These parameters become `nn.Partitioned`.
+        deterministic: whether dropout is off; here or at the call. Dropout draws from the rng
+            `dropout`.
+        return_state: whether a call returns the state beside the outputs. Without it the module may
+            stand in an `nn.Sequential`, which hands on all that a module returns; `step` returns
+            both in any case.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -209,11 +236,21 @@ class Recurrent(Module):
             deterministic: whether dropout is off.
 
         Returns:
-            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone without
-            `return_state`.
+            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
+            without `return_state`.
         """
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
-        options |= {"time_major": time_major, "unroll": unroll, "remat": remat, "implementation": implementation}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
+        options |= {
+            "time_major": time_major,
+            "unroll": unroll,
+            "remat": remat,
+            "implementation": implementation,
+        }
         output, state = self._run(scan, self.layer, x, state, deterministic, **options)
         return (output, state) if self.return_state else output
 
@@ -229,14 +266,18 @@ class Recurrent(Module):
     ) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment
+        begins.
         """
         options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
         return self._run(core_step, self.layer, x, state, deterministic, **options)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
         """The state before the first step, for a batch of shape `batch_shape`.
 
-        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for that, pass None.
+        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for
+            that, pass None.
         """
         return self.layer.initial_state(batch_shape, dtype)

@@ -28,18 +28,22 @@ class Recurrent(nnx.Module):
     Args:
         layer: the layer.
         input_size: the number of features I of one input.
-        params: the parameters to begin with, as `recurrax.interop` has them from elsewhere; None to draw them.
+        params: the parameters to begin with, as `recurrax.interop` has them from elsewhere; None to
+            draw them.
         param_dtype: the dtype of the parameters that are drawn.
-        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None, "model")}`, by the end
-            of the path, `{"layers_0/kernel": (None, "model")}`, or as a function of path and shape.
+        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None,
+            "model")}`, by the end of the path, `{"layers_0/kernel": (None, "model")}`, or as a
+            function of path and shape.
         deterministic: whether dropout is off; `train()`, `eval()` and `nnx.view` set it.
-        return_state: whether a call returns the state beside the outputs. Without it the module may stand in an
-            `nnx.Sequential`, which hands on all that a module returns; `step` returns both in any case.
-        rngs: the source of the initial parameters (stream `params`) and of dropout (stream `dropout`). It may be None
-            where `params` are given.
+        return_state: whether a call returns the state beside the outputs. Without it the module may
+            stand in an `nnx.Sequential`, which hands on all that a module returns; `step` returns
+            both in any case.
+        rngs: the source of the initial parameters (stream `params`) and of dropout (stream
+            `dropout`). It may be None where `params` are given.
 
     Attributes:
-        params: the parameters, in the layer's structure, each an `nnx.Param`; in `nnx.state` they are under `weights`.
+        params: the parameters, in the layer's structure, each an `nnx.Param`; in `nnx.state` they
+            are under `weights`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -73,12 +77,16 @@ class Recurrent(nnx.Module):
     ) -> None:
         check_layer("layer", layer)
         if not (isinstance(rngs, nnx.Rngs) or (rngs is None and params is not None)):
-            raise TypeError(f"`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; got {rngs!r}.")
+            raise TypeError(
+                f"`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; got {rngs!r}."
+            )
         self.layer = layer
         self.input_size = input_size
         self.return_state = torch_layout.check_flag("return_state", return_state)
         self.deterministic = torch_layout.check_flag("deterministic", deterministic)
-        self.rngs = rngs["dropout"].fork() if layer.stochastic and rngs is not None else nnx.data(None)
+        self.rngs = (
+            rngs["dropout"].fork() if layer.stochastic and rngs is not None else nnx.data(None)
+        )
 
         if params is None:
             assert rngs is not None
@@ -91,7 +99,8 @@ class Recurrent(nnx.Module):
             {"out_sharding": axes} if axes else {} for axes in mesh_axes(layer, params, sharding)
         ]
         variables = [nnx.Param(leaf, **more) for leaf, more in zip(leaves, metadata, strict=True)]
-        # Not under `params`: that is what Linen calls the collection, so `nnx.bridge.ToLinen` would refuse it.
+        # Not under `params`: that is what Linen calls the collection, so `nnx.bridge.ToLinen` would
+        # refuse it.
         self.weights = nnx.data(jax.tree.unflatten(structure, variables))
 
     @property
@@ -141,11 +150,21 @@ class Recurrent(nnx.Module):
             rngs: overrides the source of dropout.
 
         Returns:
-            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone without
-            `return_state`.
+            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
+            without `return_state`.
         """
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
-        options |= {"time_major": time_major, "unroll": unroll, "remat": remat, "implementation": implementation}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
+        options |= {
+            "time_major": time_major,
+            "unroll": unroll,
+            "remat": remat,
+            "implementation": implementation,
+        }
         output, state = self._run(scan, x, taken(state), deterministic, rngs, **options)
         return (output, shown(self, state)) if self.return_state else output
 
@@ -178,7 +197,9 @@ class Recurrent(nnx.Module):
         y, state = self._run(core_step, x, taken(state), deterministic, rngs, **options)
         return y, shown(self, state)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
         return shown(self, self.layer.first_state(params_of(self), batch_shape, dtype))
 

@@ -54,7 +54,8 @@ class _TorchLayer(Recurrent):
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
             state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
             lengths: `int[*B]`, the number of real steps of each sequence.
-            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any pattern.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any
+                pattern.
             reset: `bool`, laid out as `mask`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next three.
             unroll: how many steps one iteration of the compiled loop takes.
@@ -64,17 +65,26 @@ class _TorchLayer(Recurrent):
             rngs: overrides the source of dropout.
 
         Returns:
-            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`; the outputs alone
-            without `return_state`.
+            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`;
+            the outputs alone without `return_state`.
         """
         x = jnp.asarray(x)
         torch_layout.check_lengths(lengths, x, self.batch_first)
         batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
         state = torch_layout.split_state(self.layer, taken(state), x, batch_shape)
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
         options |= {"time_major": not self.batch_first, "unroll": unroll, "remat": remat}
-        output, state = self._run(scan, x, state, deterministic, rngs, implementation=implementation, **options)
-        return (output, shown(self, torch_layout.join_state(state))) if self.return_state else output
+        output, state = self._run(
+            scan, x, state, deterministic, rngs, implementation=implementation, **options
+        )
+        return (
+            (output, shown(self, torch_layout.join_state(state))) if self.return_state else output
+        )
 
     def step(
         self,
@@ -89,7 +99,8 @@ class _TorchLayer(Recurrent):
     ) -> tuple[jax.Array, Any]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment
+        begins.
         """
         x = jnp.asarray(x)
         state = torch_layout.split_state(self.layer, taken(state), x, x.shape[:-1])
@@ -97,7 +108,9 @@ class _TorchLayer(Recurrent):
         y, state = self._run(core_step, x, state, deterministic, rngs, **options)
         return y, shown(self, torch_layout.join_state(state))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Any:
         """Zeros `[num_layers*D, *B, H]`, for an `LSTM` an `LSTMState` of these."""
         return shown(self, torch_layout.initial_state(self.layer, batch_shape, dtype))
 
@@ -114,10 +127,12 @@ class RNN(_TorchLayer):
         num_layers: the number of layers, each reading the outputs of the one below.
         nonlinearity: `"tanh"`, `"relu"`, or a function.
         bias: whether there are biases, two of them.
-        batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the state is not affected.
+        batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the
+            state is not affected.
         dropout: the rate of the dropout on the outputs of each layer but the last.
         bidirectional: whether each layer walks both ways, and puts out 2*H features.
-        recurrent_bias: whether the recurrent product has a bias of its own; None for what `bias` says.
+        recurrent_bias: whether the recurrent product has a bias of its own; None for what `bias`
+            says.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -200,7 +215,8 @@ class RNN(_TorchLayer):
 class LSTM(_TorchLayer):
     """Stacked LSTM layers: `torch.nn.LSTM`, with the same arguments, equations, shapes and layout.
 
-    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's pair is taken as well.
+    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
+    pair is taken as well.
 
     Args:
         input_size: as in `RNN`, and so are all arguments that are not named here.
@@ -290,7 +306,8 @@ class GRU(_TorchLayer):
 
     Args:
         input_size: as in `RNN`, and so are all arguments that are not named here.
-        reset_after: whether the reset gate acts after the recurrent product, as in PyTorch, or before it.
+        reset_after: whether the reset gate acts after the recurrent product, as in PyTorch, or
+            before it.
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gates.
 

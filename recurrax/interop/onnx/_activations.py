@@ -27,9 +27,14 @@ _TUNED: dict[str, Callable[..., jax.Array]] = {
     "Affine": lambda x, alpha, beta: alpha * x + beta,
     "ScaledTanh": lambda x, alpha, beta: alpha * jnp.tanh(beta * x),
 }
-# The defaults of ONNX's operators of these names. Affine and ScaledTanh are none: onnxruntime takes 0 for them, with
-# which they are constant.
-_DEFAULTS = {"LeakyRelu": (0.01,), "ThresholdedRelu": (1.0,), "Elu": (1.0,), "HardSigmoid": (0.2, 0.5)}
+# The defaults of ONNX's operators of these names. Affine and ScaledTanh are none: onnxruntime takes
+# 0 for them, with which they are constant.
+_DEFAULTS = {
+    "LeakyRelu": (0.01,),
+    "ThresholdedRelu": (1.0,),
+    "Elu": (1.0,),
+    "HardSigmoid": (0.2, 0.5),
+}
 _BY_LOWER = {name.lower(): name for name in (*_PLAIN, *_TUNED)}
 
 
@@ -73,7 +78,9 @@ class OnnxActivation:
                 object.__setattr__(self, field, default)
         if [self.alpha is None, self.beta is None] != [False, count == 1]:
             numbers = "`alpha` alone" if count == 1 else "`alpha` and `beta`"
-            raise ValueError(f"{self.name} must be given {numbers}; got alpha {self.alpha} and beta {self.beta}.")
+            raise ValueError(
+                f"{self.name} must be given {numbers}; got alpha {self.alpha} and beta {self.beta}."
+            )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The function of `x`."""
@@ -139,7 +146,9 @@ def read(names: Sequence[str], alpha: Sequence[float], beta: Sequence[float]) ->
     functions: list[Function] = []
     for name in names:
         if name.lower() not in _BY_LOWER:
-            raise ValueError(f"`activations` must be among {', '.join(_BY_LOWER.values())}; got {name!r}.")
+            raise ValueError(
+                f"`activations` must be among {', '.join(_BY_LOWER.values())}; got {name!r}."
+            )
         name = _BY_LOWER[name.lower()]
         numbers = [left[k].pop(0) if left[k] else None for k in range(_count(name))]
         functions.append(OnnxActivation(name, *numbers) if numbers else _PLAIN[name])
@@ -192,4 +201,6 @@ def named(function: Any) -> tuple[str, tuple[float, ...]]:
         if function is plain:
             return name, ()
     known = ", ".join(f.__name__ for f in (*_PLAIN.values(), *_ALIASES))
-    raise ValueError(f"an activation must be one of {known} or an OnnxActivation for ONNX; got {function!r}.")
+    raise ValueError(
+        f"an activation must be one of {known} or an OnnxActivation for ONNX; got {function!r}."
+    )

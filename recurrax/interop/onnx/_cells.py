@@ -43,7 +43,8 @@ class OnnxLSTMCell(AffineCell):
     g = φ(z_g + u_g),  c' = f * c + i * g
     o = γ(z_o + u_o + p_o * c'),  h' = o * ψ(c'),
 
-    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, which ONNX calls f, g and h.
+    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, which ONNX calls
+    f, g and h.
 
     Args:
         hidden_size: the number of features H of the state.
@@ -79,10 +80,16 @@ class OnnxLSTMCell(AffineCell):
 
     input_forget: bool = False
     peepholes: bool = False
-    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jax.nn.sigmoid, kw_only=True
+    )
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    output_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    output_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jnp.tanh, kw_only=True
+    )
+    peephole_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     params_type: ClassVar[type] = OnnxLSTMParams
     state_type: ClassVar[type] = LSTMState
@@ -93,16 +100,22 @@ class OnnxLSTMCell(AffineCell):
         """One fewer where the input gate is the forget gate's too."""
         return 3 if self.input_forget else 4
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> OnnxLSTMParams:
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> OnnxLSTMParams:
         """Draws the parameters."""
         key, peephole_key = jax.random.split(key)
         params = super().init(key, input_size, dtype)
         if self.peepholes:
-            peephole = self.peephole_init(peephole_key, (self.gates - 1, self.hidden_size), jnp.float32)
+            peephole = self.peephole_init(
+                peephole_key, (self.gates - 1, self.hidden_size), jnp.float32
+            )
             params = params._replace(peephole=peephole.astype(dtype))
         return params
 
-    def pointwise(self, params: OnnxLSTMParams, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
+    def pointwise(
+        self, params: OnnxLSTMParams, a: Gates, state: LSTMState
+    ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
         gate = frugal(self.gate_activation)
         *inflow, g, o = a

@@ -24,7 +24,9 @@ def find(graph: Graph, node: str | None) -> list[Node]:
     if node is not None:
         chosen = [proto for proto in recurrent if proto.name == node]
         if len(chosen) != 1:
-            raise ValueError(f"`node` must name one recurrent node; {node!r} names {len(chosen)}. There are: {choice}.")
+            raise ValueError(
+                f"`node` must name one recurrent node; {node!r} names {len(chosen)}. There are: {choice}."
+            )
         return [Node(graph, chosen[0])]
     if not recurrent:
         raise ValueError("`model` must have an RNN, LSTM or GRU in its graph; got none.")
@@ -34,7 +36,9 @@ def find(graph: Graph, node: str | None) -> list[Node]:
     while order and id(order[-1]) in above and len(order) < len(recurrent):
         order.append(above[id(order[-1])])
     if len(order) != len(recurrent):
-        raise ValueError(f"`node` must name one recurrent node where they are no stack; there are: {choice}.")
+        raise ValueError(
+            f"`node` must name one recurrent node where they are no stack; there are: {choice}."
+        )
     return [Node(graph, proto) for proto in order]
 
 
@@ -50,9 +54,13 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
         if above is None:
             readers = list(graph.consumers(output)) if output else []
             merging = (
-                len(readers) == 1 and readers[0].op_type in _MERGES and _lost(graph, readers[0], _axes(node)) == ["D"]
+                len(readers) == 1
+                and readers[0].op_type in _MERGES
+                and _lost(graph, readers[0], _axes(node)) == ["D"]
             )
-            found.append(_MERGES[readers[0].op_type] if merging and node.directions == 2 else "concat")
+            found.append(
+                _MERGES[readers[0].op_type] if merging and node.directions == 2 else "concat"
+            )
             continue
         axes, merge = _followed(graph, node, _way(graph, above.proto))
         wanted = "BT" if above.layout else "TB"
@@ -70,12 +78,16 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
 
 def _below(graph: Graph, recurrent: list[Any]) -> dict[int, Any]:
     """For each recurrent node, by its id, the recurrent node whose outputs it reads, or None."""
-    known: dict[str, Any] = {}  # The same for the values between nodes, as many nodes may read one value.
+    known: dict[
+        str, Any
+    ] = {}  # The same for the values between nodes, as many nodes may read one value.
     below = {}
     for proto in recurrent:
         name, passed = _input(proto), []
         while name not in known:
-            known[name] = None  # Until more is known: whoever comes back to this value goes in a circle.
+            known[name] = (
+                None  # Until more is known: whoever comes back to this value goes in a circle.
+            )
             passed.append(name)
             producer = _producer(graph, name)
             if producer is None:
@@ -92,7 +104,9 @@ def _below(graph: Graph, recurrent: list[Any]) -> dict[int, Any]:
 def _way(graph: Graph, proto: Any) -> list[Any]:
     """The nodes from the recurrent node whose outputs a node reads, which there is, to this node."""
     way: list[Any] = []
-    while (producer := _producer(graph, _input(way[-1] if way else proto))).op_type not in RECURRENT:
+    while (
+        producer := _producer(graph, _input(way[-1] if way else proto))
+    ).op_type not in RECURRENT:
         way.append(producer)
     return way[::-1]
 
@@ -118,18 +132,24 @@ def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]
         if kind == "Transpose":
             perm = _numbers(graph, proto, "perm") or list(range(len(axes)))[::-1]
             if sorted(perm) != list(range(len(axes))):
-                raise ValueError(f"`perm` of {named(proto)} must have each of {len(axes)} axes once; got {perm}.")
+                raise ValueError(
+                    f"`perm` of {named(proto)} must have each of {len(axes)} axes once; got {perm}."
+                )
             axes = [axes[k] for k in perm]
         elif kind == "Reshape":
             sizes = _numbers(graph, proto, "shape")
             size = node.directions * node.hidden_size
             if axes[2:] != ["D", "H"] or sizes[:2] != [0, 0] or sizes[2:] not in ([-1], [size]):
-                raise ValueError(f"`shape` of {named(proto)} must join directions and features; got {sizes}.")
+                raise ValueError(
+                    f"`shape` of {named(proto)} must join directions and features; got {sizes}."
+                )
             axes[2:] = ["DH"] if node.directions == 2 else ["H"]
         elif kind == "Squeeze" or kind in _MERGES:
             lost = _lost(graph, proto, axes)
             if lost != ["D"] or (kind == "Squeeze") != (node.directions == 1):
-                raise ValueError(f"`axes` of {named(proto)} must be that of directions, to take it away; got {lost}.")
+                raise ValueError(
+                    f"`axes` of {named(proto)} must be that of directions, to take it away; got {lost}."
+                )
             axes.remove("D")
             merge = _MERGES.get(kind, "concat")
     return axes, merge

@@ -14,7 +14,9 @@ import numpy as np
 from recurrax.interop import _files as files
 from recurrax.interop._support import library
 
-_LARGEST = 2**31 - 1  # A protobuf message is no larger, nor are all weights that are read from beside one.
+_LARGEST = (
+    2**31 - 1
+)  # A protobuf message is no larger, nor are all weights that are read from beside one.
 _OLDEST = 7  # Of the opsets; before, the recurrent operators had other attributes.
 
 
@@ -34,12 +36,19 @@ class Graph:
     def __init__(self, model: Any, weights: Mapping[str, Any] | None) -> None:
         onnx = library("onnx", "recurrax[interop]")
         model, self._folder = _opened(model)
-        self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        self.opset = max(
+            (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+            default=0,
+        )
         latest = onnx.defs.onnx_opset_version()
         if not _OLDEST <= self.opset <= latest:
-            raise ValueError(f"`model` must be of an opset from {_OLDEST} to {latest}; got {self.opset or 'none'}.")
+            raise ValueError(
+                f"`model` must be of an opset from {_OLDEST} to {latest}; got {self.opset or 'none'}."
+            )
         if not 1 <= model.ir_version <= onnx.IR_VERSION:
-            raise ValueError(f"`model` must be of an IR version from 1 to {onnx.IR_VERSION}; got {model.ir_version}.")
+            raise ValueError(
+                f"`model` must be of an IR version from 1 to {onnx.IR_VERSION}; got {model.ir_version}."
+            )
         self._context = onnx.checker.C.CheckerContext()
         self._context.ir_version = model.ir_version
         self._context.opset_imports = {"": self.opset}
@@ -71,10 +80,14 @@ class Graph:
 
         try:
             if any(attribute.ref_attr_name for attribute in node.attribute):
-                raise onnx.checker.ValidationError("it refers to attributes of a function, and is in none.")
+                raise onnx.checker.ValidationError(
+                    "it refers to attributes of a function, and is in none."
+                )
             onnx.checker.check_node(node, self._context)
         except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-            raise ValueError(f"`model` must hold valid nodes; {named(node)} is none: {error}") from error
+            raise ValueError(
+                f"`model` must hold valid nodes; {named(node)} is none: {error}"
+            ) from error
 
     def consumers(self, name: str) -> Iterator[Any]:
         """The nodes that read a value."""
@@ -88,7 +101,9 @@ class Graph:
         """
         self._used_bytes += sum(array.nbytes for array in arrays if array is not None)
         if self._used_bytes > _LARGEST:
-            raise ValueError(f"`model` must have recurrent nodes of at most {_LARGEST} bytes of weights together.")
+            raise ValueError(
+                f"`model` must have recurrent nodes of at most {_LARGEST} bytes of weights together."
+            )
 
     def array(self, name: str) -> np.ndarray | None:
         """The value of that name, or None if it is known only when the model runs.
@@ -105,7 +120,9 @@ class Graph:
     def _known(self, name: str) -> np.ndarray | None:
         tensor, producer = self._tensors.get(name), self.producers.get(name)
         if tensor is None and producer is not None and producer.op_type == "Constant":
-            tensor = next((a.t for a in producer.attribute if a.name == "value" and a.HasField("t")), None)
+            tensor = next(
+                (a.t for a in producer.attribute if a.name == "value" and a.HasField("t")), None
+            )
         return None if tensor is None else self._read(name, tensor)
 
     def _read(self, name: str, tensor: Any) -> np.ndarray:
@@ -113,15 +130,21 @@ class Graph:
 
         kinds = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
         if tensor.data_type in kinds or tensor.data_type not in onnx.TensorProto.DataType.values():
-            raise ValueError(f"`model` must hold numbers in {name!r}; got data type {tensor.data_type}.")
+            raise ValueError(
+                f"`model` must hold numbers in {name!r}; got data type {tensor.data_type}."
+            )
         if any(size < 0 for size in tensor.dims):
-            raise ValueError(f"`model` must hold tensors of real sizes; got {list(tensor.dims)} for {name!r}.")
+            raise ValueError(
+                f"`model` must hold tensors of real sizes; got {list(tensor.dims)} for {name!r}."
+            )
         try:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 return self._external(tensor)
             return onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OverflowError, KeyError) as error:
-            raise ValueError(f"`model` must hold {name!r} whole; it is damaged: {error}.") from error
+            raise ValueError(
+                f"`model` must hold {name!r} whole; it is damaged: {error}."
+            ) from error
 
     def _external(self, tensor: Any) -> np.ndarray:
         """What lies in a file beside the model."""
@@ -129,7 +152,9 @@ class Graph:
 
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if self._folder is None:
-            raise ValueError("it lies in another file; give the path of the model, not what is in it")
+            raise ValueError(
+                "it lies in another file; give the path of the model, not what is in it"
+            )
         location = entries.get("location", "")
         try:
             folder = self._folder.resolve()
@@ -138,17 +163,27 @@ class Graph:
         except (OSError, RuntimeError):  # links in a circle, or a name that is too long
             beside = False
         if not beside:
-            raise ValueError(f"it should lie in {location[:80]!r}, which is no file beside the model")
-        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            raise ValueError(
+                f"it should lie in {location[:80]!r}, which is no file beside the model"
+            )
+        size = (
+            math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        )
         offset = int(entries.get("offset", 0))
         if offset < 0 or offset + size > path.stat().st_size:
-            raise ValueError(f"it should be {size} bytes from byte {offset} on, which {path.name} has not")
+            raise ValueError(
+                f"it should be {size} bytes from byte {offset} on, which {path.name} has not"
+            )
         self._external_bytes += size
         if self._external_bytes > _LARGEST:
-            raise ValueError(f"it and the other weights beside the model must be at most {_LARGEST} bytes together")
+            raise ValueError(
+                f"it and the other weights beside the model must be at most {_LARGEST} bytes together"
+            )
         with path.open("rb") as file:
             file.seek(offset)
-            inside = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=file.read(size))
+            inside = onnx.TensorProto(
+                data_type=tensor.data_type, dims=tensor.dims, raw_data=file.read(size)
+            )
         return onnx.numpy_helper.to_array(inside)
 
 
@@ -173,7 +208,11 @@ def _opened(model: Any) -> tuple[Any, Path | None]:
         try:
             return onnx.ModelProto.FromString(model), folder
         except DecodeError as error:
-            raise ValueError(f"`model` must be a model of ONNX's; got {len(model)} bytes that are none.") from error
+            raise ValueError(
+                f"`model` must be a model of ONNX's; got {len(model)} bytes that are none."
+            ) from error
     if not isinstance(model, onnx.ModelProto):
-        raise TypeError(f"`model` must be an onnx.ModelProto, its bytes or a path; got {type(model).__name__}.")
+        raise TypeError(
+            f"`model` must be an onnx.ModelProto, its bytes or a path; got {type(model).__name__}."
+        )
     return model, None

@@ -19,31 +19,36 @@ from recurrax.layers.compose import Stack
 _DTYPES = ("float32", "float16", "float64")
 
 
-def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any] | None = None) -> tuple[Layer, Params]:
+def from_onnx(
+    model: Any, *, node: str | None = None, weights: Mapping[str, Any] | None = None
+) -> tuple[Layer, Params]:
     """The recurrent layers of an ONNX model: one `RNN`, `LSTM` or `GRU`, or a stack of them.
 
-    Every attribute counts, and each node becomes the core's own cell where one is exactly that: `ElmanCell`,
-    `LSTMCell`, `PeepholeLSTMCell`, `CIFGCell` (`input_forget`), `GRUCell` (`linear_before_reset` is `reset_after`);
-    else an `OnnxLSTMCell`. `activations` are functions of JAX or `OnnxActivation` objects, `Clipped` by `clip`, as in
-    onnxruntime not where h sees the cell state. `direction` makes a `Bidirectional` or a `Reverse`. What stands before
-    and after the recurrent layers stays behind.
+    Every attribute counts, and each node becomes the core's own cell where one is exactly that:
+    `ElmanCell`, `LSTMCell`, `PeepholeLSTMCell`, `CIFGCell` (`input_forget`), `GRUCell`
+    (`linear_before_reset` is `reset_after`); else an `OnnxLSTMCell`. `activations` are functions of
+    JAX or `OnnxActivation` objects, `Clipped` by `clip`, as in onnxruntime not where h sees the
+    cell state. `direction` makes a `Bidirectional` or a `Reverse`. What stands before and after the
+    recurrent layers stays behind.
 
-    Lengths and initial states that are computed, or are inputs, are arguments of `scan`. A layer has no place for ones
-    that the model fixes, and refuses them.
+    Lengths and initial states that are computed, or are inputs, are arguments of `scan`. A layer
+    has no place for ones that the model fixes, and refuses them.
 
     Args:
-        model: an `onnx.ModelProto`, its bytes, or the path of a file, with weights in files beside it or not.
+        model: an `onnx.ModelProto`, its bytes, or the path of a file, with weights in files beside
+            it or not.
         node: the name of the one node to read; by default all recurrent nodes are, as one stack.
         weights: the arrays of graph inputs, by their names, where W, R, B or P are inputs.
 
     Returns:
-        The layer and its parameters, in the dtype of the weights: a `Stack` if there are several nodes. Its inputs are
+        The layer and its parameters, in the dtype of the weights: a `Stack` if there are several
+            nodes. Its inputs are
         `[*B, T, I]`, whatever `layout` says.
 
     Raises:
         TypeError: if `model` is anything else, or has float64 weights that JAX would round.
-        ValueError: if the model is damaged or invalid, has no recurrent node or several that are no stack, needs
-            `weights` that are not given, or fixes lengths or a state that is not zero.
+        ValueError: if the model is damaged or invalid, has no recurrent node or several that are no
+            stack, needs `weights` that are not given, or fixes lengths or a state that is not zero.
         OSError: if there is no such file.
 
     Example:
@@ -70,7 +75,9 @@ def from_onnx(model: Any, *, node: str | None = None, weights: Mapping[str, Any]
                     "Give it to `scan`, as `lengths` or `state`, and take it out of the model."
                 )
         if layers and (below := layers[-1].output_size(inputs)) != found.input_size:
-            raise found.wrong("W", f"for the {below} features that the node before puts out", found.input_size)
+            raise found.wrong(
+                "W", f"for the {below} features that the node before puts out", found.input_size
+            )
         inputs = found.input_size
         one, own = found.layer(merge)
         layers.append(one)
@@ -90,21 +97,25 @@ def to_onnx(
 ) -> Any:
     """A layer as an ONNX model, its recurrences as ONNX's own `RNN`, `LSTM` and `GRU`, for any batch and any length.
 
-    The inputs of the model are `xs` `[batch, time, I]`, then `lengths` `int32[batch]` and the states `[batch, H]` if
-    they are asked for; its outputs `ys` `[batch, time, O]` and the states after the last step. States go by their
-    fields and places, such as `h_0` and `c_0` of the first layer in a `Stack`, `h_0_backward` of one direction in it,
-    or `h` of a cell alone, in the order of `jax.tree.leaves(state)`; as outputs they are `h_0_next` and so on.
+    The inputs of the model are `xs` `[batch, time, I]`, then `lengths` `int32[batch]` and the
+    states `[batch, H]` if they are asked for; its outputs `ys` `[batch, time, O]` and the states
+    after the last step. States go by their fields and places, such as `h_0` and `c_0` of the first
+    layer in a `Stack`, `h_0_backward` of one direction in it, or `h` of a cell alone, in the order
+    of `jax.tree.leaves(state)`; as outputs they are `h_0_next` and so on.
 
-    It computes what `scan` does without a key, in the dtype of the parameters: dropout of any kind and `GradientClip`
+    It computes what `scan` does without a key, in the dtype of the parameters: dropout of any kind
+        and `GradientClip`
     stay behind. onnxruntime, unlike `scan`, refuses lengths above the number of steps.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `PeepholeLSTMCell`, `CIFGCell` or `OnnxLSTMCell`; a `Stack`,
-            `Bidirectional`, `Reverse`, `Residual` or `Gated` of such; and among them `Dense`, `Activation`,
-            `LayerNorm` and `Dropout`. Activations must be functions that ONNX has: `jnp.tanh`, functions of `jax.nn`
-            or `OnnxActivation` objects.
-        params: its parameters, float32; float16 and float64, for which runtimes may lack kernels, are written too.
-        step: whether to write one step: `xs` and `ys` are `[batch, I]` and `[batch, O]`, and states are inputs.
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `PeepholeLSTMCell`, `CIFGCell` or
+            `OnnxLSTMCell`; a `Stack`, `Bidirectional`, `Reverse`, `Residual` or `Gated` of such;
+            and among them `Dense`, `Activation`, `LayerNorm` and `Dropout`. Activations must be
+            functions that ONNX has: `jnp.tanh`, functions of `jax.nn` or `OnnxActivation` objects.
+        params: its parameters, float32; float16 and float64, for which runtimes may lack kernels,
+            are written too.
+        step: whether to write one step: `xs` and `ys` are `[batch, I]` and `[batch, O]`, and states
+            are inputs.
         state: whether the states before the first step are inputs; else they are zeros.
         lengths: whether `lengths` are an input; then `ys` are zero where steps are not real.
         time_major: whether `xs` and `ys` are `[time, batch, I]` and `[time, batch, O]`.
@@ -115,8 +126,9 @@ def to_onnx(
 
     Raises:
         TypeError: if ONNX cannot hold a layer.
-        ValueError: if ONNX cannot hold an option of a layer, `params` are not those of the layer, `step` is asked for
-            together with `lengths` or for a layer that reads the future, or `embedding` is of another size.
+        ValueError: if ONNX cannot hold an option of a layer, `params` are not those of the layer,
+            `step` is asked for together with `lengths` or for a layer that reads the future, or
+            `embedding` is of another size.
 
     Example:
         >>> import jax, recurrax
@@ -139,7 +151,9 @@ def to_onnx(
     size, dtype = infer_input_size(layer, params), _dtype(params)
     axes = ("batch",) if step else ("time", "batch") if time_major else ("batch", "time")
     names = _state_names(layer)
-    leaves = zip(jax.tree.leaves(names), jax.tree.leaves(jax.eval_shape(layer.initial_state)), strict=True)
+    leaves = zip(
+        jax.tree.leaves(names), jax.tree.leaves(jax.eval_shape(layer.initial_state)), strict=True
+    )
     states: dict[str, Described] = {name: (dtype, ("batch", *leaf.shape)) for name, leaf in leaves}
     given = names if step or state else jax.tree.map(lambda _: "", names)
 
@@ -148,8 +162,13 @@ def to_onnx(
     if embedding is not None:
         table = np.asarray(embedding)
         if table.ndim != 2 or table.shape[1] != size or table.dtype != dtype:
-            raise ValueError(f"`embedding` must be {dtype}[V, {size}] for {layer}; got {describe(table)}.")
-        inputs, xs = {"ids": (np.int32, axes)}, writer.add("Gather", writer.constant(table, dtype), "ids", axis=0)
+            raise ValueError(
+                f"`embedding` must be {dtype}[V, {size}] for {layer}; got {describe(table)}."
+            )
+        inputs, xs = (
+            {"ids": (np.int32, axes)},
+            writer.add("Gather", writer.constant(table, dtype), "ids", axis=0),
+        )
     inputs |= {"lengths": (np.int32, ("batch",))} if lengths else {}
     inputs |= states if step or state else {}
     outputs: dict[str, Described] = {"ys": (dtype, (*axes, layer.output_size(size)))}

@@ -1,8 +1,9 @@
 """ONNX's RNN, LSTM and GRU in one direction, and the cells that they are: which gate goes where, and with what sign.
 
-W `[G*H, I]`, R `[G*H, H]`, B `[2*G*H]` and P `[3*H]` have the gates of an LSTM in the order i, o, f, c (P: i, o, f),
-those of a GRU in the order z, r, h. A coupled LSTM has its gate by the input, f = 1 - i, where `CIFGCell` has
-i = 1 - f: with a logistic gate the same cell, the sign of the gate's weights apart.
+W `[G*H, I]`, R `[G*H, H]`, B `[2*G*H]` and P `[3*H]` have the gates of an LSTM in the order i, o,
+f, c (P: i, o, f), those of a GRU in the order z, r, h. A coupled LSTM has its gate by the input, f
+= 1 - i, where `CIFGCell` has i = 1 - f: with a logistic gate the same cell, the sign of the gate's
+weights apart.
 """
 
 from __future__ import annotations
@@ -73,8 +74,13 @@ def cell_of(operator: Operator) -> tuple[Layer, Params]:
     bias, recurrent_bias = (None, None) if B is None else np.split(B, 2)
     if recurrent_bias is not None and not operator.reset_after and not recurrent_bias.any():
         recurrent_bias = None  # It is only ever added to the other one.
-    maps = [None if part is None else reorder(part, order, ours) for part in (W.T, R.T, bias, recurrent_bias)]
-    bounded = [f if operator.clip is None else Clipped(f, operator.clip) for f in operator.functions]
+    maps = [
+        None if part is None else reorder(part, order, ours)
+        for part in (W.T, R.T, bias, recurrent_bias)
+    ]
+    bounded = [
+        f if operator.clip is None else Clipped(f, operator.clip) for f in operator.functions
+    ]
     options: dict[str, Any] = {"bias": B is not None, "recurrent_bias": recurrent_bias is not None}
 
     if operator.kind == "RNN":
@@ -87,7 +93,10 @@ def cell_of(operator: Operator) -> tuple[Layer, Params]:
 
     # onnxruntime does not bound what h sees, c, though it is the input of an activation.
     options |= {"gate_activation": bounded[0], "activation": bounded[1]}
-    output, peephole = operator.functions[2], None if P is None else P.reshape(3, size)[np.array([0, 2, 1])]
+    output, peephole = (
+        operator.functions[2],
+        None if P is None else P.reshape(3, size)[np.array([0, 2, 1])],
+    )
     plain = bounded[1] == output
     if not operator.coupled:
         if plain and P is None:
@@ -102,7 +111,9 @@ def cell_of(operator: Operator) -> tuple[Layer, Params]:
         maps = [None if part is None else _negated(part, size) for part in maps]
         if peephole is not None:
             peephole = np.stack([-peephole[0], peephole[1]])
-        return CIFGCell(size, peepholes=P is not None, **options), _params(CIFGParams, maps, peephole)
+        return CIFGCell(size, peepholes=P is not None, **options), _params(
+            CIFGParams, maps, peephole
+        )
     cell = OnnxLSTMCell(size, True, P is not None, output_activation=output, **options)
     return cell, _params(OnnxLSTMParams, maps, peephole)
 
@@ -139,7 +150,11 @@ def operator_of(cell: Any, params: Any) -> Operator:
     Raises:
         ValueError: if the cell has an option that ONNX has not.
     """
-    maps = [params.kernel, params.recurrent_kernel, *(two_biases(params) if has_bias(params) else ())]
+    maps = [
+        params.kernel,
+        params.recurrent_kernel,
+        *(two_biases(params) if has_bias(params) else ()),
+    ]
     maps = [np.asarray(part) for part in maps]
     peephole = getattr(params, "peephole", None)
     peephole = None if peephole is None else np.asarray(peephole)
@@ -157,7 +172,11 @@ def operator_of(cell: Any, params: Any) -> Operator:
         peephole = None if peephole is None else np.stack([-peephole[0], peephole[1]])
     if coupled:
         maps = [_with_forget(part) for part in maps]
-        peephole = None if peephole is None else np.stack([peephole[0], np.zeros_like(peephole[0]), peephole[1]])
+        peephole = (
+            None
+            if peephole is None
+            else np.stack([peephole[0], np.zeros_like(peephole[0]), peephole[1]])
+        )
 
     theirs, ours = _ORDERS[kind]
     W, R, *biases = (reorder(part, ours, theirs) for part in maps)

@@ -35,7 +35,9 @@ class Node:
         graph.check(proto)
         self.graph, self.proto, self.kind = graph, proto, proto.op_type
         self.attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        self.inputs = {name: given for name, given in zip(_INPUTS, proto.input, strict=False) if given}
+        self.inputs = {
+            name: given for name, given in zip(_INPUTS, proto.input, strict=False) if given
+        }
         self.direction = self.attributes.get("direction", b"forward").decode(errors="replace")
         if self.direction not in _DIRECTIONS:
             raise self.wrong("direction", f"one of {', '.join(_DIRECTIONS)}", repr(self.direction))
@@ -58,7 +60,9 @@ class Node:
         array = self.graph.array(self.inputs[name]) if name in self.inputs else None
         if array is None:
             return None
-        fits = array.ndim == len(shape) and all(a == s or (s is None and a) for a, s in zip(array.shape, shape))  # noqa: B905
+        fits = array.ndim == len(shape) and all(
+            a == s or (s is None and a) for a, s in zip(array.shape, shape)
+        )  # noqa: B905
         if not fits:
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise self.wrong(name, f"[{sizes}]", describe(array))
@@ -69,8 +73,14 @@ class Node:
         array = self.array(name, *shape)
         if array is None:
             given = f"the value {self.inputs[name]!r}" if name in self.inputs else "none"
-            hint = " If that is a graph input, give its array in `weights`." if name in self.inputs else ""
-            raise ValueError(f"`{name}` of {named(self.proto)} must be known before the model runs; got {given}.{hint}")
+            hint = (
+                " If that is a graph input, give its array in `weights`."
+                if name in self.inputs
+                else ""
+            )
+            raise ValueError(
+                f"`{name}` of {named(self.proto)} must be known before the model runs; got {given}.{hint}"
+            )
         return array
 
     @functools.cached_property
@@ -89,7 +99,9 @@ class Node:
         names = [name.decode(errors="replace") for name in self.attributes.get("activations", ())]
         count = len(defaults) * self.directions
         if self.kind == "RNN" and len(names) == 2:
-            names = names[:count]  # The default in the operator's schema is two, whatever the direction.
+            names = names[
+                :count
+            ]  # The default in the operator's schema is two, whatever the direction.
         if len(names) not in (0, count):
             raise self.wrong("activations", f"{count} names", len(names))
         numbers = (self.attributes.get(f"activation_{which}", ()) for which in ("alpha", "beta"))
@@ -110,9 +122,13 @@ class Node:
         P = self.weight("P", D, 3 * H) if "P" in self.inputs else None
         dtypes = {str(array.dtype) for array in (W, R, B, P) if array is not None}
         if len(dtypes) > 1 or not dtypes <= {"float32", "float16", "float64", "bfloat16"}:
-            raise self.wrong("W", "of one floating dtype with the other weights", ", ".join(sorted(dtypes)))
+            raise self.wrong(
+                "W", "of one floating dtype with the other weights", ", ".join(sorted(dtypes))
+            )
         self.graph.use((W, R, B, P))
-        coupled, reset_after = (bool(self.attributes.get(n, 0)) for n in ("input_forget", "linear_before_reset"))
+        coupled, reset_after = (
+            bool(self.attributes.get(n, 0)) for n in ("input_forget", "linear_before_reset")
+        )
         return [
             Operator(
                 *(self.kind, functions, self.clip, coupled, reset_after, W[d], R[d]),

@@ -70,25 +70,33 @@ class Writer:
 
         sides = [
             [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+                helper.make_tensor_value_info(
+                    name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
+                )
                 for name, (dtype, shape) in values.items()
             ]
             for values in (inputs, outputs)
         ]
         graph = helper.make_graph(self.nodes, name, sides[0], sides[1], self.constants)
         opset = helper.make_opsetid("", _OPSET)
-        model = helper.make_model(graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION)
+        model = helper.make_model(
+            graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION
+        )
         checker.check_model(model, full_check=True)
         return model
 
-    def _node(self, kind: str, inputs: Any, outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+    def _node(
+        self, kind: str, inputs: Any, outputs: list[str], attributes: dict[str, Any]
+    ) -> list[str]:
         from onnx import helper
 
         name = f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, **attributes))
         return outputs
 
-    def layer(self, layer: Any, params: Any, state: Any, xs: str, reverse: bool = False) -> tuple[Any, str]:
+    def layer(
+        self, layer: Any, params: Any, state: Any, xs: str, reverse: bool = False
+    ) -> tuple[Any, str]:
         """Adds a layer over `xs` `[T, B, I]`.
 
         Args:
@@ -108,7 +116,9 @@ class Writer:
         while isinstance(layer, _TRAINING_ONLY):
             layer = layer.layer
         if type(layer) in CELLS:
-            final, ys = self._recurrence([operator_of(layer, params)], "reverse" if reverse else "forward", [state], xs)
+            final, ys = self._recurrence(
+                [operator_of(layer, params)], "reverse" if reverse else "forward", [state], xs
+            )
             return final[0], self.add("Squeeze", ys, self.constant([1]))
         if type(layer) is Bidirectional:
             return self._bidirectional(layer, params, state, xs, reverse)
@@ -155,7 +165,9 @@ class Writer:
             return self.add(kind, xs, **options)
         kind, numbers = activations.named(function)
         if kind in ("Affine", "ScaledTanh"):
-            raise ValueError(f"{kind} must stand within a recurrent layer for ONNX; it is no operator of its own.")
+            raise ValueError(
+                f"{kind} must stand within a recurrent layer for ONNX; it is no operator of its own."
+            )
         attributes: dict[str, Any] = dict(zip(("alpha", "beta"), numbers, strict=False))
         return self.add(kind, xs, **attributes)
 
@@ -168,7 +180,9 @@ class Writer:
                 after, ys = self._recurrence(both, "bidirectional", list(state), xs)
                 if layer.merge == "concat":
                     ys = self.add("Transpose", ys, perm=[0, 2, 1, 3])
-                    return Directions(*after), self.add("Reshape", ys, self.constant([0, 0, 2 * both[0].hidden_size]))
+                    return Directions(*after), self.add(
+                        "Reshape", ys, self.constant([0, 0, 2 * both[0].hidden_size])
+                    )
                 kind = {"sum": "ReduceSum", "mul": "ReduceProd", "ave": "ReduceMean"}[layer.merge]
                 return Directions(*after), self.add(kind, ys, self.constant([1]), keepdims=0)
         ahead, ys = self.layer(layer.forward, params.forward, state.forward, xs, reverse)
@@ -178,7 +192,9 @@ class Writer:
         kind = {"sum": "Add", "mul": "Mul", "ave": "Mean"}[layer.merge]
         return Directions(ahead, back), self.add(kind, ys, zs)
 
-    def _recurrence(self, both: list[Operator], direction: str, states: list[Any], xs: str) -> tuple[list[Any], str]:
+    def _recurrence(
+        self, both: list[Operator], direction: str, states: list[Any], xs: str
+    ) -> tuple[list[Any], str]:
         """Adds the operator itself, in one direction or two; its outputs are `[T, D, B, H]`."""
         first, dtype = both[0], both[0].W.dtype
         stacked = {
@@ -187,7 +203,9 @@ class Writer:
             "B": _stacked([one.B for one in both]),
             "P": _stacked([one.P for one in both]),
         }
-        W, R, B, P = ("" if array is None else self.constant(array, dtype) for array in stacked.values())
+        W, R, B, P = (
+            "" if array is None else self.constant(array, dtype) for array in stacked.values()
+        )
         initial = [self._joined(names) for names in zip(*states, strict=True)]
         inputs = [xs, W, R, B, self.lengths, *initial, *([P] if first.kind == "LSTM" else [])]
         while not inputs[-1]:
@@ -195,14 +213,20 @@ class Writer:
 
         functions = [f for one in both for f in one.functions]
         attributes: dict[str, Any] = {"hidden_size": first.hidden_size, "direction": direction}
-        attributes |= {} if functions == DEFAULTS[first.kind] * len(both) else activations.write(functions)
+        attributes |= (
+            {} if functions == DEFAULTS[first.kind] * len(both) else activations.write(functions)
+        )
         attributes |= {} if first.clip is None else {"clip": first.clip}
         attributes |= {"input_forget": 1} if first.coupled else {}
         attributes |= {"linear_before_reset": int(first.reset_after)} if first.kind == "GRU" else {}
         finals = [f"{first.kind}_{len(self.nodes)}_{field}" for field in states[0]._fields]
-        ys, *finals = self._node(first.kind, inputs, [f"{first.kind}_{len(self.nodes)}", *finals], attributes)
+        ys, *finals = self._node(
+            first.kind, inputs, [f"{first.kind}_{len(self.nodes)}", *finals], attributes
+        )
         after = [
-            type(state)(*(self._final(final, d, given) for final, given in zip(finals, state, strict=True)))
+            type(state)(
+                *(self._final(final, d, given) for final, given in zip(finals, state, strict=True))
+            )
             for d, state in enumerate(states)
         ]
         return after, ys
@@ -222,24 +246,45 @@ class Writer:
     @functools.cached_property
     def _any_step(self) -> str:
         """`bool[B, 1]`, whether there is a real step."""
-        return self.add("Unsqueeze", self.add("Greater", self.lengths, self.constant(0, np.int32)), self.constant([1]))
+        return self.add(
+            "Unsqueeze",
+            self.add("Greater", self.lengths, self.constant(0, np.int32)),
+            self.constant([1]),
+        )
 
     def masked(self, ys: str, dtype: Any) -> str:
         """`ys` `[T, B, O]` with zeros where steps are not real."""
         from onnx import TensorProto
 
         time = self.add("Squeeze", self.add("Shape", ys, start=0, end=1), self.constant([0]))
-        steps = self.add("Unsqueeze", self.add("Range", self.constant(0), time, self.constant(1)), self.constant([1]))
+        steps = self.add(
+            "Unsqueeze",
+            self.add("Range", self.constant(0), time, self.constant(1)),
+            self.constant([1]),
+        )
         real = self.add("Less", steps, self.add("Cast", self.lengths, to=TensorProto.INT64))
-        return self.add("Where", self.add("Unsqueeze", real, self.constant([2])), ys, self.constant(0, dtype))
+        return self.add(
+            "Where", self.add("Unsqueeze", real, self.constant([2])), ys, self.constant(0, dtype)
+        )
 
 
 def _shared(operator: Operator) -> tuple:
     """What both directions of one node must agree in."""
-    return operator.kind, operator.clip, operator.coupled, operator.reset_after, operator.W.shape, operator.R.shape
+    return (
+        operator.kind,
+        operator.clip,
+        operator.coupled,
+        operator.reset_after,
+        operator.W.shape,
+        operator.R.shape,
+    )
 
 
 def _stacked(arrays: list[np.ndarray | None]) -> np.ndarray | None:
     """The arrays of each direction as one, with zeros for what one of them lacks; None if all do."""
     some = next((array for array in arrays if array is not None), None)
-    return None if some is None else np.stack([np.zeros_like(some) if array is None else array for array in arrays])
+    return (
+        None
+        if some is None
+        else np.stack([np.zeros_like(some) if array is None else array for array in arrays])
+    )
