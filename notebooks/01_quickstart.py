@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import optax
-from flax import nnx
-
 import recurrax
+from flax import nnx
 from recurrax import nnx as rnn
 
 # %% [markdown]

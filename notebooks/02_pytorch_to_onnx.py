@@ -34,10 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import optax
+import recurrax
 import torch
 from flax import nnx
-
-import recurrax
 from recurrax import interop
 from recurrax import nnx as rnn
 

@@ -323,7 +323,7 @@ def test_what_takes_no_step_by_itself_refuses_to_clip(layer: rx.Layer, implement
 @pytest.mark.parametrize("kind", [StandIn, AroundAffineCell])
 def test_a_cell_in_the_place_of_another_passes_on_all_that_may_be_asked_of_it(kind: type[StandIn]) -> None:
     asked = {name for name in dir(rx.Cell) if not name.startswith("_")}
-    own = {"hidden_size", "dtype", "step", "apply", "parts", "causal", "stochastic"}
+    own = {"hidden_size", "dtype", "step", "apply", "parts", "causal", "stochastic", "param_shapes"}
     if kind is AroundAffineCell:
         asked |= {name for name in dir(rx.AffineCell) if not name.startswith("_")}
         # What the step consists of is the same for all affine cells; the rest are fields for `init`, and what it calls.

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 
 import recurrax as rx
 from recurrax import _flax, interop
-from recurrax._flax import _fitting
+from recurrax._check import expected_params
 from recurrax.interop import _description, safetensors
 from recurrax.testing import assert_close, perturbed_params
 
@@ -145,7 +145,7 @@ def forged(path: Path, layer: Any, leaves: dict[str, np.ndarray]) -> Path:
 
 def zeros(layer: rx.Layer, input_size: int) -> dict[str, np.ndarray]:
     """Parameters by their names in a file, without drawing them."""
-    shapes = _flax.by_name(_fitting.shapes_of(layer, input_size))
+    shapes = _flax.by_name(expected_params(layer, input_size))
     return {".".join(name): np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-
 from recurrax import nnx as rnn
 
 from .config import Config
