@@ -173,8 +173,8 @@ def load_export(path: str | os.PathLike) -> jax_export.Exported:
     """Reads the file of `save_export`, and checks its checksum.
 
     A checksum tells damage, not malice: who can change the file can change its checksum. What a
-        file holds is run as a
-    program when it is called, so read none from a stranger. JAX says so of its exports too.
+    file holds is run as a program when it is called, so read none from a stranger. JAX says so of
+    its exports too.
 
     Args:
         path: the file.

@@ -39,9 +39,8 @@ def from_haiku(
 ) -> tuple[Layer, Params]:
     """The parameters of a recurrent core of Haiku, as a layer of this package.
 
-    Haiku itself is not needed: which core it is, its names and shapes tell. A GRU's update gate z
-        is negated, since
-    Haiku's h' = (1 - z) * h + z * n; its reset gate acts before the product.
+    Haiku itself is not needed: names and shapes tell the core. A GRU's update gate z is negated,
+    since Haiku has h' = (1 - z) * h + z * n. Its reset gate acts before the product.
 
     Args:
         params: the parameters of a transformed function, module by module. They may be traced.
@@ -53,10 +52,9 @@ def from_haiku(
 
     Returns:
         The layer and its parameters: an `ElmanCell` with `relu` for a `VanillaRNN`, an `LSTMCell`,
-            a `GRUCell` with
-        `reset_after=False`, or a `ConvLSTMCell`. The 1 that Haiku's LSTMs add to the forget gate is
-        `recurrent_bias`; a convolutional one has such a bias already, which is rounded as its sum
-        with 1 is.
+        a `GRUCell` with `reset_after=False`, or a `ConvLSTMCell`. Haiku's LSTMs add 1 to the forget
+        gate. That 1 is in `recurrent_bias`. A convolutional LSTM has such a bias already, and the
+        sum is rounded.
 
     Raises:
         ValueError: if there is no core at `prefix`, or more than one without it.

@@ -42,11 +42,10 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
     The parameters are Keras' weights. The gates of a GRU go from z, r, n to r, z, n. With
     `reset_after` the two rows of its bias become bias and recurrent_bias.
 
-    What is returned is the layer at inference, over whole sequences: `dropout` and
-        `recurrent_dropout` stay behind
-    (`docs/regularization.md` tells how to put them on), and with `return_sequences=False` Keras'
-    output is the last real step of `scan`'s. Masked steps put out zeros here; Keras repeats the
-    output before, unless `zero_output_for_mask`.
+    The result is the layer at inference. `dropout` and `recurrent_dropout` stay behind;
+    `docs/regularization.md` tells how to add them. With `return_sequences=False` Keras' output is
+    the output of `scan` at the last unmasked step. Masked steps put out zeros here. Keras repeats
+    the output before, unless `zero_output_for_mask`.
 
     Args:
         layer: a `SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`, a cell of

@@ -57,8 +57,7 @@ def from_torch(
 
     Returns:
         The layer and its parameters, in the dtype of the weights: a `Stack` as `recurrax.nnx.LSTM`
-            and its like have
-        it, or for a `*Cell` the cell.
+        and its like have it, or for a `*Cell` the cell.
 
     Raises:
         TypeError: if `source` is neither a module nor a mapping, or its weights are no arrays, not

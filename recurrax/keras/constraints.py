@@ -1,8 +1,8 @@
 """Keras' projections of weights, as `keras.constraints`: each returns a function from an array to an array.
 
 `axis` names the axes that a vector of weights lies along: 0 for the weights into a unit, (0, 1, 2)
-    for a filter in the
-plane. A layer's `apply_constraints()` does the projection; call it after each update.
+for a filter in the plane. A layer's `apply_constraints()` does the projection; call it after each
+update.
 
 Example:
     >>> import jax.numpy as jnp

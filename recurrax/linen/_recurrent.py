@@ -278,6 +278,6 @@ class Recurrent(Module):
         """The state before the first step, for a batch of shape `batch_shape`.
 
         It needs neither rng nor parameters, and so knows nothing of a state that is learned: for
-            that, pass None.
+        that, pass None.
         """
         return self.layer.initial_state(batch_shape, dtype)

@@ -1,4 +1,4 @@
-"""What ONNX's recurrent operators are that no layer of the core is."""
+"""ONNX's LSTM where no cell of the core computes the same."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class OnnxLSTMCell(AffineCell):
     g = φ(z_g + u_g),  c' = f * c + i * g
     o = γ(z_o + u_o + p_o * c'),  h' = o * ψ(c'),
 
-    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, which ONNX calls
+    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, in ONNX's words
     f, g and h.
 
     Args:
         hidden_size: the number of features H of the state.
-        input_forget: whether the forget gate is what the input gate leaves.
+        input_forget: whether the forget gate is 1 minus the input gate.
         peepholes: whether the gates see the cell state.
         gate_activation: the nonlinearity of the gates i, f and o.
         activation: the nonlinearity of g.
         output_activation: the nonlinearity of c'.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
+        recurrent_bias: whether the recurrent projection has a bias.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -97,7 +97,7 @@ class OnnxLSTMCell(AffineCell):
 
     @property
     def gates(self) -> int:  # type: ignore[override]
-        """One fewer where the input gate is the forget gate's too."""
+        """3 where the input gate gives the forget gate, else 4."""
         return 3 if self.input_forget else 4
 
     def init(
