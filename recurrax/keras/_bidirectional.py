@@ -1,4 +1,4 @@
-"""Both directions."""
+"""A layer in both directions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bidirectional(Layer):
 
     Raises:
         TypeError: if a layer is not recurrent.
-        ValueError: if `merge_mode` is unknown, both walk in the same direction, or they return
+        ValueError: if `merge_mode` is unknown, both layers have the same direction, or they return
             different things.
 
     Example:
@@ -85,10 +85,12 @@ class Bidirectional(Layer):
                 getattr(self.forward_layer, argument),
                 getattr(self.backward_layer, argument),
             )
-            if (ahead == back) is (argument == "go_backwards"):
-                must = f"{not ahead if argument == 'go_backwards' else ahead}"
+            # Directions must differ. All else must agree.
+            must = not ahead if argument == "go_backwards" else ahead
+            if back != must:
                 raise ValueError(
-                    f"`backward_layer` must have `{argument}` {must}, as `layer` has {ahead}; it has {back}."
+                    f"`backward_layer` must have `{argument}` {must}, as `layer` has {ahead}; "
+                    f"it has {back}."
                 )
 
     @property
@@ -97,7 +99,7 @@ class Bidirectional(Layer):
         return self.forward_layer, self.backward_layer
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights of both layers, or sets those that the constructor was given."""
+        """Draws the weights of both layers, or sets the constructor's `weights`."""
         for part in self.sublayers:
             if not part.built:
                 part.build(input_shape)
@@ -127,23 +129,26 @@ class Bidirectional(Layer):
         """
         ahead, back = self.sublayers
         build_for(self, jnp.shape(sequences))
+        # The parts of the forward layer's state come first.
         states: tuple[Any, Any] = (None, None)
         if initial_state is not None:
             leaves = jax.tree.leaves(initial_state)
             states = leaves[: len(leaves) // 2], leaves[len(leaves) // 2 :]
-        forward = ahead(sequences, states[0], mask, training)
-        backward = back(sequences, states[1], mask, training)
-        (ys, *final), (zs, *final_back) = (
-            (forward, backward) if ahead.return_state else ((forward,), (backward,))
-        )
+        ys, final = ahead(sequences, states[0], mask, training), ()
+        zs, final_back = back(sequences, states[1], mask, training), ()
+        if ahead.return_state:
+            (ys, *final), (zs, *final_back) = ys, zs
+        # The backward layer puts out the last step first.
         if ahead.return_sequences:
             zs = jnp.flip(zs, 0 if ahead.time_major else 1)
-        outputs = (ys, zs) if self.merge_mode is None else (MERGES[self.merge_mode](ys, zs),)
-        outputs = (*outputs, *final, *final_back)
+        if self.merge_mode is None:
+            outputs = ys, zs, *final, *final_back
+        else:
+            outputs = MERGES[self.merge_mode](ys, zs), *final, *final_back
         return outputs if len(outputs) > 1 else outputs[0]
 
     def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: Any = None) -> Any:
-        """The shape of what a call returns: as in the layer, with the features of both if they are concatenated."""
+        """The shape of a call's result. Concatenation adds the features of both layers."""
         shape = self.forward_layer.compute_output_shape(sequences_shape)
         back = self.backward_layer.compute_output_shape(sequences_shape)
         final: tuple = ()
@@ -152,11 +157,12 @@ class Bidirectional(Layer):
             shape, back = shape[0], back[0]
         if self.merge_mode == "concat":
             shape = (*shape[:-1], shape[-1] + back[-1])
-        outputs = (shape, back) if self.merge_mode is None else (shape,)
-        return (*outputs, *final) if final or self.merge_mode is None else shape
+        if self.merge_mode is None:
+            return (shape, back, *final)
+        return (shape, *final) if final else shape
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask of the outputs: that of the inputs if the layers return sequences; two if `merge_mode` is None."""
+        """The mask of the inputs, if the layers return sequences; two if `merge_mode` is None."""
         mask = self.forward_layer.compute_mask(inputs, mask)
         return (mask, mask) if self.merge_mode is None else mask
 

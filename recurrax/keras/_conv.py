@@ -17,7 +17,7 @@ from recurrax.keras._recurrent import Recurrent, Sizes
 
 @dataclasses.dataclass(eq=False, repr=False)
 class _ConvLSTM(Recurrent):
-    """What the three share; each says its rank."""
+    """The layer of all ranks. A subclass declares its rank."""
 
     filters: int
     kernel_size: Sizes
@@ -38,9 +38,8 @@ class _ConvLSTM(Recurrent):
         super().__post_init__(rngs)
         self.space: tuple[Any, ...] = ()  # of one input, known once the layer is built
         if self.data_format not in ("channels_last", "channels_first", None):
-            raise ValueError(
-                f'`data_format` must be "channels_last" or "channels_first"; got {self.data_format!r}.'
-            )
+            must = '"channels_last" or "channels_first"'
+            raise ValueError(f"`data_format` must be {must}; got {self.data_format!r}.")
 
     @property
     def _masks(self) -> int:
@@ -48,22 +47,16 @@ class _ConvLSTM(Recurrent):
 
     @property
     def _window(self) -> tuple[int, ...]:
-        return (
-            (self.kernel_size,) * self.rank
-            if isinstance(self.kernel_size, int)
-            else tuple(self.kernel_size)
-        )
+        if isinstance(self.kernel_size, int):
+            return (self.kernel_size,) * self.rank
+        return tuple(self.kernel_size)
 
     def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
-        where: dict[str, Any] = {
-            "strides": self.strides,
-            "padding": self.padding,
-            "dilation": self.dilation_rate,
-        }
+        # Without an argument, the space that `build` has found.
         space = self.space if space is None else space
-        return convolutional.ConvLSTMCell(
-            self.filters, space, self._window, **where, **self._options()
-        )
+        options: dict[str, Any] = {"strides": self.strides, "padding": self.padding}
+        options |= {"dilation": self.dilation_rate, **self._options()}
+        return convolutional.ConvLSTMCell(self.filters, space, self._window, **options)
 
     def params(self) -> lstm.LSTMParams:
         """The weights as parameters of the core."""
@@ -94,18 +87,22 @@ class _ConvLSTM(Recurrent):
             else (*space, self.filters)
         )
 
-    def inward(self, x: jax.Array) -> jax.Array:
+    def to_core(self, x: jax.Array) -> jax.Array:
         """Channels last."""
-        return jnp.moveaxis(x, -1 - self.rank, -1) if self.data_format == "channels_first" else x
+        if self.data_format != "channels_first":
+            return x
+        return jnp.moveaxis(x, -1 - self.rank, -1)
 
-    def outward(self, x: jax.Array) -> jax.Array:
-        """Channels where `data_format` says."""
-        return jnp.moveaxis(x, -1, -1 - self.rank) if self.data_format == "channels_first" else x
+    def from_core(self, x: jax.Array) -> jax.Array:
+        """Channels at the axis of `data_format`."""
+        if self.data_format != "channels_first":
+            return x
+        return jnp.moveaxis(x, -1, -1 - self.rank)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM1D(_ConvLSTM):
-    """The convolutional LSTM along a line: `keras.layers.ConvLSTM1D`.
+    """The convolutional LSTM on a line: `keras.layers.ConvLSTM1D`.
 
     Args:
         filters: as in `ConvLSTM2D`, and so are all other arguments and errors.

@@ -55,7 +55,8 @@ class SimpleRNN(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory: `keras.layers.LSTM`.
 
-    i, f, o = σ(x @ kernel + h @ recurrent_kernel + bias),  g = tanh(...),  c' = f * c + i * g,  h' = o * tanh(c')
+    i, f, o = σ(x @ kernel + h @ recurrent_kernel + bias),  g = tanh(...),
+    c' = f * c + i * g,  h' = o * tanh(c')
 
     An `nnx.Module` that draws its weights at its first call, or at `build(input_shape)`, which must
     come first where the call is under jit or grad. Keras' weights move with
@@ -70,7 +71,7 @@ class LSTM(Recurrent):
         kernel_initializer: draws `kernel`, `[I, 4*H]`: a name, an object or a configuration of
             Keras', one of `recurrax.keras.initializers`, or a function `(key, shape, dtype) ->
             array`.
-        recurrent_initializer: draws `recurrent_kernel`, `[H, 4*H]`, as a whole.
+        recurrent_initializer: draws `recurrent_kernel`, `[H, 4*H]`, all gates at once.
         bias_initializer: draws `bias`, `[4*H]`.
         unit_forget_bias: whether the forget gate's bias begins at 1.
         kernel_regularizer: a penalty on `kernel`, found in `losses`: a name, an object or a
@@ -115,7 +116,8 @@ class LSTM(Recurrent):
         >>> import jax.numpy as jnp, recurrax
         >>> from recurrax.keras import LSTM
         >>> layer = LSTM(4, return_sequences=True, return_state=True)
-        >>> output, h, c = layer(jnp.ones((2, 7, 3)), mask=recurrax.lengths_to_mask(jnp.array([7, 5]), 7))
+        >>> mask = recurrax.lengths_to_mask(jnp.array([7, 5]), 7)
+        >>> output, h, c = layer(jnp.ones((2, 7, 3)), mask=mask)
         >>> output.shape, c.shape, bool((output[1, 6] == output[1, 4]).all())
         ((2, 7, 4), (2, 4), True)
 
@@ -145,7 +147,8 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """The gated recurrent unit: `keras.layers.GRU`.
 
-    z, r = σ(x @ kernel + h @ recurrent_kernel + bias),  n = tanh(z_n + r * u_n),  h' = z * h + (1 - z) * n,
+    z, r = σ(x @ kernel + h @ recurrent_kernel + bias),  n = tanh(z_n + r * u_n),
+    h' = z * h + (1 - z) * n,
 
     or n = tanh(z_n + (r * h) @ recurrent_kernel_n) without `reset_after`. Gates lie in Keras' order
     z, r, n.
@@ -184,15 +187,20 @@ class GRU(Recurrent):
     @property
     def _bias_shape(self) -> tuple[int, ...]:
         # With `reset_after` a row for the inputs and a row for the state.
-        return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
+        # With `reset_after` a row for the inputs and a row for the state.
+        if self.reset_after:
+            return 2, 3 * self.units
+        return (3 * self.units,)
 
     def params(self) -> gru.GRUParams:
-        """The weights as parameters of the core, whose gates come in the order r, z, n and not z, r, n."""
+        """The weights as parameters of the core, with the gates in the order r, z, n."""
 
         def reordered(array: jax.Array) -> jax.Array:
             z, r, n = jnp.split(array, 3, axis=-1)
             return jnp.concatenate([r, z, n], axis=-1)
 
         kernel, recurrent_kernel, bias = jax.tree.map(reordered, self._arrays())
-        biases = (bias,) if bias is None or not self.reset_after else tuple(bias)
-        return gru.GRUParams(kernel, recurrent_kernel, *biases)
+        # With `reset_after` the rows of the bias are two biases.
+        if bias is None or not self.reset_after:
+            return gru.GRUParams(kernel, recurrent_kernel, bias)
+        return gru.GRUParams(kernel, recurrent_kernel, *bias)

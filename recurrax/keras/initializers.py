@@ -1,11 +1,14 @@
-"""Keras' initializers, as `keras.initializers`: each returns a function `(key, shape, dtype) -> array`.
+"""Keras' initializers, as `keras.initializers`.
+
+Each function here returns a function `(key, shape, dtype) -> array`.
 
 With a `seed` an initializer draws the same values each time, as in Keras; else the layer gives the
 key.
 
 Example:
     >>> from recurrax.keras import LSTM, initializers
-    >>> layer = LSTM(4, kernel_initializer=initializers.HeNormal(), bias_initializer=initializers.Constant(0.1))
+    >>> draw, constant = initializers.HeNormal(), initializers.Constant(0.1)
+    >>> layer = LSTM(4, kernel_initializer=draw, bias_initializer=constant)
     >>> layer.build((None, None, 3))
     >>> layer.get_weights()[2][0].item()
     0.10000000149011612

@@ -1,4 +1,4 @@
-"""Any layer of the core as a Flax NNX module: it holds the parameters, and the core does the rest."""
+"""Any layer of the core as a Flax NNX module. It holds the parameters; the core computes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Recurrent(nnx.Module):
         return self.weights
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Sets what `nnx.view` is given.
+        """Sets the argument of `nnx.view`.
 
         Args:
             deterministic: whether dropout is off.
@@ -138,8 +138,8 @@ class Recurrent(nnx.Module):
         Args:
             x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
             state: the state before the first step; None for the initial state.
-            lengths: `int[*B]`, the number of real steps of each sequence.
-            mask: `bool[*B, T]`, laid out as `x`: True at the real steps, in any pattern.
+            lengths: `int[*B]`, the number of unmasked steps of each sequence.
+            mask: `bool[*B, T]`, laid out as `x`: False at masked steps, in any pattern.
             reset: `bool[*B, T]`, laid out as `x`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next four.
             time_major: whether time is the first axis.
@@ -184,7 +184,7 @@ class Recurrent(nnx.Module):
         Args:
             x: `[*B, I]`.
             state: the state before the step; None for the initial state.
-            mask: `bool[*B]`, True where the step is real.
+            mask: `bool[*B]`, False where the step is masked.
             reset: `bool[*B]`, True where a new segment begins.
             implementation: as in the call.
             deterministic: as in the call.
@@ -227,8 +227,8 @@ class Recurrent(nnx.Module):
         source = self.rngs if rngs is None else rngs
         if source is None:
             raise ValueError(
-                "`rngs` must be given, here or at construction, for dropout to draw from; got None. Or give "
-                "`deterministic=True`."
+                "`rngs` must be given, here or at construction, for dropout to draw from; got "
+                "None. Or give `deterministic=True`."
             )
         if isinstance(source, nnx.Rngs):
             return source["dropout"]()

@@ -1,4 +1,4 @@
-"""States in a form that `nnx.tabulate` can print: it fails on a NamedTuple inside of a tuple."""
+"""States that `nnx.tabulate` can print: it fails on a NamedTuple within a tuple."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flax import nnx
 
 @jax.tree_util.register_pytree_with_keys_class
 class Fields(dict):
-    """A dictionary in the place of a NamedTuple: it is read, and unpacked, as that one is."""
+    """A dictionary in place of a NamedTuple. It has the same fields and unpacks in the same way."""
 
     kind: type
 
@@ -38,8 +38,10 @@ class Fields(dict):
 
 
 def shown(module: nnx.Module, tree: Any) -> Any:
-    """The tree itself, but while `nnx.tabulate` runs the module one that it can print."""
-    return _without_fields(tree) if hasattr(module, "_nnx_tabulate_id") else tree
+    """The tree itself. While `nnx.tabulate` runs the module, a tree that it can print."""
+    if hasattr(module, "_nnx_tabulate_id"):
+        return _without_fields(tree)
+    return tree
 
 
 def _without_fields(tree: Any) -> Any:
@@ -50,7 +52,7 @@ def _without_fields(tree: Any) -> Any:
 
 
 def taken(tree: Any) -> Any:
-    """A state that a module may have shown, in its own form."""
+    """A state with its NamedTuples: the inverse of `shown`."""
     if isinstance(tree, Fields):
         return tree.kind(*map(taken, tree.values()))
     if isinstance(tree, tuple) and not hasattr(tree, "_fields"):

@@ -53,7 +53,7 @@ class _TorchLayer(Recurrent):
         Args:
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
             state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
-            lengths: `int[*B]`, the number of real steps of each sequence.
+            lengths: `int[*B]`, the number of unmasked steps of each sequence.
             mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any
                 pattern.
             reset: `bool`, laid out as `mask`: True at the first step of a new segment.
@@ -97,10 +97,10 @@ class _TorchLayer(Recurrent):
         deterministic: bool | None = None,
         rngs: Randomness = None,
     ) -> tuple[jax.Array, Any]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout.
+        """Runs the layer over one step; the state has PyTorch's layout.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment
-        begins.
+        `x` is `[*B, I]`, and the output is `[*B, H]`. `mask` `bool[*B]` is False where the step is
+        masked. `reset` `bool[*B]` is True where a new segment begins.
         """
         x = jnp.asarray(x)
         state = torch_layout.split_state(self.layer, taken(state), x, x.shape[:-1])

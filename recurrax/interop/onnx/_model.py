@@ -27,9 +27,9 @@ def from_onnx(
     Every attribute counts. A node becomes a cell of the core where one computes exactly the same:
     `ElmanCell`, `LSTMCell`, `PeepholeLSTMCell`, `CIFGCell` (`input_forget`) or `GRUCell`
     (`linear_before_reset` is `reset_after`). Else it becomes an `OnnxLSTMCell`. `activations`
-    become functions of JAX or `OnnxActivation` objects. `clip` makes them `Clipped`, but
-    as in onnxruntime not where h sees the cell state. `direction` makes a `Bidirectional` or a `Reverse`. The nodes
-    before and after the recurrent layers stay behind.
+    become functions of JAX or `OnnxActivation` objects. `clip` makes them `Clipped`, but as in
+    onnxruntime not where h sees the cell state. `direction` makes a `Bidirectional` or a `Reverse`.
+    The nodes before and after the recurrent layers stay behind.
 
     Lengths and initial states are arguments of `scan`. A model may compute them or take them as
     inputs. If the model fixes them, `from_onnx` refuses it.
