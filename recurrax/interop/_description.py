@@ -224,6 +224,7 @@ def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = Non
     for value in known:
         table = classes if isinstance(value, type) else functions
         table[value.__name__] = value
+    # Python's own reader of JSON refuses text that is nested too deep.
     try:
         layer = _Reader(classes, functions, limits).read(json.loads(text), 0)
     except (json.JSONDecodeError, RecursionError) as error:

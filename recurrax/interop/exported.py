@@ -172,9 +172,8 @@ def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
 def load_export(path: str | os.PathLike) -> jax_export.Exported:
     """Reads the file of `save_export`, and checks its checksum.
 
-    A checksum tells damage, not malice: who can change the file can change its checksum. What a
-    file holds is run as a program when it is called, so read none from a stranger. JAX says so of
-    its exports too.
+    A checksum tells damage, not malice: who can change the file can change its checksum. A call
+    runs the file as a program, so read no file from a stranger. JAX warns of its exports too.
 
     Args:
         path: the file.

@@ -185,8 +185,8 @@ def to_haiku(
             `ConvLSTMCell`, or a `Stack` of these, for `haiku.DeepRNN`. An `ElmanCell` without
             `recurrent_bias` is for `VanillaRNN(double_bias=False)`.
         params: its parameters. They may be traced.
-        prefix: the path of the core's module, or for a stack those of all; by default the names
-            that Haiku gives outside of any module: `"lstm"`, `"lstm_1"`, and so on.
+        prefix: the path of the core's module, or the paths of all cores of a stack. By default
+            Haiku's own names outside of any module: `"lstm"`, `"lstm_1"`, and so on.
 
     Returns:
         The parameters, module by module, as `haiku.transform` has them.

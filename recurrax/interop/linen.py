@@ -134,6 +134,7 @@ def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer,
 def _from_conv(
     cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None
 ) -> tuple[Layer, Params]:
+    # Flax takes None for strides of 1.
     ones = (1,) * len(cell.kernel_size)
     if tuple(cell.strides or ones) != ones or cell.padding != "SAME":
         raise ValueError(
@@ -193,6 +194,7 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
 
     if isinstance(layer, Stack):
         require(layer, "Flax", dropout=0.0)
+        # Linen names the modules of a Sequential by their numbers.
         modules, own = zip(*map(_runnable, layer.layers, params), strict=True)
         return nn.Sequential(modules), {f"layers_{n}": part for n, part in enumerate(own)}
     if isinstance(layer, Bidirectional):

@@ -52,18 +52,17 @@ def from_torch(
         prefix: which layer of a model that has several, such as `"encoder.lstm."`.
         nonlinearity: that of an `RNN` in a mapping, `"tanh"` or `"relu"`, which its weights do not
             tell.
-        dropout: the rate between the layers, which the weights do not tell either. A module knows
-            both itself.
+        dropout: the rate between the layers, for a mapping. A module knows both.
 
     Returns:
-        The layer and its parameters, in the dtype of the weights: a `Stack` as `recurrax.nnx.LSTM`
-        and its like have it, or for a `*Cell` the cell.
+        The layer and its parameters, in the dtype of the weights. A `Stack`, as in
+        `recurrax.nnx.LSTM`, or the cell for a `*Cell`.
 
     Raises:
-        TypeError: if `source` is neither a module nor a mapping, or its weights are no arrays, not
-            of one floating dtype, or of one that JAX would round.
-        ValueError: if no recurrent layer, or more than one, is found under `prefix`, or weights are
-            missing, left over or of shapes that do not fit together.
+        TypeError: if `source` is neither a module nor a mapping. If its weights are no arrays, have
+            several dtypes, or a dtype that JAX would round.
+        ValueError: if `prefix` picks no recurrent layer, or more than one. If weights are missing,
+            left over or of shapes that do not fit together.
 
     Example:
         >>> import jax, numpy as np, recurrax
@@ -98,9 +97,11 @@ def from_torch(
         cell = cell_type(size, bias=bias, recurrent_bias=bias, **options)
         return cell, _params(cell_type, weights)
 
-    ends = ("", "_reverse") if "_l0_reverse" in found else ("",)
+    ends = ["", "_reverse"] if "_l0_reverse" in found else [""]
     num_layers, directions = len(found) // len(ends), len(ends)
-    places = [[f"_l{depth}{end}" for end in ends] for depth in range(num_layers)]
+    places = []
+    for depth in range(num_layers):
+        places.append([f"_l{depth}{end}" for end in ends])
     if set(found) != {*itertools.chain(*places)}:
         raise ValueError(
             "`source` must hold weights for every layer and direction; "
@@ -339,13 +340,9 @@ def _kind(cell: Layer) -> tuple:
         require(cell, "torch.nn.LSTM", activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
         return "LSTM", cell.hidden_size, ("proj_size", cell.proj_size)
     if type(cell) is GRUCell:
-        require(
-            cell,
-            "torch.nn.GRU",
-            reset_after=True,
-            activation=jnp.tanh,
-            gate_activation=jax.nn.sigmoid,
-        )
+        # PyTorch has these activations alone.
+        require(cell, "torch.nn.GRU", reset_after=True)
+        require(cell, "torch.nn.GRU", activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
         return "GRU", cell.hidden_size
     supported = ("ElmanCell", "LSTMCell", "GRUCell", "a Stack or a Bidirectional of these")
     raise unsupported("layer", cell, supported)

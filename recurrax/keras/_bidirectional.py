@@ -17,9 +17,9 @@ from recurrax.layers.compose import MERGES
 class Bidirectional(Layer):
     """A layer in both directions, the outputs merged: `keras.layers.Bidirectional`.
 
-    As in Keras both layers are new ones with the arguments of `layer`, and put out zero at masked
-    steps if they return sequences; a `backward_layer` is taken as it is. Called as `layer` is;
-    `initial_state` and the final state hold the forward layer's parts before the backward one's.
+    As in Keras both layers are new layers with the arguments of `layer`. Their outputs at masked
+    steps are zero if they return sequences. A `backward_layer` is not copied. A call has the
+    arguments of `layer`. `initial_state` and the final state hold the forward layer's parts first.
 
     Args:
         layer: a recurrent layer of this module.
@@ -65,10 +65,9 @@ class Bidirectional(Layer):
             raise ValueError(
                 f"`merge_mode` must be one of {', '.join(MERGES)} or None; got {merge_mode!r}."
             )
-        source, zero = (
-            source_of(rngs or source_within(layer), None),
-            {"zero_output_for_mask": layer.return_sequences},
-        )
+        # As in Keras, both layers are copies, and their masked outputs are zero in a sequence.
+        source = source_of(rngs or source_within(layer), None)
+        zero = {"zero_output_for_mask": layer.return_sequences}
         self.forward_layer = renewed(layer, source, **zero)
         self.backward_layer = backward_layer or renewed(
             layer, source, go_backwards=not layer.go_backwards, **zero
@@ -164,7 +163,9 @@ class Bidirectional(Layer):
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
         """The mask of the inputs, if the layers return sequences; two if `merge_mode` is None."""
         mask = self.forward_layer.compute_mask(inputs, mask)
-        return (mask, mask) if self.merge_mode is None else mask
+        if self.merge_mode is None:
+            return mask, mask
+        return mask
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

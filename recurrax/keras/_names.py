@@ -61,7 +61,9 @@ def meaning(argument: str, value: Any) -> Any:
         raise TypeError(
             f"`{argument}` must be a name, a configuration of Keras or a function; {came}."
         )
-    return _keyless(value) if kind == "initializer" else value
+    if kind == "initializer":
+        return _keyless(value)
+    return value
 
 
 def _description(value: Any) -> tuple[str | None, dict[str, Any]]:

@@ -266,7 +266,8 @@ class Recurrent(Arguments):
             ValueError: if an argument has the wrong shape, or the layer is not built and the call
                 is under jit or grad.
         """
-        training = not self.deterministic if training is None else training
+        if training is None:
+            training = not self.deterministic
         sequences = jnp.asarray(sequences)
         self._check_rank(sequences)
         build_for(self, sequences.shape)
@@ -311,13 +312,15 @@ class Recurrent(Arguments):
         return tuple(outputs) if self.return_state else outputs[0]
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask of the inputs, if the layer returns sequences. `go_backwards` does not flip it."""
-        return mask if self.return_sequences else None
+        """The mask of the inputs if the layer returns sequences, even with `go_backwards`."""
+        if self.return_sequences:
+            return mask
+        return None
 
     def compute_output_shape(
         self, sequences_shape: Shape, initial_state_shape: Any = None
     ) -> tuple:
-        """The shape of a call's result, for a shape of inputs. Batch and time may be None."""
+        """The shape of a call's result, from a shape of inputs. Batch and time may be None."""
         first, second, *rest = sequences_shape
         batch = second if self.time_major else first
         features = self._feature_shape(rest)
@@ -351,7 +354,10 @@ class Recurrent(Arguments):
 
 
 def _repeated(ys: jax.Array, mask: jax.Array, before: jax.Array, time: int) -> jax.Array:
-    """The outputs, with the last unmasked output repeated at each masked step."""
+    """The outputs, with the last unmasked output repeated at each masked step.
+
+    `before` `[B, H]` stands before the first unmasked step.
+    """
     steps = jnp.expand_dims(jnp.arange(mask.shape[time]), 1 - time)
     # The last unmasked step up to each step, or -1.
     last = lax.cummax(jnp.where(mask, steps, -1), axis=time)

@@ -144,7 +144,7 @@ def variables(params: Params) -> dict[str, Any]:
 
 
 def params_of(layer: Layer, variables: Mapping[str, Any]) -> Params:
-    """The parameters in the layer's structure, from a module's variables: the inverse of `variables`.
+    """The parameters in the layer's structure, from a module's variables.
 
     Args:
         layer: the layer that the module holds, `module.layer`.
@@ -254,7 +254,9 @@ class Recurrent(Module):
             "implementation": implementation,
         }
         output, state = self._run(scan, self.layer, x, state, deterministic, **options)
-        return (output, state) if self.return_state else output
+        if not self.return_state:
+            return output
+        return output, state
 
     def step(
         self,
@@ -268,8 +270,8 @@ class Recurrent(Module):
     ) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment
-        begins.
+        `mask` `bool[*B]` is False where the step is masked. `reset` `bool[*B]` is True where a new
+        segment begins.
         """
         options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
         return self._run(core_step, self.layer, x, state, deterministic, **options)
@@ -279,7 +281,7 @@ class Recurrent(Module):
     ) -> State:
         """The state before the first step, for a batch of shape `batch_shape`.
 
-        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for
-        that, pass None.
+        It needs no rng and no parameters, so a learned state is not in it: pass None for a learned
+        state.
         """
         return self.layer.initial_state(batch_shape, dtype)

@@ -60,8 +60,8 @@ class _TorchLayer(Module):
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
             state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
             lengths: `int[*B]`, the number of unmasked steps of each sequence.
-            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any
-                pattern.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: False at masked
+                steps, in any pattern.
             reset: `bool`, laid out as `mask`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next three.
             unroll: how many steps one iteration of the compiled loop takes.
@@ -73,6 +73,7 @@ class _TorchLayer(Module):
             The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`;
             the outputs alone without `return_state`.
         """
+        # PyTorch's state is one array for all layers and directions. The core has a tree.
         x = jnp.asarray(x)
         torch_layout.check_lengths(lengths, x, self.batch_first)
         batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
@@ -87,7 +88,9 @@ class _TorchLayer(Module):
         output, state = self._run(
             scan, self.layer, x, state, deterministic, implementation=implementation, **options
         )
-        return (output, torch_layout.join_state(state)) if self.return_state else output
+        if not self.return_state:
+            return output
+        return output, torch_layout.join_state(state)
 
     def step(
         self,
@@ -113,7 +116,7 @@ class _TorchLayer(Module):
     def initial_state(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> Any:
-        """Zeros `[num_layers*D, *B, H]`, without rng or parameters; an `LSTM` has an `LSTMState`."""
+        """Zeros `[num_layers*D, *B, H]`; for an `LSTM` an `LSTMState` of zeros."""
         return torch_layout.initial_state(self.layer, batch_shape, dtype)
 
     @nn.nowrap

@@ -78,7 +78,8 @@ class Recurrent(nnx.Module):
         check_layer("layer", layer)
         if not (isinstance(rngs, nnx.Rngs) or (rngs is None and params is not None)):
             raise TypeError(
-                f"`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; got {rngs!r}."
+                "`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; "
+                f"got {rngs!r}."
             )
         self.layer = layer
         self.input_size = input_size
@@ -95,12 +96,11 @@ class Recurrent(nnx.Module):
             x = jax.ShapeDtypeStruct((input_size,), jnp.float32)
             check_tree("params", params, expected_params(layer, input_size), layer, x)
         leaves, structure = jax.tree.flatten(params)
-        metadata: list[dict[str, Any]] = [
-            {"out_sharding": axes} if axes else {} for axes in mesh_axes(layer, params, sharding)
-        ]
-        variables = [nnx.Param(leaf, **more) for leaf, more in zip(leaves, metadata, strict=True)]
-        # Not under `params`: that is what Linen calls the collection, so `nnx.bridge.ToLinen` would
-        # refuse it.
+        variables = []
+        for leaf, axes in zip(leaves, mesh_axes(layer, params, sharding), strict=True):
+            metadata: dict[str, Any] = {"out_sharding": axes} if axes else {}
+            variables.append(nnx.Param(leaf, **metadata))
+        # Linen has a collection `params`, so `nnx.bridge.ToLinen` refuses an attribute `params`.
         self.weights = nnx.data(jax.tree.unflatten(structure, variables))
 
     @property
@@ -166,7 +166,9 @@ class Recurrent(nnx.Module):
             "implementation": implementation,
         }
         output, state = self._run(scan, x, taken(state), deterministic, rngs, **options)
-        return (output, shown(self, state)) if self.return_state else output
+        if not self.return_state:
+            return output
+        return output, shown(self, state)
 
     def step(
         self,
@@ -230,9 +232,12 @@ class Recurrent(nnx.Module):
                 "`rngs` must be given, here or at construction, for dropout to draw from; got "
                 "None. Or give `deterministic=True`."
             )
+        # An `Rngs` has many streams, a stream draws keys, and all else is a key.
         if isinstance(source, nnx.Rngs):
-            return source["dropout"]()
-        return source() if isinstance(source, nnx.RngStream) else source
+            source = source["dropout"]
+        if isinstance(source, nnx.RngStream):
+            return source()
+        return source
 
 
 def params_of(module: Recurrent) -> Params:

@@ -48,7 +48,9 @@ def _without_fields(tree: Any) -> Any:
     if not isinstance(tree, tuple):
         return tree
     parts = [_without_fields(part) for part in tree]
-    return Fields.of(type(tree), parts) if hasattr(tree, "_fields") else tuple(parts)
+    if hasattr(tree, "_fields"):
+        return Fields.of(type(tree), parts)
+    return tuple(parts)
 
 
 def taken(tree: Any) -> Any:

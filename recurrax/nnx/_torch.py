@@ -54,8 +54,8 @@ class _TorchLayer(Recurrent):
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
             state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
             lengths: `int[*B]`, the number of unmasked steps of each sequence.
-            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any
-                pattern.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: False at masked
+                steps, in any pattern.
             reset: `bool`, laid out as `mask`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next three.
             unroll: how many steps one iteration of the compiled loop takes.
@@ -68,6 +68,7 @@ class _TorchLayer(Recurrent):
             The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`;
             the outputs alone without `return_state`.
         """
+        # PyTorch's state is one array for all layers and directions. The core has a tree.
         x = jnp.asarray(x)
         torch_layout.check_lengths(lengths, x, self.batch_first)
         batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
@@ -82,9 +83,9 @@ class _TorchLayer(Recurrent):
         output, state = self._run(
             scan, x, state, deterministic, rngs, implementation=implementation, **options
         )
-        return (
-            (output, shown(self, torch_layout.join_state(state))) if self.return_state else output
-        )
+        if not self.return_state:
+            return output
+        return output, shown(self, torch_layout.join_state(state))
 
     def step(
         self,
@@ -130,7 +131,7 @@ class RNN(_TorchLayer):
         batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the
             state is not affected.
         dropout: the rate of the dropout on the outputs of each layer but the last.
-        bidirectional: whether each layer walks both ways, and puts out 2*H features.
+        bidirectional: whether each layer runs in both directions, with 2*H output features.
         recurrent_bias: whether the recurrent product has a bias of its own; None for what `bias`
             says.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.

@@ -98,7 +98,9 @@ class OnnxLSTMCell(AffineCell):
     @property
     def gates(self) -> int:  # type: ignore[override]
         """3 where the input gate gives the forget gate, else 4."""
-        return 3 if self.input_forget else 4
+        if self.input_forget:
+            return 3
+        return 4
 
     def init(
         self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
@@ -118,12 +120,14 @@ class OnnxLSTMCell(AffineCell):
     ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
         gate = frugal(self.gate_activation)
-        *inflow, g, o = a
+        *before, g, o = a  # i and f, or i alone
         if params.peephole is not None:
-            *peeps, p_o = (along(p, o) for p in params.peephole)
-            inflow = [x + p * state.c for x, p in zip(inflow, peeps, strict=True)]
-        i, *f = map(gate, inflow)
-        c = (f[0] if f else 1 - i) * state.c + i * self.update(frugal(self.activation)(g))
+            # i and f see the cell state before the step, o sees the state after the step.
+            *peepholes, p_o = (along(p, o) for p in params.peephole)
+            before = [x + p * state.c for x, p in zip(before, peepholes, strict=True)]
+        i, *forget = map(gate, before)
+        f = forget[0] if forget else 1 - i
+        c = f * state.c + i * self.update(frugal(self.activation)(g))
         if params.peephole is not None:
             o = o + p_o * c
         h = gate(o) * frugal(self.output_activation)(c)

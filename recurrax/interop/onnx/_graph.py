@@ -137,6 +137,7 @@ class Graph:
     def _read(self, name: str, tensor: Any) -> np.ndarray:
         import onnx
 
+        # A damaged file may have any number here.
         kinds = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
         if tensor.data_type in kinds or tensor.data_type not in onnx.TensorProto.DataType.values():
             raise ValueError(

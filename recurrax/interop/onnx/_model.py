@@ -170,7 +170,9 @@ def to_onnx(
     states: dict[str, Described] = {}
     for name, leaf in zip(jax.tree.leaves(names), shapes, strict=True):
         states[name] = (dtype, ("batch", *leaf.shape))
-    initial = names if step or state else jax.tree.map(lambda _: "", names)
+    initial = names
+    if not step and not state:
+        initial = jax.tree.map(lambda _: "", names)
 
     # The inputs and the outputs of the model, in their order.
     writer, xs = Writer("lengths" if lengths else ""), "xs"

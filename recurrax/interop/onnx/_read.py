@@ -45,10 +45,11 @@ class Node:
         for name in ("layout", "input_forget", "linear_before_reset"):
             if self.attributes.get(name, 0) not in (0, 1):
                 raise self.wrong(name, "0 or 1", self.attributes[name])
-        self.layout = self.attributes.get("layout", 0)
+        self.layout = self.attributes.get("layout", 0)  # 0 is [T, B, I], 1 is [B, T, I]
         clip = self.attributes.get("clip")
         if clip is not None and not clip > 0:
             raise self.wrong("clip", "above 0", clip)
+        # The attribute is a float32. Its decimal is the number in the exporter's code.
         self.clip = None if clip is None else decimal(clip)
 
     def wrong(self, name: str, expected: str, got: Any) -> ValueError:
