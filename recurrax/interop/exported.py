@@ -71,7 +71,7 @@ def export(
         The `jax.export.Exported`.
 
     Raises:
-        ValueError: if `params` are not those of the layer, or `lengths` are asked for together with
+        ValueError: if `params` do not fit the layer, or `lengths` are asked for together with
             `step` or `mask`; as `recurrax.step`, if the layer reads the future.
 
     Example:

@@ -50,8 +50,8 @@ def from_torch(
             has one, or a mapping from the names in a state dict to tensors or arrays. Sizes,
             layers, directions and biases are inferred.
         prefix: which layer of a model that has several, such as `"encoder.lstm."`.
-        nonlinearity: that of an `RNN` in a mapping, `"tanh"` or `"relu"`, which its weights do not
-            tell.
+        nonlinearity: the function of an `RNN` in a mapping, `"tanh"` or `"relu"`, which its weights
+            do not tell.
         dropout: the rate between the layers, for a mapping. A module knows both.
 
     Returns:

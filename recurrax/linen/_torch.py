@@ -137,7 +137,7 @@ class _TorchLayer(Module):
 class RNN(_TorchLayer):
     """Stacked Elman layers: `torch.nn.RNN` in Linen's idiom.
 
-    Its arguments are those of `recurrax.nnx.RNN`, by keyword. There is no `input_size`: it is
+    It has the arguments of `recurrax.nnx.RNN`, by keyword. There is no `input_size`: it is
     inferred.
 
     h' = tanh(x @ kernel + bias + h @ recurrent_kernel + recurrent_bias)
@@ -178,10 +178,10 @@ class RNN(_TorchLayer):
 class LSTM(_TorchLayer):
     """Stacked LSTM layers: `torch.nn.LSTM` in Linen's idiom.
 
-    Its arguments are those of `recurrax.nnx.LSTM`, by keyword. There is no `input_size`: it is
+    It has the arguments of `recurrax.nnx.LSTM`, by keyword. There is no `input_size`: it is
     inferred.
 
-    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
+    The equations stand in `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
     pair is taken as well.
 
     Raises:
@@ -227,10 +227,10 @@ class LSTM(_TorchLayer):
 class GRU(_TorchLayer):
     """Stacked GRU layers: `torch.nn.GRU` in Linen's idiom.
 
-    Its arguments are those of `recurrax.nnx.GRU`, by keyword. There is no `input_size`: it is
+    It has the arguments of `recurrax.nnx.GRU`, by keyword. There is no `input_size`: it is
     inferred.
 
-    The equations are those of `recurrax.GRUCell`. The state is the array h.
+    The equations stand in `recurrax.GRUCell`. The state is the array h.
 
     Raises:
         TypeError: if an argument has the wrong type.

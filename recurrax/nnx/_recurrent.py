@@ -47,7 +47,7 @@ class Recurrent(nnx.Module):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if `params` are not those of the layer; as `recurrax.scan`, at the call.
+        ValueError: if `params` do not fit the layer; at the call as `recurrax.scan`.
 
     Example:
         >>> import jax.numpy as jnp, recurrax

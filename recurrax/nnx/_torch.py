@@ -216,13 +216,13 @@ class RNN(_TorchLayer):
 class LSTM(_TorchLayer):
     """Stacked LSTM layers: `torch.nn.LSTM`, with the same arguments, equations, shapes and layout.
 
-    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
+    The equations stand in `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
     pair is taken as well.
 
     Args:
         input_size: as in `RNN`, and so are all arguments that are not named here.
         proj_size: the number of features P of h and of the output; 0 for no projection.
-        forget_bias: what is added to the forget gate's bias when it is drawn; PyTorch has 0.
+        forget_bias: added to the forget gate's bias when it is drawn; PyTorch has 0.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates.
 
@@ -303,7 +303,7 @@ class LSTM(_TorchLayer):
 class GRU(_TorchLayer):
     """Stacked GRU layers: `torch.nn.GRU`, with the same arguments, equations, shapes and layout.
 
-    The equations are those of `recurrax.GRUCell`. The state is the array h.
+    The equations stand in `recurrax.GRUCell`. The state is the array h.
 
     Args:
         input_size: as in `RNN`, and so are all arguments that are not named here.
