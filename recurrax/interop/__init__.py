@@ -1,8 +1,8 @@
-"""Recurrent layers in from and out to other libraries, weights and all.
+"""Recurrent layers in from and out to other libraries, with their weights.
 
-Every `from_...` returns `(layer, params)` for `recurrax.scan`; every `to_...` takes them. What a library calls its
-gates and in which order it keeps them, which biases it has and which way round its update gate works is known in this
-package alone, one library a file. A library is imported only when its function is called.
+Every `from_...` returns `(layer, params)` for `recurrax.scan`. Every `to_...` takes them. One file
+serves one library. Only that file knows the library's gate order, biases and update gate. A library
+is imported when its function is called.
 """
 
 from recurrax.interop.equinox import from_equinox as from_equinox

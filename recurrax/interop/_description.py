@@ -1,4 +1,4 @@
-"""A layer in words: JSON that says which layer it is and with what arguments, and the layer that such JSON means."""
+"""A layer in words: JSON names the layer and its arguments, and the layer that such JSON means."""
 
 from __future__ import annotations
 
@@ -24,13 +24,23 @@ from recurrax.cells.s5 import S5Cell
 from recurrax.interop._keras_activations import ACTIVATIONS
 
 _ACTIVATIONS = (
-    "celu elu gelu glu hard_sigmoid hard_silu hard_tanh identity leaky_relu log_sigmoid mish relu relu6 selu sigmoid "
-    "silu soft_sign softmax softplus squareplus"
+    "celu elu gelu glu hard_sigmoid hard_silu hard_tanh identity leaky_relu log_sigmoid mish relu "
+    "relu6 selu sigmoid silu soft_sign softmax softplus squareplus"
 )
+# A description may nest this deep, and may hold this many layers.
 _DEEPEST = 64
 _MOST_PARTS = 512
-# Arguments that are the size of an axis of some parameter, and those that say how often something is traced.
-_SIZES = {"hidden_size", "proj_size", "state_size", "backbone_size", "features", "num_heads", "num_blocks"}
+# Arguments that are the size of an axis of some parameter, and those that say how often something
+# is traced.
+_SIZES = {
+    "hidden_size",
+    "proj_size",
+    "state_size",
+    "backbone_size",
+    "features",
+    "num_heads",
+    "num_blocks",
+}
 _REPEATS = ("num_heads", "backbone_layers")
 # A wiring makes matrices of these numbers before anything is traced.
 _NEURONS = {"inter_neurons", "command_neurons", "motor_neurons"}
@@ -38,10 +48,10 @@ _NEURONS = {"inter_neurons", "command_neurons", "motor_neurons"}
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How large a layer may be, told by the arrays that lie beside its description.
+    """The largest layer that a description may mean. The arrays beside the description tell it.
 
     Attributes:
-        arrays: how many arrays there are.
+        arrays: the number of arrays.
         axis: the largest axis of an array.
         elements: the number of elements of the largest array.
     """
@@ -52,15 +62,20 @@ class Limits:
 
 
 def _functions() -> dict[str, Any]:
-    """What a description may call by name, and nothing else."""
+    """The functions that a description may call by name."""
     named = {f"jax.nn.{name}": getattr(jax.nn, name) for name in _ACTIVATIONS.split()}
-    named |= {f"jax.numpy.{name}": getattr(jnp, name) for name in ("tanh", "sin", "cos", "arctan", "exp")}
-    named |= {f"recurrax.initializers.{name}": f for name, f in vars(initializers).items() if callable(f)}
-    named |= {f"keras.activations.{name}": function for name, function in ACTIVATIONS.items()}
-    return named | {"recurrax.cells.mingru.positive": mingru.positive}
+    for name in ("tanh", "sin", "cos", "arctan", "exp"):
+        named[f"jax.numpy.{name}"] = getattr(jnp, name)
+    for name, function in vars(initializers).items():
+        if callable(function):
+            named[f"recurrax.initializers.{name}"] = function
+    for name, function in ACTIVATIONS.items():
+        named[f"keras.activations.{name}"] = function
+    named["recurrax.cells.mingru.positive"] = mingru.positive
+    return named
 
 
-# The classes that a description may name, by their names; a package with layers of its own adds them.
+# The classes that a description may name. A package that defines layers adds its classes.
 _known_classes: dict[str, type] = {}
 
 
@@ -71,7 +86,8 @@ def make_known(*classes: type) -> None:
 
 def _public_layers() -> list[type]:
     public = [*vars(cells).values(), *vars(layers).values()]
-    return [value for value in public if isinstance(value, type) and issubclass(value, (Layer, NCPWiring))]
+    classes = [value for value in public if isinstance(value, type)]
+    return [kind for kind in classes if issubclass(kind, (Layer, NCPWiring))]
 
 
 make_known(*_public_layers())
@@ -82,32 +98,36 @@ def _classes() -> dict[str, type]:
 
 
 def describe(layer: Layer) -> str:
-    """The JSON of a layer: `{"LSTMCell": {"hidden_size": 4}}`, arguments that have their default value left out.
+    """The JSON of a layer, such as `{"LSTMCell": {"hidden_size": 4}}`, without its defaults.
 
     Raises:
-        ValueError: if an argument has no name, such as a lambda, a closure or a `functools.partial`.
+        ValueError: if an argument has no name: a lambda, a closure or a `functools.partial`.
     """
     return json.dumps(_written(layer, type(layer).__name__))
 
 
 def _written(value: Any, where: str) -> Any:
+    """A value as JSON. `where` is the path of the value, for the error."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
         return [_written(entry, where) for entry in value]
+    # A layer, or a dataclass among its arguments.
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {type(value).__name__: _arguments(value, where)}
     for name, function in _functions().items():
         if value is function:
             return {"function": name}
+    # A user's function: `load` finds it among `known`.
     if callable(value) and not isinstance(value, type) and _has_own_name(value):
         return {"function": value.__name__}
+    # Only a dtype is left.
     try:
         return {"dtype": np.dtype(value).name}
     except TypeError:
         raise ValueError(
-            f"`{where}` must have a name to be written down, as jax.nn.relu or a function defined by `def` in a module "
-            f"has one; got {value!r}."
+            f"`{where}` must have a name to be written down, as jax.nn.relu or a function defined "
+            f"by `def` in a module has one; got {value!r}."
         ) from None
 
 
@@ -117,8 +137,10 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
         argument = getattr(value, field.name)
         if not field.init or argument == field.default:
             continue
-        if field.name.endswith("_init") and not isinstance(argument, Layer) and not _named(argument):
-            continue  # An initialiser has done its work.
+        # A file with parameters needs no initializer. One without a name is left out.
+        is_initializer = field.name.endswith("_init") and not isinstance(argument, Layer)
+        if is_initializer and not _named(argument):
+            continue
         arguments[field.name] = _written(argument, f"{where}.{field.name}")
     return arguments
 
@@ -128,29 +150,34 @@ def _named(value: Any) -> bool:
 
 
 def _has_own_name(value: Any) -> bool:
-    return getattr(value, "__name__", "<").isidentifier() and "<" not in getattr(value, "__qualname__", "<")
+    # Python puts "<lambda>" or "<locals>" into the name of a function that no import finds.
+    name, path = getattr(value, "__name__", "<"), getattr(value, "__qualname__", "<")
+    return name.isidentifier() and "<" not in path
 
 
 def sketch(layer: Any) -> Any:
-    """A layer whose parameters have the same names and shapes, but which draws them in the cheapest way.
+    """A layer whose parameters have the same names and shapes, and cost little to draw.
 
-    Initializers that a file names are not called: zeros stand in their place.
+    No initializer that a file names is called. Zeros stand in its place.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(layer):
         value = getattr(layer, field.name)
         if not field.init:
             continue
+        # Parts of a layer are sketched too.
         if isinstance(value, Layer):
             changes[field.name] = sketch(value)
         elif isinstance(value, tuple) and any(isinstance(entry, Layer) for entry in value):
-            changes[field.name] = tuple(sketch(entry) for entry in value)
-        elif field.name.endswith("_init") and callable(value) and (value is not field.default or _ours(value)):
+            changes[field.name] = tuple(map(sketch, value))
+        elif field.name.endswith("_init") and callable(value):
             changes[field.name] = initializers.zeros
     if isinstance(layer, S5Cell):
-        # The matrix of a block need not be decomposed: blocks of two states have the same parameters.
+        # S5 decomposes the matrix of a block. Blocks of two states have the same parameters.
         changes["num_blocks"] = layer.modes
-    return dataclasses.replace(layer, **changes) if changes else layer
+    if not changes:
+        return layer
+    return dataclasses.replace(layer, **changes)
 
 
 def _ours(function: Any) -> bool:
@@ -158,13 +185,14 @@ def _ours(function: Any) -> bool:
 
 
 def check_count(layer: Layer) -> None:
-    """Checks that a layer is not made of more parts than a file may hold.
+    """Checks that a layer holds no more layers than a file may hold.
 
     Raises:
-        ValueError: if it is.
+        ValueError: if the layer holds more.
     """
     if (count := _count(layer)) > _MOST_PARTS:
-        raise ValueError(f"`layer` must be made of at most {_MOST_PARTS} layers for a file; got {count}.")
+        limit = f"at most {_MOST_PARTS} layers for a file"
+        raise ValueError(f"`layer` must be made of {limit}; got {count}.")
 
 
 def _count(layer: Layer) -> int:
@@ -172,68 +200,87 @@ def _count(layer: Layer) -> int:
 
 
 def _repeats(layer: Layer) -> int:
+    """How often the step of a layer traces its parts."""
     numbers = [getattr(layer, name, 1) for name in _REPEATS]
     return max([1, *(number for number in numbers if isinstance(number, int))])
 
 
 def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = None) -> Layer:
-    """The layer that `describe` wrote down. No function is called, and no class but those of layers and their parts.
+    """The layer that `describe` wrote down.
+
+    It calls no function. It makes only layers and their arguments.
 
     Args:
         text: the JSON.
-        known: classes of layers and functions of one's own, which it may name beside those of recurrax.
+        known: the user's classes of layers and functions, which the JSON may name too.
         limits: how large the layer may be; None for any size.
 
     Raises:
         TypeError: if `known` holds anything else.
-        ValueError: if it is no description, names what is not known, or goes beyond the limits.
+        ValueError: if the text is no description, names an unknown thing, or exceeds the limits.
     """
     check_known(known := tuple(known))
-    classes = _classes() | {value.__name__: value for value in known if isinstance(value, type)}
-    functions = _functions() | {value.__name__: value for value in known if not isinstance(value, type)}
+    classes, functions = _classes(), _functions()
+    for value in known:
+        table = classes if isinstance(value, type) else functions
+        table[value.__name__] = value
+    # Python's own reader of JSON refuses text that is nested too deep.
     try:
         layer = _Reader(classes, functions, limits).read(json.loads(text), 0)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"the description of the layer must be JSON; got {text[:80]!r}.") from error
+        raise ValueError(
+            f"the description of the layer must be JSON; got {text[:80]!r}."
+        ) from error
     if not isinstance(layer, Layer):
         raise ValueError(f"the description must be that of a layer; got {reprlib.repr(layer)}.")
     return layer
 
 
 def check_known(known: Iterable[Any]) -> None:
-    """Checks what a file may name beside what recurrax has.
+    """Checks the classes and functions that a file may name beside recurrax' own.
 
     Raises:
-        TypeError: if it holds anything but classes of layers, or of dataclasses in them, and functions.
+        TypeError: if a class is no dataclass, or a function has no name.
     """
     for value in known:
-        named = dataclasses.is_dataclass(value) if isinstance(value, type) else callable(value)
-        if not named or not hasattr(value, "__name__"):
-            raise TypeError(f"`known` must hold classes of layers, and functions that have a name; got {value!r}.")
+        fits = callable(value)
+        if isinstance(value, type):
+            fits = dataclasses.is_dataclass(value)
+        if not fits or not hasattr(value, "__name__"):
+            raise TypeError(
+                "`known` must hold classes of layers, and functions that have a name; "
+                f"got {value!r}."
+            )
 
 
 class _Reader:
-    """Makes the objects that a description names, and counts them before it makes more.
+    """Makes the objects that a description names. It counts them before it makes more.
 
     Args:
-        classes: what may be made, by name.
-        functions: what may be an argument, by name.
+        classes: the classes that it may make, by name.
+        functions: the functions that may be arguments, by name.
         limits: how large all may be, or None.
     """
 
-    def __init__(self, classes: dict[str, type], functions: dict[str, Any], limits: Limits | None) -> None:
+    def __init__(
+        self, classes: dict[str, type], functions: dict[str, Any], limits: Limits | None
+    ) -> None:
         self.classes, self.functions, self.limits = classes, functions, limits
-        # Objects are made from their arguments, so the parts of each were counted before it. They are kept, as an
-        # object that is gone may leave its id to another.
+        # An object is made from its arguments, so its parts are counted before it. The objects are
+        # kept, since Python gives the id of a deleted object to another one.
         self.counted: dict[int, tuple[Any, int, int]] = {}
 
     def read(self, value: Any, depth: int) -> Any:
+        """The object that a part of the description means."""
         if depth > _DEEPEST:
             raise ValueError(f"the description must be at most {_DEEPEST} levels deep.")
+        # Numbers, strings and None mean themselves. A list means a tuple.
         if isinstance(value, list):
             return tuple(self.read(entry, depth + 1) for entry in value)
         if not isinstance(value, dict):
             return value
+
+        # All else is `{name: content}`.
         if len(value) != 1:
             names = ", ".join(value) or "none"
             raise ValueError(f"the description must have one name at each level; got {names[:80]}.")
@@ -244,65 +291,77 @@ class _Reader:
             return _known(content, self.functions)
         kind = _known(name, self.classes)
         if not isinstance(content, dict):
-            raise ValueError(f"the description of {name} must hold its arguments; got {reprlib.repr(content)}.")
+            got = reprlib.repr(content)
+            raise ValueError(f"the description of {name} must hold its arguments; got {got}.")
         arguments = {key: self.read(entry, depth + 1) for key, entry in content.items()}
+        # A constructor may allocate by its arguments, so they are checked before it runs.
         for key, argument in arguments.items():
             self.check(kind, key, argument)
         try:
             made = kind(**arguments)
         except (TypeError, AttributeError) as error:
-            raise ValueError(f"the description of {name} must have arguments that it takes; {error}.") from error
+            raise ValueError(
+                f"the description of {name} must have arguments that it takes; {error}."
+            ) from error
         if isinstance(made, Layer):
             self.count(made)
         return made
 
     def check(self, kind: type, name: str, value: Any) -> None:
-        """Checks one argument before anything is made of it.
+        """Checks one argument before an object is made from it.
 
         Raises:
-            ValueError: if it is of a wrong type, or larger than the arrays beside the description allow.
+            ValueError: if the argument has a wrong type, or exceeds the limits.
         """
-        # What JAX takes for a dtype, a description holds in one form alone.
+        # JAX takes many forms of a dtype. A description holds only one.
         hint = np.dtype | None if name == "dtype" else _hints(kind).get(name, Any)
         if not _is(value, hint):
-            must = "a function" if _is(len, hint) else str(hint).replace("<class '", "").replace("'>", "")
+            must = str(hint).replace("<class '", "").replace("'>", "")
+            if _is(len, hint):
+                must = "a function"
             raise ValueError(
-                f"the description of {kind.__name__} must have arguments that it takes; `{name}` must be {must}; "
-                f"got {reprlib.repr(value)}."
+                f"the description of {kind.__name__} must have arguments that it takes; "
+                f"`{name}` must be {must}; got {reprlib.repr(value)}."
             )
         limits = self.limits
         if limits is None or not isinstance(value, int):
             return
-        most = dict.fromkeys(_SIZES, limits.axis) | dict.fromkeys(_NEURONS, int(limits.elements**0.5))
+        # A size is an axis of some array. A wiring of N neurons has an array of N * N elements.
+        most = dict.fromkeys(_SIZES, limits.axis)
+        most |= dict.fromkeys(_NEURONS, int(limits.elements**0.5))
         most |= {"recurrent_command_synapses": limits.elements, "backbone_layers": limits.arrays}
         if value > most.get(name, value):
             raise ValueError(
-                f"the description of {kind.__name__} must fit the arrays of the file, which allow a `{name}` of at "
-                f"most {most[name]}; got {value}."
+                f"the description of {kind.__name__} must fit the arrays of the file, which allow "
+                f"a `{name}` of at most {most[name]}; got {value}."
             )
 
     def count(self, layer: Layer) -> None:
-        """Counts a layer and its parts, where one that stands in two places counts twice.
+        """Counts a layer and its parts. A layer in two places counts twice.
 
         Raises:
-            ValueError: if there are too many, all in all or for the arrays beside the description.
+            ValueError: if there are more layers than a file, or the arrays beside it, allow.
         """
         layers, traced = 1, _repeats(layer)
         for part in layer.parts:
             _, more, repeats = self.counted.get(id(part), (part, 1, 1))
             layers, traced = layers + more, traced + repeats
         self.counted[id(layer)] = (layer, layers, traced)
-        most = _MOST_PARTS if self.limits is None else min(_MOST_PARTS, 16 + 4 * self.limits.arrays)
+        # Some layers have no arrays, so the bound leaves room for them.
+        most, arrays = _MOST_PARTS, ""
+        if self.limits is not None:
+            most = min(_MOST_PARTS, 16 + 4 * self.limits.arrays)
+            arrays = f" for a file of {self.limits.arrays} arrays"
         if layers > most or traced > _MOST_PARTS:
-            arrays = "" if self.limits is None else f" for a file of {self.limits.arrays} arrays"
             raise ValueError(
-                f"the description must be that of at most {most} layers{arrays}; got {max(layers, traced)} or more."
+                f"the description must be that of at most {most} layers{arrays}; "
+                f"got {max(layers, traced)} or more."
             )
 
 
 @functools.lru_cache(maxsize=1024)
 def _hints(kind: type) -> dict[str, Any]:
-    """The types of a class' arguments; none where they are not known, as in a class made within a function."""
+    """The types of a class' arguments. A class made within a function may not tell them."""
     try:
         return typing.get_type_hints(kind)
     except (NameError, TypeError, AttributeError):
@@ -310,7 +369,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, as far as types of arguments of layers go; others the class itself must check."""
+    """Whether a value has a type. Types that no layer's argument has count as true."""
     kind, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -321,8 +380,10 @@ def _is(value: Any, hint: Any) -> bool:
     if kind is collections.abc.Callable:
         return callable(value)
     if kind is tuple and isinstance(value, tuple):
+        # `tuple[int, ...]` repeats its first type for every entry.
         each = options[:1] * len(value) if options[1:] == (...,) else options
         return len(each) == len(value) and all(map(_is, value, each))
+    # Python counts a bool as an int. Here it is none.
     if hint is bool or isinstance(value, bool):
         return isinstance(value, bool) and hint is bool
     if hint is float:
@@ -335,7 +396,8 @@ def _is(value: Any, hint: Any) -> bool:
 def _known(name: Any, known: dict[str, Any]) -> Any:
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"the description must name what recurrax has, or what is given as `known`; got {reprlib.repr(name)}. "
+            "the description must name what recurrax has, or what is given as `known`; "
+            f"got {reprlib.repr(name)}. "
             "Is it a cell or a function of your own, or was the file written by a later version?"
         )
     return known[name]

@@ -1,4 +1,4 @@
-"""Files: read only where they are plain files, and written all at once or not at all."""
+"""Files: `read` takes only plain files, and `write` writes all bytes or none."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ _POSIX = os.name == "posix"
 
 
 def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
-    """All bytes of a file. They are copied, so a file that is cut afterwards does no harm, as it would to a mapping.
+    """All bytes of a file, copied: a later change of the file does no harm.
 
     Raises:
-        ValueError: if `path` is a folder, a pipe or a device, or a file of more than `largest` bytes.
+        ValueError: if `path` is a folder, a pipe or a device, or exceeds `largest` bytes.
         OSError: if there is no such file, or it cannot be read.
     """
-    # Opening a pipe waits for a writer unless it is told not to. What was opened is checked, not what the name says.
+    # Opening a pipe waits for a writer unless it is told not to. What was opened is checked, not
+    # what the name says.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:
@@ -29,7 +30,8 @@ def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
             raise ValueError(f"`path` must be a file; {os.fspath(path)} is {kind}.")
         if largest is not None and status.st_size > largest:
             raise ValueError(
-                f"`path` must be a file of at most {largest} bytes; {os.fspath(path)} has {status.st_size}."
+                f"`path` must be a file of at most {largest} bytes; "
+                f"{os.fspath(path)} has {status.st_size}."
             )
         with open(descriptor, "rb", closefd=False) as file:
             # A file that grows meanwhile is read no further.
@@ -39,18 +41,20 @@ def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
 
 
 def write(path: str | os.PathLike, content: bytes) -> None:
-    """Puts bytes into a file: whoever reads it finds what was there before, or all that is new.
+    """Puts bytes into a file: a reader finds the old content or all of the new.
 
-    The bytes go into a new file in the same folder, which then takes the name. The permissions of a file that is there
-    are kept; a new one has those that the process gives. A link is replaced, not followed.
+    The bytes go into a new file in the same folder, which then takes the name. An old file's
+    permissions are kept. The process sets the permissions of a new one. A link is replaced, not
+    followed.
 
     Raises:
         ValueError: if `path` is a folder, a pipe or a device.
-        OSError: if the file cannot be written. What was there before is still there, and nothing else.
+        OSError: if the file cannot be written. Then the old file is still there, and nothing else.
     """
     path = Path(path)
     mode = _mode(path)
-    # No other writer has this name, nor can anyone foresee it; "x" refuses a file or a link that is there.
+    # No other writer has this name, nor can anyone foresee it; "x" refuses a file or a link that is
+    # there.
     beside = path.with_name(f".{secrets.token_hex(16)}.tmp")
     asked = 0o666 if mode is None else mode
 
@@ -73,7 +77,7 @@ def write(path: str | os.PathLike, content: bytes) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """The permissions of the file that is there, or None if there is no file."""
+    """The permissions of the file under this name, or None if there is no file."""
     try:
         found = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -81,12 +85,14 @@ def _mode(path: Path) -> int | None:
     if stat.S_ISLNK(found):
         return None
     if not stat.S_ISREG(found):
-        raise ValueError(f"`path` must be the name of a file; {path} is a folder, a pipe or a device.")
+        raise ValueError(
+            f"`path` must be the name of a file; {path} is a folder, a pipe or a device."
+        )
     return stat.S_IMODE(found)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes sure that the new name outlasts a power cut, where folders can be synced."""
+    """Makes sure that the new name survives a power failure, where folders can be synced."""
     if not _POSIX:
         return
     try:
@@ -96,6 +102,7 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # Not every file system syncs folders, and a folder that may be written need not be readable.
+        # Not every file system syncs folders, and a folder that may be written need not be
+        # readable.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise

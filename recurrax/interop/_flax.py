@@ -1,4 +1,4 @@
-"""What Linen and NNX have in common: their cells by ours, how two directions are merged, what neither can express."""
+"""The facts that Linen and NNX share: their cells, how they merge directions, what both lack."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Kind(NamedTuple):
     """How Flax keeps a cell of ours."""
 
     name: str  # of the cell
-    gates: Sequence[str]  # what the Denses of the gates are called by, in our order
-    biased: str  # which Denses have the bias, those of the inputs or those of the state: "i" or "h"
-    requires: dict[str, Any]  # hyper-parameters of which it knows one value alone
+    gates: Sequence[str]  # the letters of the gates in the names of their Denses, in our order
+    biased: str  # which Denses have the bias: "i" for the inputs, "h" for the state
+    requires: dict[str, Any]  # the options for which Flax knows only one value
 
     @property
     def resets(self) -> bool:
-        """Whether a gate comes between the two terms of the candidate, so that its recurrent bias counts."""
+        """Whether a reset gate scales the recurrent term of the candidate, with its bias."""
         return "reset_after" in self.requires
 
 
@@ -42,54 +42,66 @@ KINDS: dict[type[AffineCell], Kind] = {
 
 def merge_of(module: Any) -> Any:
     """The name of a `Bidirectional` module's `merge_fn`."""
-    named = {type(module).merge_fn: "concat"} | {function: name for name, function in MERGES.items()}
+    named = {function: name for name, function in MERGES.items()}
+    # The default of Flax is a function of its own.
+    named[type(module).merge_fn] = "concat"
     if module.merge_fn not in named:
         raise ValueError(
-            "`merge_fn` must be the default, jax.numpy.add or jax.numpy.multiply, to be `concat`, `sum` or `mul`; "
-            f"got {module.merge_fn!r}."
+            "`merge_fn` must be the default, jax.numpy.add or jax.numpy.multiply, to be `concat`, "
+            f"`sum` or `mul`; got {module.merge_fn!r}."
         )
     return named[module.merge_fn]
 
 
 def merge_fn(layer: Bidirectional) -> dict[str, Any]:
     """The argument that makes Flax merge two directions as `layer` does."""
-    return {} if layer.merge == "concat" else {"merge_fn": MERGES[layer.merge]}
+    if layer.merge == "concat":
+        return {}  # Flax' default
+    return {"merge_fn": MERGES[layer.merge]}
 
 
 def check_forwards(module: Any, cell: str) -> None:
-    """Checks that an `RNN` walks forwards.
+    """Checks that an `RNN` runs forwards.
 
     Raises:
-        ValueError: if it does not: the direction belongs to `scan`.
+        ValueError: if it runs backwards. The direction belongs to `scan`.
     """
     if module.reverse:
         raise ValueError(
-            f"`reverse` of RNN must be False; got True. Convert {cell} and pass `reverse=True` to `scan`, whose "
-            "outputs are those of `keep_order=True`."
+            f"`reverse` of RNN must be False; got True. Convert {cell} and pass `reverse=True` to "
+            "`scan`, whose outputs are those of `keep_order=True`."
         )
 
 
 def check_directions(module: Any) -> None:
-    """Checks that a `Bidirectional` module is of two `RNN`s, whose own direction it overrules.
+    """Checks that a `Bidirectional` module holds two `RNN`s. It sets their direction itself.
 
     Raises:
-        TypeError: if it is not.
+        TypeError: if a part is no `RNN`.
     """
     for way in ("forward_rnn", "backward_rnn"):
         if not hasattr(getattr(module, way), "cell"):
-            raise unsupported(way, getattr(module, way), ("an RNN",), "Flax' Bidirectional can only turn RNNs round.")
+            raise unsupported(
+                way,
+                getattr(module, way),
+                ("an RNN",),
+                "Flax' Bidirectional can only turn RNNs round.",
+            )
 
 
 def check_cells(layer: Bidirectional) -> tuple[Layer, ...]:
-    """The layers of both directions, checked to be cells.
+    """The layers of both directions, which must be cells.
 
     Raises:
-        TypeError: if one is not.
+        TypeError: if one is no cell.
     """
     for part in layer.parts:
         if not isinstance(part, Cell):
             raise unsupported(
-                "layer", layer, ("a Bidirectional of cells",), "Flax' Bidirectional can only turn RNNs round."
+                "layer",
+                layer,
+                ("a Bidirectional of cells",),
+                "Flax' Bidirectional can only turn RNNs round.",
             )
     return layer.parts
 
@@ -102,19 +114,23 @@ def check_plain(cell: Any) -> None:
     """
     if cell.residual:
         raise ValueError(
-            "`residual` of SimpleCell must be False; got True, which adds h inside the activation. Add the identity to "
-            "the kernel of the recurrent Dense and set it to False."
+            "`residual` of SimpleCell must be False; got True, which adds h inside the activation. "
+            "Add the identity to the kernel of the recurrent Dense and set it to False."
         )
 
 
 def activations(cell: Any) -> dict[str, Any]:
     """A cell's nonlinearities and its dtype by our names."""
     names = {"activation_fn": "activation", "gate_fn": "gate_activation", "dtype": "dtype"}
+    # Not every cell has gates.
     return {ours: getattr(cell, theirs) for theirs, ours in names.items() if hasattr(cell, theirs)}
 
 
 def options(layer: Any, params: Any) -> dict[str, Any]:
     """The arguments of Flax' cell that make it like `layer`."""
     names = {"activation": "activation_fn", "gate_activation": "gate_fn", "dtype": "dtype"}
-    given = {theirs: getattr(layer, ours) for ours, theirs in names.items() if hasattr(layer, ours)}
-    return given | {"param_dtype": jnp.dtype(params.kernel.dtype)}
+    made: dict[str, Any] = {"param_dtype": jnp.dtype(params.kernel.dtype)}
+    for ours, theirs in names.items():
+        if hasattr(layer, ours):
+            made[theirs] = getattr(layer, ours)
+    return made

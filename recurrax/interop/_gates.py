@@ -1,4 +1,4 @@
-"""What cells of different libraries differ in: the order of their gates, and how many biases they have."""
+"""Gates and biases: libraries differ in the order of the gates and in the number of biases."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ def reorder(array: Any, order: str, to: str) -> Any:
 
 def reordered(params: Any, order: str, to: str) -> Any:
     """The parameters of both affine maps with their gates in another order."""
-    maps = params._asdict()
-    names = [name for name in ("kernel", "recurrent_kernel", "bias", "recurrent_bias") if maps[name] is not None]
-    return params._replace(**{name: reorder(maps[name], order, to) for name in names})
+    changes = {}
+    for name in ("kernel", "recurrent_kernel", "bias", "recurrent_bias"):
+        array = getattr(params, name)
+        if array is not None:
+            changes[name] = reorder(array, order, to)
+    return params._replace(**changes)
 
 
 def has_bias(params: Any) -> bool:
@@ -31,34 +34,46 @@ def has_bias(params: Any) -> bool:
 
 
 def two_biases(params: Any) -> tuple[Any, Any]:
-    """Both biases `[G*H]`; one that is not there is of zeros."""
+    """Both biases `[G*H]`, with zeros for a missing bias."""
     zeros = jnp.zeros(params.kernel.shape[-1], params.kernel.dtype)
     bias, recurrent_bias = params.bias, params.recurrent_bias
-    return zeros if bias is None else bias, zeros if recurrent_bias is None else recurrent_bias
+    if bias is None:
+        bias = zeros
+    if recurrent_bias is None:
+        recurrent_bias = zeros
+    return bias, recurrent_bias
 
 
 def one_bias(params: Any) -> Any:
-    """The sum of both biases, for cells that only ever add them."""
+    """The sum of both biases, for cells that only add them."""
     bias, recurrent_bias = two_biases(params)
     return bias + recurrent_bias
 
 
 def bias_and_candidates(params: Any, gates: int) -> tuple[Any, Any]:
-    """One bias for all gates, and the recurrent bias `[H]` of the candidate, which a reset gate keeps apart."""
+    """One bias for all gates, and the recurrent bias `[H]` of the candidate.
+
+    The reset gate scales the candidate's recurrent bias, so the two cannot be added.
+    """
     bias, recurrent_bias = two_biases(params)
     size = bias.shape[-1] // gates
+    # The candidate is the last gate.
     return bias + recurrent_bias.at[-size:].set(0), recurrent_bias[-size:]
 
 
 def last_of(gates: int, bias: Any) -> Any:
-    """A bias `[G*H]` that is zero but for the last gate's part, `bias`."""
+    """A bias `[G*H]` with `bias` in the last gate's part, and zeros elsewhere."""
     return jnp.concatenate([jnp.zeros((gates - 1) * bias.shape[-1], bias.dtype), bias])
 
 
 def with_forget_one(params: Any) -> Any:
-    """LSTM parameters of a library with gates i, g, f, o that adds 1 to f at every step: here recurrent_bias has it."""
+    """The LSTM parameters of a library that adds 1 to the forget gate at every step.
+
+    The library has the gates i, g, f, o. Here recurrent_bias has the 1.
+    """
     _, recurrent_bias = two_biases(params)
-    return reordered(params._replace(recurrent_bias=recurrent_bias + _forget_one(recurrent_bias)), "igfo", "ifgo")
+    recurrent_bias = recurrent_bias + _forget_one(recurrent_bias)
+    return reordered(params._replace(recurrent_bias=recurrent_bias), "igfo", "ifgo")
 
 
 def without_forget_one(params: Any) -> Any:
@@ -68,4 +83,5 @@ def without_forget_one(params: Any) -> Any:
 
 
 def _forget_one(bias: Any) -> Any:
+    # In the order i, g, f, o.
     return jnp.repeat(jnp.array([0, 0, 1, 0], bias.dtype), bias.shape[-1] // 4)

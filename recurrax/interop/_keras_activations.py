@@ -1,4 +1,4 @@
-"""Keras' activations, by the names that it has for them."""
+"""Keras' activations, by Keras' names."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def hard_sigmoid_keras2(x: jax.Array) -> jax.Array:
         >>> layer = LSTM(4, recurrent_activation="hard_sigmoid_keras2")  # in Keras' layers
 
     References:
-        Courbariaux et al., BinaryConnect: training deep neural networks with binary weights during propagations, 2015,
-        https://arxiv.org/abs/1511.00363
+        Courbariaux et al., BinaryConnect: training deep neural networks with binary weights during
+        propagations, 2015, https://arxiv.org/abs/1511.00363
     """
     return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 _SAME_NAME = (
-    "celu elu hard_sigmoid hard_silu hard_tanh log_sigmoid log_softmax mish relu relu6 selu sigmoid silu softmax "
-    "softplus sparse_plus sparse_sigmoid squareplus"
+    "celu elu hard_sigmoid hard_silu hard_tanh log_sigmoid log_softmax mish relu relu6 selu "
+    "sigmoid silu softmax softplus sparse_plus sparse_sigmoid squareplus"
 )
 
-# Where a function has several names, the first is the one that Keras is told.
+# A function may have several names here. `to_keras` writes the first.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     **{name: getattr(jax.nn, name) for name in _SAME_NAME.split()},

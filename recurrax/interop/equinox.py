@@ -17,7 +17,8 @@ from recurrax.interop._support import library, require, unsupported
 def from_equinox(cell: Any) -> tuple[Cell, Params]:
     """A cell of Equinox as one of this package.
 
-    kernel = weight_ihᵀ,  recurrent_kernel = weight_hhᵀ,  bias = bias,  recurrent_bias = (0, 0, bias_n) for a GRU
+    kernel = weight_ihᵀ,  recurrent_kernel = weight_hhᵀ,  bias = bias,
+    recurrent_bias = (0, 0, bias_n) for a GRU
 
     Args:
         cell: an `equinox.nn.LSTMCell` or `GRUCell`.
@@ -39,20 +40,23 @@ def from_equinox(cell: Any) -> tuple[Cell, Params]:
         Equinox, 2025, https://docs.kidger.site/equinox/api/nn/rnn/
     """
     nn = library("equinox.nn", "equinox")
-    kernels = {"kernel": cell.weight_ih.T, "recurrent_kernel": cell.weight_hh.T} if hasattr(cell, "weight_ih") else {}
+    if type(cell) not in (nn.LSTMCell, nn.GRUCell):
+        raise unsupported("cell", cell, ("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
+    # Equinox multiplies from the left.
+    kernel, recurrent_kernel = cell.weight_ih.T, cell.weight_hh.T
     if type(cell) is nn.LSTMCell:
-        return LSTMCell(cell.hidden_size, bias=cell.use_bias), LSTMParams(**kernels, bias=cell.bias)
-    if type(cell) is nn.GRUCell:
-        recurrent_bias = last_of(3, cell.bias_n) if cell.use_bias else None
-        params = GRUParams(**kernels, bias=cell.bias, recurrent_bias=recurrent_bias)
-        return GRUCell(cell.hidden_size, bias=cell.use_bias), params
-    raise unsupported("cell", cell, ("equinox.nn.LSTMCell", "equinox.nn.GRUCell"))
+        lstm = LSTMCell(cell.hidden_size, bias=cell.use_bias)
+        return lstm, LSTMParams(kernel, recurrent_kernel, cell.bias)
+    # Equinox adds the recurrent bias to the candidate n alone.
+    recurrent_bias = last_of(3, cell.bias_n) if cell.use_bias else None
+    gru = GRUCell(cell.hidden_size, bias=cell.use_bias)
+    return gru, GRUParams(kernel, recurrent_kernel, cell.bias, recurrent_bias)
 
 
 def to_equinox(layer: Any, params: Params) -> Any:
-    """A cell of this package as one of Equinox.
+    """A cell of this package as a cell of Equinox.
 
-    Two biases that are only ever added become their sum.
+    Two biases that the cell only adds become their sum.
 
     Args:
         layer: an `LSTMCell` or a `GRUCell`, with the usual activations.
@@ -79,18 +83,21 @@ def to_equinox(layer: Any, params: Params) -> Any:
         raise unsupported("layer", layer, ("LSTMCell", "GRUCell"), hint)
     target = f"equinox.nn.{type(layer).__name__}"
     require(layer, target, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    weights = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
     if isinstance(layer, LSTMCell):
         require(layer, target, proj_size=0)
         biases = {"bias": one_bias(params)}
     else:
         require(layer, target, reset_after=True)
         biases = dict(zip(("bias", "bias_n"), bias_and_candidates(params, 3), strict=True))
-    weights = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
-    weights |= biases if has_bias(params) else {}
+    if has_bias(params):
+        weights |= biases
 
     equinox = library("equinox", "equinox")
     make = getattr(equinox.nn, type(layer).__name__)
     sizes = params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype
+    # Equinox draws weights in any case. `tree_at` puts ours in their place.
+    cell = make(*sizes, key=jax.random.key(0))
     return equinox.tree_at(
-        lambda cell: [getattr(cell, name) for name in weights], make(*sizes, key=jax.random.key(0)), [*weights.values()]
+        lambda cell: [getattr(cell, name) for name in weights], cell, [*weights.values()]
     )

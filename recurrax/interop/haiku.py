@@ -1,6 +1,7 @@
-"""Haiku's cores: inputs and state in one product for an LSTM, other gate orders, and a GRU whose update gate is turned.
+"""Haiku's cores: one product for input and state of an LSTM, other gate orders, a negated GRU gate.
 
-Haiku's LSTMs add 1 to the forget gate at every step. That 1 is kept in `recurrent_bias`, so that nothing is rounded.
+Haiku's LSTMs add 1 to the forget gate at every step. Here `recurrent_bias` holds that 1, so that no
+number is rounded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from recurrax.cells.convolutional import ConvLSTMCell
 from recurrax.cells.elman import ElmanCell, ElmanParams
 from recurrax.cells.gru import GRUCell, GRUParams
 from recurrax.cells.lstm import LSTMCell, LSTMParams
-from recurrax.interop._gates import one_bias, reordered, two_biases, with_forget_one, without_forget_one
+from recurrax.interop._gates import (
+    one_bias,
+    reordered,
+    two_biases,
+    with_forget_one,
+    without_forget_one,
+)
 from recurrax.interop._support import require, require_plain_conv_lstm, to_jax, unsupported
 from recurrax.layers.compose import Stack
 
@@ -30,21 +37,24 @@ def from_haiku(
     prefix: str | Sequence[str] | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> tuple[Layer, Params]:
-    """The parameters of a recurrent core of Haiku as a layer of this package.
+    """The parameters of a recurrent core of Haiku, as a layer of this package.
 
-    Haiku itself is not needed: which core it is, its names and shapes tell. A GRU's update gate z is negated, since
-    Haiku's h' = (1 - z) * h + z * n; its reset gate acts before the product.
+    Haiku itself is not needed: names and shapes tell the core. A GRU's update gate z is negated,
+    since Haiku has h' = (1 - z) * h + z * n. Its reset gate acts before the product.
 
     Args:
         params: the parameters of a transformed function, module by module. They may be traced.
-        prefix: the path of the core's module, such as `"policy/~/lstm"`; where there is one core alone it need not be
-            given. Several, the core that reads the inputs first, make a `Stack`, as `haiku.DeepRNN` does.
-        input_shape: the spatial shape of the inputs of a convolutional LSTM, which its parameters do not tell.
+        prefix: the path of the core's module, such as `"policy/~/lstm"`; where there is one core
+            alone it need not be given. Several, the core that reads the inputs first, make a
+            `Stack`, as `haiku.DeepRNN` does.
+        input_shape: the spatial shape of the inputs of a convolutional LSTM, which its parameters
+            do not tell.
 
     Returns:
-        The layer and its parameters: an `ElmanCell` with `relu` for a `VanillaRNN`, an `LSTMCell`, a `GRUCell` with
-        `reset_after=False`, or a `ConvLSTMCell`. The 1 that Haiku's LSTMs add to the forget gate is `recurrent_bias`;
-        a convolutional one has such a bias already, which is rounded as its sum with 1 is.
+        The layer and its parameters: an `ElmanCell` with `relu` for a `VanillaRNN`, an `LSTMCell`,
+        a `GRUCell` with `reset_after=False`, or a `ConvLSTMCell`. Haiku's LSTMs add 1 to the forget
+        gate. That 1 is in `recurrent_bias`. A convolutional LSTM has such a bias already, and the
+        sum is rounded.
 
     Raises:
         ValueError: if there is no core at `prefix`, or more than one without it.
@@ -59,22 +69,33 @@ def from_haiku(
     References:
         Haiku, 2025, https://dm-haiku.readthedocs.io/en/latest/api.html#recurrent
     """
+    # Several paths are the layers of a stack.
     if prefix is not None and not isinstance(prefix, str):
-        layers, own = zip(*(from_haiku(params, prefix=path, input_shape=input_shape) for path in prefix), strict=True)
-        return Stack(layers), own
+        parts = [from_haiku(params, prefix=path, input_shape=input_shape) for path in prefix]
+        layers, weights = zip(*parts, strict=True)
+        return Stack(layers), weights
     cores = _cores(params)
     if prefix not in cores and (prefix is not None or len(cores) != 1):
         must = "be the path of a core" if prefix else "pick one core of several"
-        raise ValueError(f"`prefix` must {must}; got {prefix!r}. There are: {', '.join(map(repr, cores)) or 'none'}.")
-    modules = cores[next(iter(cores)) if prefix is None else prefix]
-    modules = {name: {key: to_jax(leaf) for key, leaf in module.items()} for name, module in modules.items()}
+        raise ValueError(
+            f"`prefix` must {must}; got {prefix!r}. "
+            f"There are: {', '.join(map(repr, cores)) or 'none'}."
+        )
+    if prefix is None:
+        [modules] = cores.values()
+    else:
+        modules = cores[prefix]
+    modules = {name: jax.tree.map(to_jax, dict(module)) for name, module in modules.items()}
     if "hidden_to_hidden" in modules:
         return _from_conv(modules, input_shape)
     return _FROM[frozenset(modules)](modules)
 
 
 def _cores(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Modules]:
-    """The modules of each core by its path, those within it by their own names and itself by none."""
+    """The modules of each core, by the path of the core and their own names.
+
+    A GRU has its parameters in the module of the core itself, whose name here is empty.
+    """
     found: dict[str, Modules] = {}
     for path, module in params.items():
         parent, _, name = path.rpartition("/")
@@ -82,14 +103,21 @@ def _cores(params: Mapping[str, Mapping[str, Any]]) -> dict[str, Modules]:
             found[path] = {"": module}
         elif parent:
             found.setdefault(parent, {})[name] = module
-    return {path: modules for path, modules in found.items() if frozenset(modules) in _FROM and _fits(modules)}
+    # Other modules of a model may have parts with such names too.
+    cores = {}
+    for path, modules in found.items():
+        if frozenset(modules) in _FROM and _fits(modules):
+            cores[path] = modules
+    return cores
 
 
 def _fits(modules: Modules) -> bool:
-    """Whether a lone Linear may be that of an LSTM, and a pair that of a VanillaRNN."""
+    """Whether the shapes of the `Linear` modules are possible in a core."""
+    # An LSTM has one: [I + H, 4 * H].
     if set(modules) == {"linear"}:
         rows, columns = modules["linear"]["w"].shape
         return columns % 4 == 0 and rows > columns // 4
+    # A VanillaRNN has two: [I, H] and [H, H].
     if "linear_1" in modules:
         rows, columns = modules["linear_1"]["w"].shape
         return rows == columns == modules["linear"]["w"].shape[1]
@@ -105,7 +133,9 @@ def _from_vanilla(modules: Modules) -> tuple[Cell, Params]:
 def _from_lstm(modules: Modules) -> tuple[Cell, Params]:
     w, b = modules["linear"]["w"], modules["linear"]["b"]
     size = b.shape[0] // 4
-    return LSTMCell(size, recurrent_bias=True), with_forget_one(LSTMParams(w[:-size], w[-size:], b))
+    # The last H rows belong to the state.
+    params = LSTMParams(w[:-size], w[-size:], b)
+    return LSTMCell(size, recurrent_bias=True), with_forget_one(params)
 
 
 def _from_gru(modules: Modules) -> tuple[Cell, Params]:
@@ -122,10 +152,15 @@ def _turned(params: GRUParams) -> GRUParams:
 
 def _from_conv(modules: Modules, input_shape: tuple[int, ...] | None) -> tuple[Cell, Params]:
     if input_shape is None:
-        raise ValueError("`input_shape` must be the spatial shape of the inputs of a convolutional LSTM; got None.")
+        raise ValueError(
+            "`input_shape` must be the spatial shape of the inputs of a convolutional LSTM; "
+            "got None."
+        )
     inputs, state = modules["input_to_hidden"], modules["hidden_to_hidden"]
     params = LSTMParams(inputs["w"], state["w"], inputs["b"], state["b"])
-    cell = ConvLSTMCell(inputs["b"].shape[0] // 4, input_shape, inputs["w"].shape[:-2], recurrent_bias=True)
+    cell = ConvLSTMCell(
+        inputs["b"].shape[0] // 4, input_shape, inputs["w"].shape[:-2], recurrent_bias=True
+    )
     return cell, with_forget_one(params)
 
 
@@ -137,18 +172,21 @@ _FROM: dict[frozenset, Callable] = {
 }
 
 
-def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+def to_haiku(
+    layer: Layer, params: Params, *, prefix: str | Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """A layer of this package as the parameters of a core of Haiku.
 
-    Two biases that are only ever added become their sum, less the 1 that Haiku's LSTMs add to the forget gate.
+    Two biases that the cell only adds become their sum, minus the 1 that Haiku's LSTMs add to the
+    forget gate.
 
     Args:
-        layer: an `ElmanCell` with `relu`, an `LSTMCell`, a `GRUCell` with `reset_after=False`, a `ConvLSTMCell`, or a
-            `Stack` of these, for `haiku.DeepRNN`. An `ElmanCell` without `recurrent_bias` is for
-            `VanillaRNN(double_bias=False)`.
+        layer: an `ElmanCell` with `relu`, an `LSTMCell`, a `GRUCell` with `reset_after=False`, a
+            `ConvLSTMCell`, or a `Stack` of these, for `haiku.DeepRNN`. An `ElmanCell` without
+            `recurrent_bias` is for `VanillaRNN(double_bias=False)`.
         params: its parameters. They may be traced.
-        prefix: the path of the core's module, or for a stack those of all; by default the names that Haiku gives
-            outside of any module: `"lstm"`, `"lstm_1"`, and so on.
+        prefix: the path of the core's module, or the paths of all cores of a stack. By default
+            Haiku's own names outside of any module: `"lstm"`, `"lstm_1"`, and so on.
 
     Returns:
         The parameters, module by module, as `haiku.transform` has them.
@@ -175,10 +213,14 @@ def to_haiku(layer: Layer, params: Params, *, prefix: str | Sequence[str] | None
     for part in layers:
         if type(part) not in _TO:
             raise unsupported("layer", part, [*(cell.__name__ for cell in _TO), "a Stack of these"])
-    paths = _default_paths(layers) if prefix is None else [prefix] if isinstance(prefix, str) else prefix
+    if prefix is None:
+        prefix = _default_paths(layers)
+    paths = [prefix] if isinstance(prefix, str) else prefix
     modules: dict[str, dict[str, Any]] = {}
     for path, part, weights in zip(paths, layers, own, strict=True):
-        modules |= {f"{path}/{name}".rstrip("/"): module for name, module in _TO[type(part)](part, weights).items()}
+        for name, module in _TO[type(part)](part, weights).items():
+            # A GRU's parameters have no module of their own within the core.
+            modules[f"{path}/{name}".rstrip("/")] = module
     return modules
 
 
@@ -187,6 +229,7 @@ def _default_paths(layers: Sequence[Any]) -> list[str]:
     paths, seen = [], Counter[str]()
     for layer in layers:
         name = names.get(type(layer)) or f"conv{len(layer.input_shape)}_dlstm"
+        # Haiku numbers the modules of one name from the second on.
         paths.append(f"{name}_{seen[name]}" if seen[name] else name)
         seen[name] += 1
     return paths
@@ -194,19 +237,25 @@ def _default_paths(layers: Sequence[Any]) -> list[str]:
 
 def _to_vanilla(layer: ElmanCell, params: ElmanParams) -> dict[str, dict[str, Any]]:
     require(layer, "haiku.VanillaRNN", activation=jax.nn.relu)
-    state = {} if params.recurrent_bias is None else {"b": params.recurrent_bias}
     inputs = {"w": params.kernel, "b": two_biases(params)[0]}
-    return {"linear": inputs, "linear_1": {"w": params.recurrent_kernel, **state}}
+    state = {"w": params.recurrent_kernel}
+    # With `double_bias=False` Haiku has one bias.
+    if params.recurrent_bias is not None:
+        state["b"] = params.recurrent_bias
+    return {"linear": inputs, "linear_1": state}
 
 
 def _to_lstm(layer: LSTMCell, params: LSTMParams) -> dict[str, dict[str, Any]]:
     require(layer, "haiku.LSTM", proj_size=0, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
     params = without_forget_one(params)
-    return {"linear": {"w": jnp.concatenate([params.kernel, params.recurrent_kernel]), "b": one_bias(params)}}
+    kernels = jnp.concatenate([params.kernel, params.recurrent_kernel])
+    return {"linear": {"w": kernels, "b": one_bias(params)}}
 
 
 def _to_gru(layer: GRUCell, params: GRUParams) -> dict[str, dict[str, Any]]:
-    require(layer, "haiku.GRU", reset_after=False, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    require(
+        layer, "haiku.GRU", reset_after=False, activation=jnp.tanh, gate_activation=jax.nn.sigmoid
+    )
     params = params._replace(bias=one_bias(params), recurrent_bias=None)
     params = _turned(reordered(params, "rzn", "zrn"))
     return {"": {"w_i": params.kernel, "w_h": params.recurrent_kernel, "b": params.bias}}
@@ -216,7 +265,13 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> dict[str, dict[str, Any
     require_plain_conv_lstm(layer, "haiku.ConvNDLSTM")
     params = without_forget_one(params)
     inputs = {"w": params.kernel, "b": params.bias}
-    return {"input_to_hidden": inputs, "hidden_to_hidden": {"w": params.recurrent_kernel, "b": params.recurrent_bias}}
+    state = {"w": params.recurrent_kernel, "b": params.recurrent_bias}
+    return {"input_to_hidden": inputs, "hidden_to_hidden": state}
 
 
-_TO: dict[type, Callable] = {ElmanCell: _to_vanilla, LSTMCell: _to_lstm, GRUCell: _to_gru, ConvLSTMCell: _to_conv}
+_TO: dict[type, Callable] = {
+    ElmanCell: _to_vanilla,
+    LSTMCell: _to_lstm,
+    GRUCell: _to_gru,
+    ConvLSTMCell: _to_conv,
+}

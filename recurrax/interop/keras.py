@@ -1,4 +1,4 @@
-"""Keras 3: gates z, r, n for a GRU, activations by name, and every layer of it around a cell."""
+"""Keras 3: gates z, r, n for a GRU, activations by name, and a cell in every layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from recurrax.interop._support import input_shape, library, require, to_jax, uns
 from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 _FOREIGN = (
-    *("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "an RNN of such cells", "a cell"),
+    *(
+        "SimpleRNN",
+        "LSTM",
+        "GRU",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+        "an RNN of such cells",
+        "a cell",
+    ),
     *("StackedRNNCells", "Bidirectional", "a Sequential of these"),
 )
 
@@ -30,17 +39,18 @@ _FOREIGN = (
 def from_keras(layer: Any) -> tuple[Layer, Params]:
     """A built recurrent layer of Keras 3, on any backend, as a layer of this package.
 
-    The parameters are Keras' weights, the gates of a GRU from z, r, n to r, z, n; the two rows of its bias with
-    `reset_after` are bias and recurrent_bias.
+    The parameters are Keras' weights. The gates of a GRU go from z, r, n to r, z, n. With
+    `reset_after` the two rows of its bias become bias and recurrent_bias.
 
-    What is returned is the layer at inference, over whole sequences: `dropout` and `recurrent_dropout` stay behind
-    (`docs/regularization.md` tells how to put them on), and with `return_sequences=False` Keras' output is the last
-    real step of `scan`'s. Masked steps put out zeros here; Keras repeats the output before, unless
-    `zero_output_for_mask`.
+    The result is the layer at inference. `dropout` and `recurrent_dropout` stay behind;
+    `docs/regularization.md` tells how to add them. With `return_sequences=False` Keras' output is
+    the output of `scan` at the last unmasked step. Masked steps put out zeros here. Keras repeats
+    the output before, unless `zero_output_for_mask`.
 
     Args:
-        layer: a `SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`, a cell of one, an `RNN` of such
-            a cell or of several, `StackedRNNCells`, a `Bidirectional`, or a `Sequential` of these.
+        layer: a `SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM1D`, `ConvLSTM2D` or `ConvLSTM3D`, a cell of
+            one, an `RNN` of such a cell or of several, `StackedRNNCells`, a `Bidirectional`, or a
+            `Sequential` of these.
 
     Returns:
         The layer and its parameters.
@@ -51,7 +61,8 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
 
     Example:
         >>> import keras, recurrax
-        >>> theirs = keras.layers.Bidirectional(keras.layers.GRU(4, recurrent_initializer="glorot_uniform"))
+        >>> gru = keras.layers.GRU(4, recurrent_initializer="glorot_uniform")
+        >>> theirs = keras.layers.Bidirectional(gru)
         >>> theirs.build((None, None, 3))
         >>> layer, params = recurrax.interop.from_keras(theirs)
         >>> layer.forward, params.backward.kernel.shape
@@ -65,35 +76,45 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
         for part in layer.layers[:-1]:
             if not getattr(part, "return_sequences", True):
                 raise ValueError(
-                    f"`return_sequences` must be True for all layers but the last; got False in {part.name!r}."
+                    "`return_sequences` must be True for all layers but the last; "
+                    f"got False in {part.name!r}."
                 )
         return _stacked(layer.layers)
     if isinstance(layer, keras.layers.StackedRNNCells):
         return _stacked(layer.cells)
     if isinstance(layer, keras.layers.Bidirectional):
-        if layer.merge_mode is None or layer.forward_layer.go_backwards:
-            raise ValueError(
-                "`merge_mode` must be concat, sum, mul or ave, and the forward layer must not go backwards; got "
-                f"{layer.merge_mode!r}, `go_backwards={layer.forward_layer.go_backwards}`. Convert both layers' cells."
-            )
-        layers, params = zip(
-            *(from_keras(part.cell) for part in (layer.forward_layer, layer.backward_layer)), strict=True
-        )
-        return Bidirectional(layers[0], layers[1], layer.merge_mode), Directions(*params)
+        return _from_bidirectional(layer)
+    # A layer of Keras runs its cell. Only the direction belongs to the layer.
     if isinstance(layer, keras.layers.RNN):
         if layer.go_backwards:
             raise ValueError(
-                "`go_backwards` must be False; got True. Convert the layer's `cell` and pass `reverse=True` to `scan`: "
-                "its outputs stay with their inputs, Keras' are the same ones in the order in which they came about."
+                "`go_backwards` must be False; got True. Convert the layer's `cell` and pass "
+                "`reverse=True` to `scan`: its outputs stay with their inputs, Keras' are the same "
+                "ones in the order in which they came about."
             )
         return from_keras(layer.cell)
     if type(layer).__name__ not in _FROM:
         raise unsupported("layer", layer, _FOREIGN)
     if not layer.built:
         raise ValueError(
-            f"`layer` must be built, so that it has weights; got {layer!r}. Call it, or its `build(shape)`."
+            f"`layer` must be built, so that it has weights; got {layer!r}. "
+            "Call it, or its `build(shape)`."
         )
     return _FROM[type(layer).__name__](layer)
+
+
+def _from_bidirectional(layer: Any) -> tuple[Bidirectional, Directions]:
+    backwards = layer.forward_layer.go_backwards
+    if layer.merge_mode is None or backwards:
+        raise ValueError(
+            "`merge_mode` must be concat, sum, mul or ave, and the forward layer must not go "
+            f"backwards; got {layer.merge_mode!r}, `go_backwards={backwards}`. "
+            "Convert both layers' cells."
+        )
+    forward, forward_params = from_keras(layer.forward_layer.cell)
+    backward, backward_params = from_keras(layer.backward_layer.cell)
+    params = Directions(forward_params, backward_params)
+    return Bidirectional(forward, backward, layer.merge_mode), params
 
 
 def _stacked(parts: list) -> tuple[Stack, tuple[Params, ...]]:
@@ -111,17 +132,27 @@ def _activation(function: Any) -> Callable[[jax.Array], jax.Array]:
 def _weights(cell: Any) -> dict[str, jax.Array]:
     import keras
 
-    named = {name: getattr(cell, name) for name in ("kernel", "recurrent_kernel", "bias")}
-    return {name: to_jax(keras.ops.convert_to_numpy(w.value)) for name, w in named.items() if w is not None}
+    weights = {}
+    for name in ("kernel", "recurrent_kernel", "bias"):
+        variable = getattr(cell, name)
+        if variable is not None:
+            weights[name] = to_jax(keras.ops.convert_to_numpy(variable.value))
+    return weights
 
 
 def _from_elman(cell: Any) -> tuple[Cell, Params]:
-    return ElmanCell(cell.units, _activation(cell.activation), bias=cell.use_bias), ElmanParams(**_weights(cell))
+    layer = ElmanCell(cell.units, _activation(cell.activation), bias=cell.use_bias)
+    return layer, ElmanParams(**_weights(cell))
 
 
 def _gated(cell: Any) -> dict[str, Any]:
+    # The options that every cell with gates has.
     gate = _activation(cell.recurrent_activation)
-    return {"activation": _activation(cell.activation), "gate_activation": gate, "bias": cell.use_bias}
+    return {
+        "activation": _activation(cell.activation),
+        "gate_activation": gate,
+        "bias": cell.use_bias,
+    }
 
 
 def _from_lstm(cell: Any) -> tuple[Cell, Params]:
@@ -139,8 +170,8 @@ def _from_gru(cell: Any) -> tuple[Cell, Params]:
 def _from_conv(cell: Any) -> tuple[Cell, Params]:
     if cell.data_format != "channels_last":
         raise ValueError(
-            f'`data_format` must be "channels_last"; got {cell.data_format!r}. Build the layer with that one and give '
-            "it these weights: they are the same in both."
+            f'`data_format` must be "channels_last"; got {cell.data_format!r}. '
+            "Build the layer with that one and give it these weights: they are the same in both."
         )
     where = {"strides": cell.strides, "padding": cell.padding, "dilation": cell.dilation_rate}
     layer = ConvLSTMCell(cell.filters, cell.spatial_dims, cell.kernel_size, **where, **_gated(cell))
@@ -158,16 +189,18 @@ _FROM: dict[str, Callable[[Any], tuple[Cell, Params]]] = {
 def to_keras(layer: Layer, params: Params) -> Any:
     """A layer of this package as a built layer of Keras 3, on whichever backend runs.
 
-    Two biases that are only ever added become their sum; where a GRU with `reset_after` lacks one, Keras gets zeros.
+    Two biases that the cell only adds become their sum. A GRU with `reset_after` gets zeros for a
+    missing bias.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell`, `GRUCell` or `ConvLSTMCell`, a `Bidirectional` of two, or a `Stack` of these.
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell` or `ConvLSTMCell`, a `Bidirectional` of two, or
+            a `Stack` of these.
         params: its parameters.
 
     Returns:
-        A `SimpleRNN`, `LSTM`, `GRU` or `ConvLSTM`, or a `Bidirectional` of two, or for a stack of cells an `RNN`, each
-        with `return_sequences`, `return_state` and `zero_output_for_mask`; for a stack of other layers a `Sequential`,
-        which cannot return states.
+        A `SimpleRNN`, `LSTM`, `GRU` or `ConvLSTM`, or a `Bidirectional` of two, or for a stack of
+        cells an `RNN`, each with `return_sequences`, `return_state` and `zero_output_for_mask`; for
+        a stack of other layers a `Sequential`, which cannot return states.
 
     Raises:
         TypeError: if Keras has no such layer.
@@ -191,45 +224,74 @@ def to_keras(layer: Layer, params: Params) -> Any:
 
 
 def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[np.ndarray]]:
-    """A layer of Keras, not yet built, and its weights in the order in which it keeps them."""
+    """A layer of Keras before its build, and its weights in Keras' order."""
     import keras
 
-    options: dict[str, Any] = {"return_sequences": True, "return_state": return_state, "zero_output_for_mask": True}
+    options: dict[str, Any] = {"return_sequences": True, "return_state": return_state}
+    options["zero_output_for_mask"] = True
     if isinstance(layer, Stack):
-        require(layer, "Keras", dropout=0.0)
-        cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
-        make = functools.partial(_cell, suffix="Cell") if cells else functools.partial(_made, return_state=False)
-        parts, weights = zip(*map(make, layer.layers, params), strict=True)
-        return keras.layers.RNN(parts, **options) if cells else keras.Sequential(parts), list(itertools.chain(*weights))
+        return _made_stack(layer, params, options)
     if isinstance(layer, Bidirectional):
         forward, ahead = _cell(layer.forward, params.forward, **options)
         backward, back = _cell(layer.backward, params.backward, go_backwards=True, **options)
-        return keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward), [*ahead, *back]
+        made = keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward)
+        return made, [*ahead, *back]
     return _cell(layer, params, **options)
 
 
-def _cell(layer: Any, params: Params, suffix: str = "", **options: Any) -> tuple[Any, list[np.ndarray]]:
+def _made_stack(
+    layer: Stack, params: Params, options: dict[str, Any]
+) -> tuple[Any, list[np.ndarray]]:
+    import keras
+
+    require(layer, "Keras", dropout=0.0)
+    # One RNN of Keras runs several cells. Other layers stand one after another.
+    cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
+    if cells:
+        make = functools.partial(_cell, suffix="Cell")
+    else:
+        make = functools.partial(_made, return_state=False)
+    parts, weights = zip(*map(make, layer.layers, params), strict=True)
+    made = keras.layers.RNN(parts, **options) if cells else keras.Sequential(parts)
+    return made, list(itertools.chain(*weights))
+
+
+def _cell(
+    layer: Any, params: Params, suffix: str = "", **options: Any
+) -> tuple[Any, list[np.ndarray]]:
+    """A layer of Keras with one cell, or with the suffix "Cell" the cell alone."""
     import keras
 
     if type(layer) not in _TO:
-        raise unsupported("layer", layer, [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"])
+        supported = [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"]
+        raise unsupported("layer", layer, supported)
     name, like, params = _TO[type(layer)](layer, params)
     like |= {"use_bias": has_bias(params), "dtype": params.kernel.dtype.name}
-    like["recurrent_initializer"] = "glorot_uniform"  # Keras cannot draw its default in bfloat16.
-    weights = [params.kernel, params.recurrent_kernel, *([params.bias] if has_bias(params) else [])]
-    return getattr(keras.layers, name + suffix)(layer.hidden_size, **like, **options), list(map(np.asarray, weights))
+    # Keras cannot draw its default in bfloat16.
+    like["recurrent_initializer"] = "glorot_uniform"
+    weights = [params.kernel, params.recurrent_kernel]
+    if has_bias(params):
+        weights.append(params.bias)
+    made = getattr(keras.layers, name + suffix)(layer.hidden_size, **like, **options)
+    return made, list(map(np.asarray, weights))
 
 
 def _named(activation: Any) -> str:
+    # Reversed, so that the first of several names wins.
     names = {function: name for name, function in reversed(ACTIVATIONS.items())}
     if activation not in names:
-        shown = ", ".join(getattr(function, "__name__", name) for name, function in ACTIVATIONS.items())
-        raise ValueError(f"`activation` of `layer` must be one of {shown} for Keras; got {activation!r}.")
+        known = [getattr(function, "__name__", name) for name, function in ACTIVATIONS.items()]
+        raise ValueError(
+            f"`activation` of `layer` must be one of {', '.join(known)} for Keras; "
+            f"got {activation!r}."
+        )
     return names[activation]
 
 
 def _with_one_bias(params: Any) -> Any:
-    return params._replace(bias=one_bias(params), recurrent_bias=None) if has_bias(params) else params
+    if not has_bias(params):
+        return params
+    return params._replace(bias=one_bias(params), recurrent_bias=None)
 
 
 def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[str, dict[str, Any], Params]:
@@ -237,7 +299,10 @@ def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[str, dict[str, Any
 
 
 def _activations(layer: Any) -> dict[str, Any]:
-    return {"activation": _named(layer.activation), "recurrent_activation": _named(layer.gate_activation)}
+    return {
+        "activation": _named(layer.activation),
+        "recurrent_activation": _named(layer.gate_activation),
+    }
 
 
 def _to_lstm(layer: LSTMCell, params: LSTMParams) -> tuple[str, dict[str, Any], Params]:
@@ -247,9 +312,11 @@ def _to_lstm(layer: LSTMCell, params: LSTMParams) -> tuple[str, dict[str, Any], 
 
 def _to_gru(layer: GRUCell, params: GRUParams) -> tuple[str, dict[str, Any], Params]:
     like = _activations(layer) | {"reset_after": layer.reset_after}
-    if not layer.reset_after or not has_bias(params):
-        return "GRU", like, reordered(_with_one_bias(params), "rzn", "zrn")
-    params = params._replace(bias=jnp.stack(two_biases(params)), recurrent_bias=None)
+    if layer.reset_after and has_bias(params):
+        # Keras keeps two biases as the rows of one: [2, 3 * H].
+        params = params._replace(bias=jnp.stack(two_biases(params)), recurrent_bias=None)
+    else:
+        params = _with_one_bias(params)
     return "GRU", like, reordered(params, "rzn", "zrn")
 
 
@@ -257,10 +324,22 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[str, dict[str, An
     target = f"ConvLSTM{len(layer.input_shape)}D"
     require(layer, f"Keras' {target}", proj_size=0)
     if not isinstance(layer.padding, str):
-        raise ValueError(f'`padding` of `layer` must be "SAME" or "VALID" for Keras; got {layer.padding} in {layer}.')
-    where = {"strides": layer.strides, "padding": layer.padding.lower(), "dilation_rate": layer.dilation}
+        raise ValueError(
+            '`padding` of `layer` must be "SAME" or "VALID" for Keras; '
+            f"got {layer.padding} in {layer}."
+        )
+    where = {
+        "strides": layer.strides,
+        "padding": layer.padding.lower(),
+        "dilation_rate": layer.dilation,
+    }
     like = where | {"kernel_size": params.kernel.shape[:-2]}
     return target, _activations(layer) | like, _with_one_bias(params)
 
 
-_TO: dict[type, Callable] = {ElmanCell: _to_elman, LSTMCell: _to_lstm, GRUCell: _to_gru, ConvLSTMCell: _to_conv}
+_TO: dict[type, Callable] = {
+    ElmanCell: _to_elman,
+    LSTMCell: _to_lstm,
+    GRUCell: _to_gru,
+    ConvLSTMCell: _to_conv,
+}

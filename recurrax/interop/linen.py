@@ -1,4 +1,4 @@
-"""Flax Linen's cells: a Dense for each gate and product, and a convolution for each product of a ConvLSTM."""
+"""Flax Linen's cells: a Dense for each gate and product, or a convolution for each product."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ from recurrax.interop._flax import (
     merge_of,
     options,
 )
-from recurrax.interop._gates import bias_and_candidates, last_of, one_bias, with_forget_one, without_forget_one
+from recurrax.interop._gates import (
+    bias_and_candidates,
+    last_of,
+    one_bias,
+    with_forget_one,
+    without_forget_one,
+)
 from recurrax.interop._support import require, require_plain_conv_lstm, unsupported
 from recurrax.layers.compose import Bidirectional, Directions, Stack
 
-_WAYS = ("forward_rnn", "backward_rnn")
 _OURS: dict[str, Any] = {
     "SimpleCell": ElmanCell,
     "LSTMCell": LSTMCell,
@@ -46,15 +51,17 @@ def from_linen(
 ) -> tuple[Layer, Params]:
     """A recurrent module of Flax Linen as a layer of this package.
 
-    The Dense kernels of the gates are joined, `i*` to kernel and `h*` to recurrent_kernel. Of the initial state only
-    zeros are known here: give another one to `scan`. The 1 that `ConvLSTMCell` adds to its forget gate goes into
-    recurrent_bias, which is exact but for that bias itself: it is rounded as its sum with 1 is.
+    The Dense kernels `i*` of the gates become kernel, and `h*` become recurrent_kernel. The initial
+    state is zero here: give another state to `scan`. `ConvLSTMCell` adds 1 to its forget gate. That
+    1 goes into recurrent_bias. It is exact, but the sum of 1 and an old bias is rounded.
 
     Args:
-        module: a `flax.linen.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or `ConvLSTMCell`, an
-            `RNN` of one, a `Bidirectional` of two such, or a `Sequential` of these.
+        module: a `flax.linen.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `MGUCell` or
+            `ConvLSTMCell`, an `RNN` of one, a `Bidirectional` of two such, or a `Sequential` of
+            these.
         params: its parameters, `variables["params"]`. They may be traced.
-        input_shape: the spatial shape of the inputs of a `ConvLSTMCell`, which neither of the two tells.
+        input_shape: the spatial shape of the inputs of a `ConvLSTMCell`, which neither of the two
+            tells.
 
     Returns:
         The layer and its parameters.
@@ -76,19 +83,24 @@ def from_linen(
     """
     import flax.linen as nn
 
-    def inner(part: Any, *names: str) -> tuple[Layer, Params]:
+    def part_of(part: Any, *names: str) -> tuple[Layer, Params]:
         return from_linen(part, functools.reduce(_get, names, params), input_shape=input_shape)
 
     if type(module) is nn.RNN:
         check_forwards(module, 'its `cell` with `params["cell"]`')
-        return inner(module.cell, "cell")
+        return part_of(module.cell, "cell")
     if type(module) is nn.Bidirectional:
         check_directions(module)
-        layers, own = zip(*(inner(getattr(module, way).cell, way, "cell") for way in _WAYS), strict=True)
-        return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
+        forward, forward_params = part_of(module.forward_rnn.cell, "forward_rnn", "cell")
+        backward, backward_params = part_of(module.backward_rnn.cell, "backward_rnn", "cell")
+        both = Bidirectional(forward, backward, merge_of(module))
+        return both, Directions(forward_params, backward_params)
     if type(module) is nn.Sequential:
-        layers, own = zip(*(inner(part, f"layers_{n}") for n, part in enumerate(module.layers)), strict=True)
+        parts = [part_of(part, f"layers_{n}") for n, part in enumerate(module.layers)]
+        layers, own = zip(*parts, strict=True)
         return Stack(layers), own
+
+    # All else must be a cell. A subclass may compute anything, so the type itself counts.
     cells = {getattr(nn, name): cell for name, cell in _OURS.items()}
     if type(module) not in cells:
         names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
@@ -97,52 +109,68 @@ def from_linen(
         return _from_conv(module, params, input_shape)
     if type(module) is nn.SimpleCell:
         check_plain(module)
-    return _from_dense(cells[type(module)] if getattr(module, "reset_gate", True) else UGRNNCell, module, params)
+    # An MGU without its reset gate is a UGRNN.
+    if not getattr(module, "reset_gate", True):
+        return _from_dense(UGRNNCell, module, params)
+    return _from_dense(cells[type(module)], module, params)
 
 
 def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
     kind = KINDS[ours]
 
     def joined(side: str, part: str, gates: Sequence[str] = kind.gates) -> jax.Array:
-        return jnp.concatenate([_get(_get(params, side + gate), part) for gate in gates], axis=-1)
+        arrays = [_get(_get(params, side + gate), part) for gate in gates]
+        return jnp.concatenate(arrays, axis=-1)
 
     maps = {"kernel": joined("i", "kernel"), "recurrent_kernel": joined("h", "kernel")}
     maps["bias"] = joined(kind.biased, "bias")
     if kind.resets:
-        maps["recurrent_bias"] = last_of(len(kind.gates), joined("h", "bias", kind.gates[-1:]))
+        # The candidate is the last gate. Flax gives it a recurrent bias, and no other gate.
+        candidate = joined("h", "bias", kind.gates[-1:])
+        maps["recurrent_bias"] = last_of(len(kind.gates), candidate)
     return ours(cell.features, **activations(cell)), ours.params_type(**maps)
 
 
-def _from_conv(cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None) -> tuple[Layer, Params]:
+def _from_conv(
+    cell: Any, params: Mapping[str, Any], input_shape: tuple[int, ...] | None
+) -> tuple[Layer, Params]:
+    # Flax takes None for strides of 1.
     ones = (1,) * len(cell.kernel_size)
     if tuple(cell.strides or ones) != ones or cell.padding != "SAME":
         raise ValueError(
-            '`strides` and `padding` of ConvLSTMCell must be 1 and "SAME", since Flax applies them to the state too; '
-            f"got {cell.strides} and {cell.padding!r}."
+            '`strides` and `padding` of ConvLSTMCell must be 1 and "SAME", since Flax applies them '
+            f"to the state too; got {cell.strides} and {cell.padding!r}."
         )
     if input_shape is None:
-        raise ValueError("`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None.")
+        raise ValueError(
+            "`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None."
+        )
     inputs, state = _get(params, "ih"), _get(params, "hh")
     own = LSTMParams(inputs["kernel"], state["kernel"], inputs.get("bias"), state.get("bias"))
     sizes = cell.features, input_shape, tuple(cell.kernel_size)
-    return ConvLSTMCell(*sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True), with_forget_one(own)
+    return ConvLSTMCell(
+        *sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True
+    ), with_forget_one(own)
 
 
 def _get(params: Mapping[str, Any], name: str) -> Any:
     if name not in params:
         hint = ' Pass `variables["params"]`.' if "params" in params else ""
-        raise ValueError(f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}")
+        raise ValueError(
+            f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}"
+        )
     return params[name]
 
 
 def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
     """A layer of this package as a recurrent module of Flax Linen.
 
-    Two biases that are only ever added become their sum, and where there is none Flax gets zeros.
+    Two biases that the cell only adds become their sum. A missing bias becomes zeros.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`, which becomes a cell; a
-            `Bidirectional` of two, or a `Stack` of these, which become modules with a `flax.linen.RNN` each.
+        layer: an `ElmanCell`, `LSTMCell`, `GRUCell`, `MGUCell`, `UGRNNCell` or `ConvLSTMCell`,
+            which becomes a cell; a `Bidirectional` of two, or a `Stack` of these, which become
+            modules with a `flax.linen.RNN` each.
         params: its parameters. They may be traced.
 
     Returns:
@@ -166,25 +194,31 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
 
     if isinstance(layer, Stack):
         require(layer, "Flax", dropout=0.0)
-        modules, own = zip(*map(_walking, layer.layers, params), strict=True)
+        # Linen names the modules of a Sequential by their numbers.
+        modules, own = zip(*map(_runnable, layer.layers, params), strict=True)
         return nn.Sequential(modules), {f"layers_{n}": part for n, part in enumerate(own)}
     if isinstance(layer, Bidirectional):
-        (forward, backward), own = zip(*map(_walking, check_cells(layer), params), strict=True)
-        return nn.Bidirectional(forward, backward, **merge_fn(layer)), dict(zip(_WAYS, own, strict=True))
+        pairs = map(_runnable, check_cells(layer), params)
+        (forward, ahead), (backward, back) = pairs
+        module = nn.Bidirectional(forward, backward, **merge_fn(layer))
+        return module, {"forward_rnn": ahead, "backward_rnn": back}
     if type(layer) is ConvLSTMCell:
         return _to_conv(layer, params)
     if type(layer) not in KINDS:
-        names = (*(cell.__name__ for cell in KINDS), "ConvLSTMCell", "a Bidirectional or a Stack of these")
-        raise unsupported("layer", layer, names)
+        names = [cell.__name__ for cell in KINDS]
+        supported = (*names, "ConvLSTMCell", "a Bidirectional or a Stack of these")
+        raise unsupported("layer", layer, supported)
     return _to_dense(layer, params)
 
 
-def _walking(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
-    """Flax walks cells by an RNN around them."""
+def _runnable(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
+    """A module that runs over a sequence. Flax needs an RNN with a cell in it."""
     import flax.linen as nn
 
     module, own = to_linen(layer, params)
-    return (module, own) if isinstance(layer, (Stack, Bidirectional)) else (nn.RNN(module), {"cell": own})
+    if isinstance(layer, (Stack, Bidirectional)):
+        return module, own
+    return nn.RNN(module), {"cell": own}
 
 
 def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
@@ -192,19 +226,25 @@ def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
 
     kind = KINDS[type(layer)]
     require(layer, f"flax.linen.{kind.name}", **kind.requires)
-    bias, candidate = bias_and_candidates(params, len(kind.gates)) if kind.resets else (one_bias(params), None)
+    bias, candidate = one_bias(params), None
+    if kind.resets:
+        bias, candidate = bias_and_candidates(params, len(kind.gates))
+    # Every gate has a Dense for the inputs, such as "in", and a Dense for the state, such as "hn".
     denses: dict[str, Any] = {side + gate: {} for side in "ih" for gate in kind.gates}
     for side, part, array in (
         ("i", "kernel", params.kernel),
         ("h", "kernel", params.recurrent_kernel),
         (kind.biased, "bias", bias),
     ):
-        for gate, own in zip(kind.gates, jnp.split(array, len(kind.gates), axis=-1), strict=True):
+        gates = jnp.split(array, len(kind.gates), axis=-1)
+        for gate, own in zip(kind.gates, gates, strict=True):
             denses[side + gate][part] = own
     if kind.resets:
         denses["hn"]["bias"] = candidate
-    more = {"reset_gate": False} if isinstance(layer, UGRNNCell) else {}
-    return getattr(nn, kind.name)(layer.hidden_size, **options(layer, params), **more), denses
+    arguments = options(layer, params)
+    if isinstance(layer, UGRNNCell):
+        arguments["reset_gate"] = False
+    return getattr(nn, kind.name)(layer.hidden_size, **arguments), denses
 
 
 def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
@@ -213,6 +253,7 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, An
     require_plain_conv_lstm(layer, "flax.linen.ConvLSTMCell")
     params = without_forget_one(params)
     dtypes: dict[str, Any] = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
+    module = nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes)
     inputs = {"kernel": params.kernel, "bias": params.bias}
     state = {"kernel": params.recurrent_kernel, "bias": params.recurrent_bias}
-    return nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes), {"ih": inputs, "hh": state}
+    return module, {"ih": inputs, "hh": state}

@@ -1,4 +1,4 @@
-"""Flax NNX' cells: one Dense for each product, or one for each gate; and no recurrent bias for a GRU's candidate."""
+"""Flax NNX' cells: a Dense for each product or gate; a GRU's candidate has no recurrent bias."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ _OURS: dict[str, Any] = {
 def from_nnx(module: Any) -> tuple[Layer, Params]:
     """A recurrent module of Flax NNX as a layer of this package.
 
-    kernel = dense_i.kernel,  recurrent_kernel = dense_h.kernel,  bias = the bias of whichever Dense has one;
-    the Dense kernels of `LSTMCell`, one a gate, are joined.
+    kernel = dense_i.kernel,  recurrent_kernel = dense_h.kernel,
+    bias = dense_i.bias or dense_h.bias
+
+    `LSTMCell` has a Dense for each gate. Their kernels are joined.
 
     Args:
-        module: a `flax.nnx.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` or `GRUCell`, an `RNN` of one, a
-            `Bidirectional` of two such, or a `Sequential` of these.
+        module: a `flax.nnx.SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` or `GRUCell`, an `RNN` of
+            one, a `Bidirectional` of two such, or a `Sequential` of these.
 
     Returns:
         The layer and its parameters. The GRU has no recurrent bias: NNX' candidate lacks it.
@@ -69,12 +71,15 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
         return from_nnx(module.cell)
     if type(module) is nnx.Bidirectional:
         check_directions(module)
-        rnns: tuple[Any, ...] = (module.forward_rnn, module.backward_rnn)
-        layers, own = zip(*(from_nnx(rnn.cell) for rnn in rnns), strict=True)
-        return Bidirectional(layers[0], layers[1], merge_of(module)), Directions(*own)
+        forward, forward_params = from_nnx(module.forward_rnn.cell)
+        backward, backward_params = from_nnx(module.backward_rnn.cell)
+        both = Bidirectional(forward, backward, merge_of(module))
+        return both, Directions(forward_params, backward_params)
     if type(module) is nnx.Sequential:
         layers, own = zip(*map(from_nnx, module.layers), strict=True)
         return Stack(layers), own
+
+    # All else must be a cell. A subclass may compute anything, so the type itself counts.
     cells = {getattr(nnx, name): cell for name, cell in _OURS.items()}
     if type(module) not in cells:
         names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
@@ -85,22 +90,26 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
     kind = KINDS[ours]
 
     def joined(side: str, part: str) -> jax.Array:
-        apart = [f"{side}{gate}".replace("if", "if_") for gate in kind.gates]
-        names = apart if type(module) is nnx.LSTMCell else [f"dense_{side}"]
-        return jnp.concatenate([getattr(getattr(module, name), part)[...] for name in names], axis=-1)
+        names = [f"dense_{side}"]
+        if type(module) is nnx.LSTMCell:
+            # `if` is a word of Python, so NNX writes `if_`.
+            names = [f"{side}{gate}".replace("if", "if_") for gate in kind.gates]
+        arrays = [getattr(getattr(module, name), part)[...] for name in names]
+        return jnp.concatenate(arrays, axis=-1)
 
-    params = ours.params_type(joined("i", "kernel"), joined("h", "kernel"), joined(kind.biased, "bias"))
+    kernel, recurrent_kernel = joined("i", "kernel"), joined("h", "kernel")
+    params = ours.params_type(kernel, recurrent_kernel, joined(kind.biased, "bias"))
     return ours(module.hidden_features, recurrent_bias=False, **activations(module)), params
 
 
 def to_nnx(layer: Layer, params: Params) -> Any:
     """A layer of this package as a recurrent module of Flax NNX.
 
-    Two biases that are only ever added become their sum, and where there is none NNX gets zeros.
+    Two biases that the cell only adds become their sum. A missing bias becomes zeros.
 
     Args:
-        layer: an `ElmanCell`, `LSTMCell` or `GRUCell`, which becomes a cell; a `Bidirectional` of two, or a `Stack` of
-            these, which become modules with a `flax.nnx.RNN` each.
+        layer: an `ElmanCell`, `LSTMCell` or `GRUCell`, which becomes a cell; a `Bidirectional` of
+            two, or a `Stack` of these, which become modules with a `flax.nnx.RNN` each.
         params: its parameters.
 
     Returns:
@@ -108,8 +117,8 @@ def to_nnx(layer: Layer, params: Params) -> Any:
 
     Raises:
         TypeError: if NNX has no such layer.
-        ValueError: if NNX' module lacks an option that the layer has, or a place for the recurrent bias of a GRU's
-            candidate where that is not zero.
+        ValueError: if NNX' module lacks an option that the layer has, or a place for the recurrent
+            bias of a GRU's candidate where that is not zero.
 
     Example:
         >>> import jax, recurrax
@@ -125,12 +134,13 @@ def to_nnx(layer: Layer, params: Params) -> Any:
 
     if isinstance(layer, Stack):
         require(layer, "Flax", dropout=0.0)
-        return nnx.Sequential(*map(_walking, layer.layers, params))
+        return nnx.Sequential(*map(_runnable, layer.layers, params))
     if isinstance(layer, Bidirectional):
-        return nnx.Bidirectional(*map(_walking, check_cells(layer), params), **merge_fn(layer))
-
+        parts = map(_runnable, check_cells(layer), params)
+        return nnx.Bidirectional(*parts, **merge_fn(layer))
     if type(layer) not in _OURS.values():
-        raise unsupported("layer", layer, ("ElmanCell", "LSTMCell", "GRUCell", "a Bidirectional or a Stack of these"))
+        supported = ("ElmanCell", "LSTMCell", "GRUCell", "a Bidirectional or a Stack of these")
+        raise unsupported("layer", layer, supported)
     return _to_dense(layer, params)
 
 
@@ -144,17 +154,20 @@ def _to_dense(layer: Any, params: Params) -> Any:
     if kind.resets:
         bias, candidate = bias_and_candidates(params, len(kind.gates))
         refuse_loss("`recurrent_bias` of the candidate n", candidate, target)
-    cell = getattr(nnx, kind.name)(
-        params.kernel.shape[0], layer.hidden_size, **options(layer, params), rngs=nnx.Rngs(0)
-    )
-    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = params.kernel, params.recurrent_kernel
+    sizes = params.kernel.shape[0], layer.hidden_size
+    # NNX draws weights in any case. Ours take their place.
+    cell = getattr(nnx, kind.name)(*sizes, **options(layer, params), rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...] = params.kernel
+    cell.dense_h.kernel[...] = params.recurrent_kernel
     getattr(cell, f"dense_{kind.biased}").bias[...] = bias
     return cell
 
 
-def _walking(layer: Layer, params: Params) -> Any:
-    """NNX walks cells by an RNN around them."""
+def _runnable(layer: Layer, params: Params) -> Any:
+    """A module that runs over a sequence. NNX needs an RNN with a cell in it."""
     from flax import nnx
 
     module = to_nnx(layer, params)
-    return module if isinstance(layer, (Stack, Bidirectional)) else nnx.RNN(module)
+    if isinstance(layer, (Stack, Bidirectional)):
+        return module
+    return nnx.RNN(module)

@@ -1,14 +1,14 @@
 """Keras 3's recurrent layers as Flax NNX modules, so that Keras code moves by changing its import.
 
-Arguments, defaults, equations, outputs, weights and their order are Keras'. `recurrax.scan` does the work. Some lines
-are yours, since JAX does not have what Keras has:
+Arguments, defaults, equations, outputs, weights and their order are Keras'. `recurrax.scan` does
+the work. Some lines are yours, since JAX does not have what Keras has:
 
 - Call `build(input_shape)` before the first call under jit.
 - Hand on the mask: `layer(x, mask=masking.compute_mask(x))`.
 - Add `losses` to the loss, and call `apply_constraints()` after each update.
 
-Flax has the rest. `nnx.Linear` acts on every step, as `TimeDistributed(Dense)` does, and an `nnx.Module` takes the
-place of `keras.Sequential`.
+Flax has the rest. `nnx.Linear` acts on every step, as `TimeDistributed(Dense)` does, and an
+`nnx.Module` takes the place of `keras.Sequential`.
 """
 
 from recurrax.interop._keras_activations import hard_sigmoid_keras2 as hard_sigmoid_keras2

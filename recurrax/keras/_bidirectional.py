@@ -1,4 +1,4 @@
-"""Both directions."""
+"""A layer in both directions."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from recurrax.layers.compose import MERGES
 class Bidirectional(Layer):
     """A layer in both directions, the outputs merged: `keras.layers.Bidirectional`.
 
-    As in Keras both layers are new ones with the arguments of `layer`, and put out zero at masked steps if they return
-    sequences; a `backward_layer` is taken as it is. Called as `layer` is; `initial_state` and the final state hold the
-    forward layer's parts before the backward one's.
+    As in Keras both layers are new layers with the arguments of `layer`. Their outputs at masked
+    steps are zero if they return sequences. A `backward_layer` is not copied. A call has the
+    arguments of `layer`. `initial_state` and the final state hold the forward layer's parts first.
 
     Args:
         layer: a recurrent layer of this module.
-        merge_mode: how two outputs become one: `"concat"`, `"sum"`, `"mul"`, `"ave"`, or None for a pair.
-        weights: the weights that both are built with, the forward layer's before the backward one's.
+        merge_mode: how two outputs become one: `"concat"`, `"sum"`, `"mul"`, `"ave"`, or None for a
+            pair.
+        weights: the weights that both are built with, the forward layer's before the backward
+            one's.
         backward_layer: the layer for the other direction; by default one like `layer`.
 
     Raises:
         TypeError: if a layer is not recurrent.
-        ValueError: if `merge_mode` is unknown, both walk in the same direction, or they return different things.
+        ValueError: if `merge_mode` is unknown, both layers have the same direction, or they return
+            different things.
 
     Example:
         >>> import jax.numpy as jnp
@@ -39,7 +42,8 @@ class Bidirectional(Layer):
         ((2, 7, 8), 256)
 
     References:
-        Keras 3, `keras.layers.Bidirectional`, 2024, https://keras.io/api/layers/recurrent_layers/bidirectional/
+        Keras 3, `keras.layers.Bidirectional`, 2024,
+        https://keras.io/api/layers/recurrent_layers/bidirectional/
     """
 
     def __init__(
@@ -54,12 +58,20 @@ class Bidirectional(Layer):
     ) -> None:
         for argument, value in {"layer": layer, "backward_layer": backward_layer or layer}.items():
             if not isinstance(value, Recurrent):
-                raise TypeError(f"`{argument}` must be a recurrent layer, such as LSTM(128); got {value!r}.")
+                raise TypeError(
+                    f"`{argument}` must be a recurrent layer, such as LSTM(128); got {value!r}."
+                )
         if merge_mode not in (*MERGES, None):
-            raise ValueError(f"`merge_mode` must be one of {', '.join(MERGES)} or None; got {merge_mode!r}.")
-        source, zero = source_of(rngs or source_within(layer), None), {"zero_output_for_mask": layer.return_sequences}
+            raise ValueError(
+                f"`merge_mode` must be one of {', '.join(MERGES)} or None; got {merge_mode!r}."
+            )
+        # As in Keras, both layers are copies, and their masked outputs are zero in a sequence.
+        source = source_of(rngs or source_within(layer), None)
+        zero = {"zero_output_for_mask": layer.return_sequences}
         self.forward_layer = renewed(layer, source, **zero)
-        self.backward_layer = backward_layer or renewed(layer, source, go_backwards=not layer.go_backwards, **zero)
+        self.backward_layer = backward_layer or renewed(
+            layer, source, go_backwards=not layer.go_backwards, **zero
+        )
         self.backward_layer.zero_output_for_mask = layer.return_sequences
         self.merge_mode = merge_mode
         self.initial_weights = nnx.data(weights)
@@ -68,11 +80,16 @@ class Bidirectional(Layer):
 
     def _check_directions(self) -> None:
         for argument in ("go_backwards", "return_sequences", "return_state", "stateful"):
-            ahead, back = getattr(self.forward_layer, argument), getattr(self.backward_layer, argument)
-            if (ahead == back) is (argument == "go_backwards"):
-                must = f"{not ahead if argument == 'go_backwards' else ahead}"
+            ahead, back = (
+                getattr(self.forward_layer, argument),
+                getattr(self.backward_layer, argument),
+            )
+            # Directions must differ. All else must agree.
+            must = not ahead if argument == "go_backwards" else ahead
+            if back != must:
                 raise ValueError(
-                    f"`backward_layer` must have `{argument}` {must}, as `layer` has {ahead}; it has {back}."
+                    f"`backward_layer` must have `{argument}` {must}, as `layer` has {ahead}; "
+                    f"it has {back}."
                 )
 
     @property
@@ -81,7 +98,7 @@ class Bidirectional(Layer):
         return self.forward_layer, self.backward_layer
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights of both layers, or sets those that the constructor was given."""
+        """Draws the weights of both layers, or sets the constructor's `weights`."""
         for part in self.sublayers:
             if not part.built:
                 part.build(input_shape)
@@ -90,37 +107,47 @@ class Bidirectional(Layer):
             self.initial_weights = nnx.data(None)
 
     def __call__(
-        self, sequences: jax.Array, initial_state: Any = None, mask: Any = None, training: bool | None = None
+        self,
+        sequences: jax.Array,
+        initial_state: Any = None,
+        mask: Any = None,
+        training: bool | None = None,
     ) -> Any:
         """Runs both layers and merges their outputs.
 
         Args:
             sequences: as in the layer.
-            initial_state: a list with the parts of the forward layer's state and then of the backward layer's.
+            initial_state: a list with the parts of the forward layer's state and then of the
+                backward layer's.
             mask: as in the layer.
             training: as in the layer.
 
         Returns:
-            The merged outputs, or two if `merge_mode` is None; with `return_state` a tuple of these and each part of
-            the forward layer's final state and then of the backward layer's.
+            The merged outputs, or two if `merge_mode` is None; with `return_state` a tuple of these
+            and each part of the forward layer's final state and then of the backward layer's.
         """
         ahead, back = self.sublayers
         build_for(self, jnp.shape(sequences))
+        # The parts of the forward layer's state come first.
         states: tuple[Any, Any] = (None, None)
         if initial_state is not None:
             leaves = jax.tree.leaves(initial_state)
             states = leaves[: len(leaves) // 2], leaves[len(leaves) // 2 :]
-        forward = ahead(sequences, states[0], mask, training)
-        backward = back(sequences, states[1], mask, training)
-        (ys, *final), (zs, *final_back) = (forward, backward) if ahead.return_state else ((forward,), (backward,))
+        ys, final = ahead(sequences, states[0], mask, training), ()
+        zs, final_back = back(sequences, states[1], mask, training), ()
+        if ahead.return_state:
+            (ys, *final), (zs, *final_back) = ys, zs
+        # The backward layer puts out the last step first.
         if ahead.return_sequences:
             zs = jnp.flip(zs, 0 if ahead.time_major else 1)
-        outputs = (ys, zs) if self.merge_mode is None else (MERGES[self.merge_mode](ys, zs),)
-        outputs = (*outputs, *final, *final_back)
+        if self.merge_mode is None:
+            outputs = ys, zs, *final, *final_back
+        else:
+            outputs = MERGES[self.merge_mode](ys, zs), *final, *final_back
         return outputs if len(outputs) > 1 else outputs[0]
 
     def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: Any = None) -> Any:
-        """The shape of what a call returns: as in the layer, with the features of both if they are concatenated."""
+        """The shape of a call's result. Concatenation adds the features of both layers."""
         shape = self.forward_layer.compute_output_shape(sequences_shape)
         back = self.backward_layer.compute_output_shape(sequences_shape)
         final: tuple = ()
@@ -129,13 +156,16 @@ class Bidirectional(Layer):
             shape, back = shape[0], back[0]
         if self.merge_mode == "concat":
             shape = (*shape[:-1], shape[-1] + back[-1])
-        outputs = (shape, back) if self.merge_mode is None else (shape,)
-        return (*outputs, *final) if final or self.merge_mode is None else shape
+        if self.merge_mode is None:
+            return (shape, back, *final)
+        return (shape, *final) if final else shape
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask of the outputs: that of the inputs if the layers return sequences; two if `merge_mode` is None."""
+        """The mask of the inputs, if the layers return sequences; two if `merge_mode` is None."""
         mask = self.forward_layer.compute_mask(inputs, mask)
-        return (mask, mask) if self.merge_mode is None else mask
+        if self.merge_mode is None:
+            return mask, mask
+        return mask
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

@@ -17,7 +17,7 @@ from recurrax.keras._recurrent import Recurrent, Sizes
 
 @dataclasses.dataclass(eq=False, repr=False)
 class _ConvLSTM(Recurrent):
-    """What the three share; each says its rank."""
+    """The layer of all ranks. A subclass declares its rank."""
 
     filters: int
     kernel_size: Sizes
@@ -38,7 +38,8 @@ class _ConvLSTM(Recurrent):
         super().__post_init__(rngs)
         self.space: tuple[Any, ...] = ()  # of one input, known once the layer is built
         if self.data_format not in ("channels_last", "channels_first", None):
-            raise ValueError(f'`data_format` must be "channels_last" or "channels_first"; got {self.data_format!r}.')
+            must = '"channels_last" or "channels_first"'
+            raise ValueError(f"`data_format` must be {must}; got {self.data_format!r}.")
 
     @property
     def _masks(self) -> int:
@@ -46,12 +47,16 @@ class _ConvLSTM(Recurrent):
 
     @property
     def _window(self) -> tuple[int, ...]:
-        return (self.kernel_size,) * self.rank if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
+        if isinstance(self.kernel_size, int):
+            return (self.kernel_size,) * self.rank
+        return tuple(self.kernel_size)
 
     def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
-        where: dict[str, Any] = {"strides": self.strides, "padding": self.padding, "dilation": self.dilation_rate}
+        # Without an argument, the space that `build` has found.
         space = self.space if space is None else space
-        return convolutional.ConvLSTMCell(self.filters, space, self._window, **where, **self._options())
+        options: dict[str, Any] = {"strides": self.strides, "padding": self.padding}
+        options |= {"dilation": self.dilation_rate, **self._options()}
+        return convolutional.ConvLSTMCell(self.filters, space, self._window, **options)
 
     def params(self) -> lstm.LSTMParams:
         """The weights as parameters of the core."""
@@ -69,25 +74,35 @@ class _ConvLSTM(Recurrent):
         sizes = list(input_shape)
         channels = sizes.pop(0 if self.data_format == "channels_first" else -1)
         if None in sizes:
-            raise ValueError(f"`input_shape` must give the size of each axis in space; got {tuple(input_shape)}.")
+            raise ValueError(
+                f"`input_shape` must give the size of each axis in space; got {tuple(input_shape)}."
+            )
         return tuple(sizes), channels
 
     def _feature_shape(self, input_shape: Shape) -> tuple[int, ...]:
         space = self._core_cell(self._split(input_shape)[0]).output_shape
-        return (self.filters, *space) if self.data_format == "channels_first" else (*space, self.filters)
+        return (
+            (self.filters, *space)
+            if self.data_format == "channels_first"
+            else (*space, self.filters)
+        )
 
-    def inward(self, x: jax.Array) -> jax.Array:
+    def to_core(self, x: jax.Array) -> jax.Array:
         """Channels last."""
-        return jnp.moveaxis(x, -1 - self.rank, -1) if self.data_format == "channels_first" else x
+        if self.data_format != "channels_first":
+            return x
+        return jnp.moveaxis(x, -1 - self.rank, -1)
 
-    def outward(self, x: jax.Array) -> jax.Array:
-        """Channels where `data_format` says."""
-        return jnp.moveaxis(x, -1, -1 - self.rank) if self.data_format == "channels_first" else x
+    def from_core(self, x: jax.Array) -> jax.Array:
+        """Channels at the axis of `data_format`."""
+        if self.data_format != "channels_first":
+            return x
+        return jnp.moveaxis(x, -1, -1 - self.rank)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM1D(_ConvLSTM):
-    """The convolutional LSTM along a line: `keras.layers.ConvLSTM1D`.
+    """The convolutional LSTM on a line: `keras.layers.ConvLSTM1D`.
 
     Args:
         filters: as in `ConvLSTM2D`, and so are all other arguments and errors.
@@ -99,7 +114,8 @@ class ConvLSTM1D(_ConvLSTM):
         (2, 8, 4)
 
     References:
-        Keras 3, `keras.layers.ConvLSTM1D`, 2024, https://keras.io/api/layers/recurrent_layers/conv_lstm1d/
+        Keras 3, `keras.layers.ConvLSTM1D`, 2024,
+        https://keras.io/api/layers/recurrent_layers/conv_lstm1d/
     """
 
     rank: ClassVar[int] = 1
@@ -109,8 +125,8 @@ class ConvLSTM1D(_ConvLSTM):
 class ConvLSTM2D(_ConvLSTM):
     """The convolutional LSTM in the plane: `keras.layers.ConvLSTM2D`.
 
-    Inputs are `[B, T, *space, I]`, states `[B, *space', H]`; with `data_format="channels_first"` channels come before
-    space. A masked step keeps the state, whatever the batch size.
+    Inputs are `[B, T, *space, I]`, states `[B, *space', H]`; with `data_format="channels_first"`
+    channels come before space. A masked step keeps the state, whatever the batch size.
 
     Args:
         filters: the number of channels H of the state.
@@ -123,7 +139,8 @@ class ConvLSTM2D(_ConvLSTM):
 
     Raises:
         TypeError: as `LSTM`.
-        ValueError: as `LSTM`, and, as the layer is built, if the kernel does not fit into the input.
+        ValueError: as `LSTM`, and, as the layer is built, if the kernel does not fit into the
+            input.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,7 +150,8 @@ class ConvLSTM2D(_ConvLSTM):
         ((2, 7, 6, 4, 4), 1024)
 
     References:
-        Keras 3, `keras.layers.ConvLSTM2D`, 2024, https://keras.io/api/layers/recurrent_layers/conv_lstm2d/
+        Keras 3, `keras.layers.ConvLSTM2D`, 2024,
+        https://keras.io/api/layers/recurrent_layers/conv_lstm2d/
     """
 
     rank: ClassVar[int] = 2
@@ -153,7 +171,8 @@ class ConvLSTM3D(_ConvLSTM):
         (1, 3, 3, 3, 2)
 
     References:
-        Keras 3, `keras.layers.ConvLSTM3D`, 2024, https://keras.io/api/layers/recurrent_layers/conv_lstm3d/
+        Keras 3, `keras.layers.ConvLSTM3D`, 2024,
+        https://keras.io/api/layers/recurrent_layers/conv_lstm3d/
     """
 
     rank: ClassVar[int] = 3

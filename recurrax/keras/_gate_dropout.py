@@ -1,4 +1,4 @@
-"""Dropout that each gate sees apart, as in Keras: masks drawn once a sequence, one for all gates or one for each."""
+"""Dropout for each gate, as in Keras. The masks are drawn once for a sequence."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GateDropout(CellWrapper):
-    """Drops features of what each gate sees of the input and of the state, the same ones at every step of a sequence.
+    """Drops features that a gate reads, the same features at every step of a sequence.
 
-    z_g = (m_g * x / (1 - rate)) @ kernel_g,  u_g = (n_g * h / (1 - recurrent_rate)) @ recurrent_kernel_g
+    z_g = (m_g * x / (1 - rate)) @ kernel_g
+    u_g = (n_g * h / (1 - recurrent_rate)) @ recurrent_kernel_g
     """
 
     layer: AffineCell
@@ -37,7 +38,10 @@ class GateDropout(CellWrapper):
         if key is None or not self.stochastic:
             return cell, params, xs
         keys = jax.random.split(key)
-        masks = self._masks(keys[0], self.rate, xs[0]), self._masks(keys[1], self.recurrent_rate, state.h)
+        masks = (
+            self._masks(keys[0], self.rate, xs[0]),
+            self._masks(keys[1], self.recurrent_rate, state.h),
+        )
         return _Masked.of(cell), (params, *masks), xs
 
     def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
@@ -61,22 +65,30 @@ class _Masked(AffineStandIn):
         params, _, masks = params
         return self._project(self.cell.project_state, params, masks, h)
 
-    def _project(self, project: Callable, params: Params, masks: jax.Array | None, x: jax.Array) -> jax.Array:
+    def _project(
+        self, project: Callable, params: Params, masks: jax.Array | None, x: jax.Array
+    ) -> jax.Array:
         if masks is None:
             return project(params, x)
+        # One mask serves all gates, or each gate has a mask.
         parts = [params] if len(masks) == 1 else self.cell.gate_params(params)
         return jnp.concatenate(
-            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)], axis=-1
+            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)],
+            axis=-1,
         )
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         if self.cell.is_affine:
             return super().step(params, state, z)
         params, _, masks = params
-        return self.cell.step(params, state, z) if masks is None else self._reset_before(params, masks, state, z)
+        if masks is None:
+            return self.cell.step(params, state, z)
+        return self._reset_before(params, masks, state, z)
 
-    def _reset_before(self, params: Params, masks: jax.Array, state: State, z: jax.Array) -> tuple[State, jax.Array]:
-        # A GRU whose reset gate acts on the state itself, which each gate sees through a mask of its own.
+    def _reset_before(
+        self, params: Params, masks: jax.Array, state: State, z: jax.Array
+    ) -> tuple[State, jax.Array]:
+        # The reset gate of this GRU acts on the state. Each gate reads the state through a mask.
         cell: Any = self.cell
         h_r, h_z, h_n = (state.h * mask for mask in masks)
         reset, update, candidate = cell.gate_params(params)

@@ -1,4 +1,4 @@
-"""What every layer here is: a module that takes its sizes from its first input, with Keras' view of its weights."""
+"""The common part of all layers: sizes from the first input, and Keras' view of the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recurrax.keras._names import kind_of, meaning
 
 Shape = Sequence[int | None]
 
-# Outside of any transformation, as modules are imported.
+# Modules are imported outside of any transformation.
 _EAGER = current_trace()
 
 
@@ -32,7 +32,7 @@ class ActivityLoss(nnx.Variable):
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Layer(nnx.Module):
-    """A module with Keras' common arguments and methods; its fields are the arguments of its constructor."""
+    """A module with Keras' common arguments and methods. Its fields are its arguments."""
 
     _: dataclasses.KW_ONLY
     name: str | None = None
@@ -47,7 +47,7 @@ class Layer(nnx.Module):
                 meaning(argument, getattr(self, argument))
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights, if there are any, for inputs of a shape, whose batch and time may be None."""
+        """Draws the weights for inputs of a shape. Batch and time may be None."""
 
     @property
     def sublayers(self) -> tuple:
@@ -66,7 +66,7 @@ class Layer(nnx.Module):
 
     @property
     def trainable_weights(self) -> list[nnx.Variable]:
-        """Those of `weights` that are trained: each an `nnx.Param`."""
+        """The weights that are trained. Each is an `nnx.Param`."""
         return [weight for weight in self.weights if isinstance(weight, nnx.Param)]
 
     @property
@@ -76,7 +76,7 @@ class Layer(nnx.Module):
 
     @property
     def losses(self) -> list[jax.Array]:
-        """The penalties: those on the outputs of the last call, then those on the weights; to be added to the loss."""
+        """The penalties on the last call's outputs, then on the weights: add them to the loss."""
         return [*self._activity_losses(), *self._weight_losses()]
 
     def count_params(self) -> int:
@@ -86,7 +86,8 @@ class Layer(nnx.Module):
             ValueError: if the layer is not built.
         """
         if not self.built:
-            raise ValueError(f"{_name(self)} must be built to count its weights; call `build(input_shape)` first.")
+            must = "must be built to count its weights; call `build(input_shape)` first"
+            raise ValueError(f"{_name(self)} {must}.")
         return sum(weight[...].size for weight in self.weights)
 
     def get_weights(self) -> list[np.ndarray]:
@@ -102,16 +103,19 @@ class Layer(nnx.Module):
         own = self.weights
         if len(own) != len(weights):
             hint = "" if self.built else " It is not built: call `build(input_shape)` first."
-            raise ValueError(f"`weights` must hold {len(own)} arrays for {_name(self)}; got {len(weights)}.{hint}")
+            must = f"must hold {len(own)} arrays for {_name(self)}"
+            raise ValueError(f"`weights` {must}; got {len(weights)}.{hint}")
         for number, (variable, weight) in enumerate(zip(own, weights, strict=True)):
             if variable.shape != np.shape(weight):
                 must = f"{describe(variable[...])} for {_name(self)}"
-                raise ValueError(f"`weights[{number}]` must be {must}; got {describe(np.asarray(weight))}.")
+                got = describe(np.asarray(weight))
+                raise ValueError(f"`weights[{number}]` must be {must}; got {got}.")
+        # All shapes fit, so no error leaves half of the weights set.
         for variable, weight in zip(own, weights, strict=True):
             variable[...] = jnp.asarray(weight, variable.dtype)
 
     def apply_constraints(self) -> None:
-        """Projects the weights as their constraints say: to be called after each update of the optimizer."""
+        """Applies the constraints to the weights: call it after each update of the optimizer."""
         for part in self.sublayers:
             part.apply_constraints()
 
@@ -135,7 +139,7 @@ class Layer(nnx.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """A new layer from the arguments of its constructor, such as Keras' own `get_config()` returns."""
+        """A new layer from its arguments, also from the result of Keras' `get_config()`."""
         return cls(**config)
 
     def _activity_losses(self) -> Iterator[jax.Array]:
@@ -151,25 +155,34 @@ class Layer(nnx.Module):
 
     @property
     def _variable_dtype(self) -> Any:
-        return jnp.dtype("float32" if _is_mixed(self.dtype) else self.dtype or "float32")
+        # A mixed policy keeps its weights in float32.
+        if _is_mixed(self.dtype):
+            return jnp.dtype("float32")
+        return _plain_dtype(self.dtype)
 
     @property
     def _compute_dtype(self) -> Any:
-        return jnp.dtype(self.dtype.removeprefix("mixed_") if _is_mixed(self.dtype) else self.dtype or "float32")
+        return _plain_dtype(self.dtype)
 
 
 def _is_mixed(dtype: Any) -> bool:
     return isinstance(dtype, str) and dtype.startswith("mixed_")
 
 
+def _plain_dtype(dtype: Any) -> Any:
+    if _is_mixed(dtype):
+        dtype = dtype.removeprefix("mixed_")
+    return jnp.dtype(dtype or "float32")
+
+
 def _dtype_name(dtype: Any) -> Any:
-    """A dtype, or Keras' name for two: of a policy of Keras its name, of the policy's configuration too."""
+    """A dtype, or the name of a policy of Keras: from a name, a policy or its configuration."""
     if isinstance(dtype, dict):
         dtype = dtype["config"]["name"]
     if type(dtype).__name__ == "DTypePolicy":
         dtype = dtype.name
     try:
-        jnp.dtype(dtype.removeprefix("mixed_") if _is_mixed(dtype) else dtype or "float32")
+        _plain_dtype(dtype)
     except TypeError:
         must = 'a floating dtype, "mixed_float16" or "mixed_bfloat16"'
         raise ValueError(f"`dtype` must be {must}; got {dtype!r}.") from None
@@ -177,14 +190,18 @@ def _dtype_name(dtype: Any) -> Any:
 
 
 def _name(layer: Layer) -> str:
-    return f"{type(layer).__name__}{f' {layer.name!r}' if layer.name else ''}"
+    if not layer.name:
+        return type(layer).__name__
+    return f"{type(layer).__name__} {layer.name!r}"
 
 
 def source_of(rngs: nnx.Rngs | None, seed: int | None) -> nnx.Rngs:
-    """The randomness of one layer: its own part of `rngs`, or that of a seed, which Python's `random` may draw."""
+    """The randomness of a layer: from `rngs`, or from a seed, which Python's `random` may draw."""
     if rngs is not None:
         return rngs.fork()
-    return nnx.Rngs(random.getrandbits(31) if seed is None else seed)
+    if seed is None:
+        seed = random.getrandbits(31)
+    return nnx.Rngs(seed)
 
 
 def source_within(layer: nnx.Module) -> nnx.Rngs | None:
@@ -193,12 +210,14 @@ def source_within(layer: nnx.Module) -> nnx.Rngs | None:
 
 
 def renewed(layer: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
-    """A layer of the same arguments but for `changes`, with weights of its own."""
+    """A new layer with the same arguments except `changes`, and with new weights."""
     return type(layer).from_config(layer.get_config() | changes | {"rngs": rngs})
 
 
 def build_for(layer: Layer, shape: Shape) -> None:
-    """Builds a layer at its first call, which must be outside of jit and grad: else its weights would not be seen.
+    """Builds a layer at its first call.
+
+    The call must be outside of jit and grad. Else the weights would be lost after it.
 
     Raises:
         ValueError: if the call is within a transformation.
@@ -207,7 +226,8 @@ def build_for(layer: Layer, shape: Shape) -> None:
         return
     if current_trace() != _EAGER:
         raise ValueError(
-            f"{_name(layer)} must be built before it is called under jit, grad or another transformation, so that its "
-            f"weights are seen from outside; call `build({tuple(shape)})` first."
+            f"{_name(layer)} must be built before it is called under jit, grad or another "
+            "transformation, so that its weights are seen from outside; "
+            f"call `build({tuple(shape)})` first."
         )
     layer.build(shape)

@@ -1,4 +1,4 @@
-"""Where a mask begins."""
+"""The layer that makes a mask."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recurrax.keras._layer import Layer, Shape
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Masking(Layer):
-    """Finds the steps that hold nothing but `mask_value`, and sets them to zero: `keras.layers.Masking`.
+    """Sets the steps that hold only `mask_value` to zero: `keras.layers.Masking`.
 
     JAX's arrays carry no mask: hand `compute_mask(inputs)` to the layers above.
 
     Args:
-        mask_value: what every feature of a masked step is.
+        mask_value: the value of every feature at a masked step.
 
     Example:
         >>> import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Masking(Layer):
     mask_value: float = 0.0
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """The inputs, `[B, T, I]`, zero at the masked steps, in the layer's dtype unless they are integers."""
+        """The inputs `[B, T, I]`, zero at the masked steps. Integers keep their dtype."""
         inputs = self._cast(inputs)
         return jnp.where(self.compute_mask(inputs)[..., None], inputs, jnp.zeros_like(inputs))
 
@@ -51,5 +51,6 @@ class Masking(Layer):
 
     def _cast(self, inputs: jax.Array) -> jax.Array:
         inputs = jnp.asarray(inputs)
-        is_floating = jnp.issubdtype(inputs.dtype, jnp.floating)
-        return inputs.astype(self._compute_dtype) if is_floating else inputs
+        if not jnp.issubdtype(inputs.dtype, jnp.floating):
+            return inputs
+        return inputs.astype(self._compute_dtype)

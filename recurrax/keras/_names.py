@@ -1,4 +1,4 @@
-"""What Keras' arguments take for a function: a name, a configuration, an object of Keras, or a function."""
+"""Keras' arguments for functions: a name, a configuration, an object of Keras, or a function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ Named = str | dict | Callable | None  # what stands for a function
 
 def _factories(module: ModuleType) -> dict[str, Callable]:
     made = (FunctionType, functools.partial)
-    return {name: value for name, value in vars(module).items() if isinstance(value, made) and name[0] != "_"}
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, made) and name[0] != "_"
+    }
 
 
 _FACTORIES = {
@@ -30,9 +34,11 @@ _ACTIVATIONS = ACTIVATIONS | {"hard_sigmoid_keras2": hard_sigmoid_keras2}
 
 
 def kind_of(argument: str) -> str | None:
-    """What an argument takes, as its name says: `"initializer"` for `kernel_initializer`; or None."""
+    """The kind of an argument, by its name: `"initializer"` for `kernel_initializer`, or None."""
     kind = argument.rsplit("_", 1)[-1]
-    return kind if kind == "activation" or kind in _FACTORIES else None
+    if kind == "activation" or kind in _FACTORIES:
+        return kind
+    return None
 
 
 def meaning(argument: str, value: Any) -> Any:
@@ -52,8 +58,12 @@ def meaning(argument: str, value: Any) -> Any:
         return _named(argument, kind, name, config)
     if not callable(value):
         came = f"got {value!r} of type {type(value).__name__}"
-        raise TypeError(f"`{argument}` must be a name, a configuration of Keras or a function; {came}.")
-    return _keyless(value) if kind == "initializer" else value
+        raise TypeError(
+            f"`{argument}` must be a name, a configuration of Keras or a function; {came}."
+        )
+    if kind == "initializer":
+        return _keyless(value)
+    return value
 
 
 def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
@@ -67,9 +77,12 @@ def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
     if hasattr(value, "get_config"):
         # Keras' `Identity` leaves its gain out of its configuration, and has it as an attribute.
         return type(value).__name__, value.get_config() or vars(value)
-    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has chosen.
+    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has
+    # chosen.
     is_of_keras = str(getattr(value, "__module__", "")).split(".")[0] == "keras"
-    return (value.__name__ if is_of_keras and hasattr(value, "__name__") else None), {}
+    if is_of_keras and hasattr(value, "__name__"):
+        return value.__name__, {}
+    return None, {}
 
 
 def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Callable:
@@ -80,16 +93,19 @@ def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Calla
         raise ValueError(f"`{argument}` must be one of {names}, or a function{own}; got {name!r}.")
     if kind == "activation":
         return table[name]
-    # Keras writes None for what is not set, such as the seed.
-    given = {key: entry for key, entry in config.items() if entry is not None}
+    # Keras writes None for a value that is not set, such as the seed.
+    options = {key: entry for key, entry in config.items() if entry is not None}
     try:
-        return table[name](**given)
+        return table[name](**options)
     except TypeError as error:
-        raise ValueError(f"`{argument}` must be a {name} with Keras' arguments; got {given}: {error}.") from None
+        raise ValueError(
+            f"`{argument}` must be a {name} with Keras' arguments; got {options}: {error}."
+        ) from None
 
 
 def _keyless(initializer: Callable) -> Callable:
-    """An initializer `(key, shape, dtype)`; one of Keras' form, `(shape, dtype)`, is called without the key."""
-    if next(iter(inspect.signature(initializer).parameters), None) != "shape":
+    """An initializer `(key, shape, dtype)`. Keras' form, `(shape, dtype)`, has no key."""
+    names = iter(inspect.signature(initializer).parameters)
+    if next(names, None) != "shape":
         return initializer
     return lambda key, shape, dtype: initializer(shape, dtype=dtype)

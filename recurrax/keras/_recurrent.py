@@ -1,4 +1,4 @@
-"""What every recurrent layer does: Keras' weights, `recurrax.scan`, and what Keras makes of the outputs."""
+"""The common part of all recurrent layers: Keras' weights, `recurrax.scan`, Keras' outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ Sizes = int | tuple[int, ...]
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Arguments(Layer):
-    """Keras' arguments in Keras' order. A layer that takes one of those with `init=False` declares it again."""
+    """Keras' arguments in Keras' order.
+
+    A layer that takes an argument with `init=False` declares it again.
+    """
 
     units: int = dataclasses.field(init=False)
     filters: int = dataclasses.field(init=False)
@@ -63,13 +66,13 @@ class Arguments(Layer):
     time_major: bool = False
 
 
-# The weights, in Keras' order, and what the arguments call them.
+# The weights in Keras' order, and their names in the arguments.
 _ARGUMENTS = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Recurrent(Arguments):
-    """A recurrent layer; a subclass says which cell of the core it runs, and what its weights are called there."""
+    """A recurrent layer. A subclass declares its cell of the core, and how the weights go there."""
 
     gates: ClassVar[int]
     parts: ClassVar[int] = 1  # of the state
@@ -97,21 +100,30 @@ class Recurrent(Arguments):
         raise NotImplementedError
 
     def _options(self) -> dict[str, Any]:
-        options = {"bias": self.use_bias, "activation": self._meaning("activation"), "dtype": self._compute_dtype}
+        options = {
+            "bias": self.use_bias,
+            "activation": self._meaning("activation"),
+            "dtype": self._compute_dtype,
+        }
         if hasattr(self, "recurrent_activation"):
             options["gate_activation"] = self._meaning("recurrent_activation")
         return options
 
     @property
     def core(self) -> CoreLayer:
-        """The layer of the core: the cell, in its dropout if it has any."""
+        """The layer of the core: the cell, wrapped in dropout if a rate is above 0."""
         layer = GateDropout(self._core_cell(), self.dropout, self.recurrent_dropout, self._masks)
-        return layer if layer.stochastic else layer.layer
+        if layer.stochastic:
+            return layer
+        return layer.layer
 
     @property
     def _masks(self) -> int:
         # Keras draws one for each gate where it multiplies by each gate's kernel apart.
-        return self.gates if self.recurrent_dropout or getattr(self, "implementation", 2) == 1 else 1
+        # Keras draws a mask for each gate if it multiplies by the kernel of each gate.
+        if self.recurrent_dropout or getattr(self, "implementation", 2) == 1:
+            return self.gates
+        return 1
 
     @property
     def size(self) -> int:
@@ -132,7 +144,8 @@ class Recurrent(Arguments):
         """Draws the weights, and makes the state of a stateful layer.
 
         Args:
-            input_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, but B not for a stateful layer.
+            input_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, but B not for a
+                stateful layer.
         """
         batch: Any = input_shape[1 if self.time_major else 0]
         if self.stateful and batch is None:
@@ -160,16 +173,23 @@ class Recurrent(Arguments):
 
     def _drawn(self, argument: str, shape: tuple[int | None, ...]) -> nnx.Variable:
         # Drawn in float32 at least: some distributions cannot be drawn in half precision.
+        # Some distributions cannot be drawn in half precision, so float32 is the least.
         dtype = max(self._variable_dtype, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
         drawn = self._meaning(argument)(self.source.params(), shape, dtype)
         variable = nnx.Param if self.trainable else nnx.Variable
         return variable(jnp.asarray(drawn).astype(self._variable_dtype))
 
     def _arrays(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name)[...] if hasattr(self, name) else None for name in _ARGUMENTS)
+        # None for a missing bias.
+        variables = [getattr(self, name, None) for name in _ARGUMENTS]
+        return tuple(None if variable is None else variable[...] for variable in variables)
 
     def _named_weights(self) -> dict[str, nnx.Variable]:
-        return {argument: getattr(self, name) for name, argument in _ARGUMENTS.items() if hasattr(self, name)}
+        weights = {}
+        for name, argument in _ARGUMENTS.items():
+            if hasattr(self, name):
+                weights[argument] = getattr(self, name)
+        return weights
 
     @property
     def weights(self) -> list[nnx.Variable]:
@@ -177,7 +197,7 @@ class Recurrent(Arguments):
         return list(self._named_weights().values())
 
     def apply_constraints(self) -> None:
-        """Projects the weights as their constraints say: to be called after each update of the optimizer."""
+        """Applies the constraints to the weights: call it after each update of the optimizer."""
         for argument, variable in self._named_weights().items():
             constraint = self._meaning(f"{argument}_constraint")
             if constraint is not None:
@@ -193,25 +213,29 @@ class Recurrent(Arguments):
         if self.activity_regularizer is not None:
             yield self.activity_loss[...]
 
-    def inward(self, x: jax.Array) -> jax.Array:
-        """An array of Keras', laid out as the core has it."""
+    def to_core(self, x: jax.Array) -> jax.Array:
+        """An array of Keras in the core's layout."""
         return x
 
-    def outward(self, x: jax.Array) -> jax.Array:
-        """An array of the core's, laid out as Keras has it."""
+    def from_core(self, x: jax.Array) -> jax.Array:
+        """An array of the core in Keras' layout."""
         return x
 
     def _pack(self, states: Any) -> Any:
-        """A state of Keras as one of the core."""
-        leaves = [self.inward(jnp.asarray(leaf).astype(self._compute_dtype)) for leaf in jax.tree.leaves(states)]
+        """A state of Keras as a state of the core."""
+        arrays = [jnp.asarray(leaf).astype(self._compute_dtype) for leaf in jax.tree.leaves(states)]
+        leaves = list(map(self.to_core, arrays))
         if len(leaves) != self.parts:
-            shapes = ", ".join(map(describe, leaves))
-            raise ValueError(f"`initial_state` must hold {self.parts} arrays; got {len(leaves)}: {shapes}.")
-        return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(self.core.initial_state)), leaves)
+            got = f"{len(leaves)}: {', '.join(map(describe, leaves))}"
+            raise ValueError(f"`initial_state` must hold {self.parts} arrays; got {got}.")
+        structure = jax.tree.structure(jax.eval_shape(self.core.initial_state))
+        return jax.tree.unflatten(structure, leaves)
 
     def get_initial_state(self, batch_size: int) -> list:
         """Zeros, each part of the state `[B, H]`."""
-        return [self.outward(part) for part in self.core.initial_state((batch_size,), self._compute_dtype)]
+        return list(
+            map(self.from_core, self.core.initial_state((batch_size,), self._compute_dtype))
+        )
 
     def reset_state(self) -> None:
         """Sets the state that a stateful layer keeps to zeros."""
@@ -219,31 +243,41 @@ class Recurrent(Arguments):
             state[...] = jnp.zeros_like(state[...])
 
     def __call__(
-        self, sequences: jax.Array, initial_state: Any = None, mask: Any = None, training: bool | None = None
+        self,
+        sequences: jax.Array,
+        initial_state: Any = None,
+        mask: Any = None,
+        training: bool | None = None,
     ) -> Any:
         """Runs the layer over a batch of sequences.
 
         Args:
             sequences: `[B, T, I]`, or `[T, B, I]` if `time_major`.
-            initial_state: a list with each part of the state, `[B, H]`; None for zeros, or the state that a stateful
-                layer kept.
-            mask: `[B, T]`, laid out as `sequences`: True, or any number but 0, at the real steps.
+            initial_state: a list with each part of the state, `[B, H]`; None for zeros, or the
+                state that a stateful layer kept.
+            mask: `[B, T]`, laid out as `sequences`: False or 0 at the masked steps.
             training: whether dropout acts; None for no, but after `train()`.
 
         Returns:
-            The last output, `[B, H]`, or all outputs, `[B, T, H]`, if `return_sequences`; with `return_state` a tuple
-            of these and each part of the final state.
+            The last output, `[B, H]`, or all outputs, `[B, T, H]`, if `return_sequences`; with
+            `return_state` a tuple of these and each part of the final state.
 
         Raises:
-            ValueError: if an argument has the wrong shape, or the layer is not built and the call is under jit or grad.
+            ValueError: if an argument has the wrong shape, or the layer is not built and the call
+                is under jit or grad.
         """
-        training = not self.deterministic if training is None else training
+        if training is None:
+            training = not self.deterministic
         sequences = jnp.asarray(sequences)
         self._check_rank(sequences)
         build_for(self, sequences.shape)
-        xs, time = self.inward(sequences.astype(self._compute_dtype)), 0 if self.time_major else 1
-        mask = None if mask is None else jnp.asarray(mask).astype(bool)
+        xs, time = self.to_core(sequences.astype(self._compute_dtype)), 0 if self.time_major else 1
+        if mask is not None:
+            mask = jnp.asarray(mask).astype(bool)
         state = self._pack(self._initial_state(initial_state, xs.shape[1 - time]))
+        key = None
+        if training and self.source is not None:
+            key = self.source.dropout()
         final, ys = scan(
             self.core,
             self.params(),
@@ -254,33 +288,48 @@ class Recurrent(Arguments):
             time_major=self.time_major,
             unroll=xs.shape[time] if self.unroll else 1,
             implementation="cudnn" if getattr(self, "use_cudnn", "auto") is True else None,
-            key=self.source.dropout() if training and self.source is not None else None,
+            key=key,
         )
-        if self.go_backwards:  # Keras puts out what it met first, first.
-            ys, mask = jnp.flip(ys, time), None if mask is None else jnp.flip(mask, time)
+        # Keras puts out the steps in the order in which they ran.
+        if self.go_backwards:
+            ys = jnp.flip(ys, time)
+            mask = None if mask is None else jnp.flip(mask, time)
+        # Before the first unmasked step, an unrolled layer of Keras puts out zeros, not the state.
         if mask is not None and not self.zero_output_for_mask:
-            ys = _repeated(ys, mask, jnp.zeros_like(state.h) if self.unroll else state.h, time)
+            before = jnp.zeros_like(state.h) if self.unroll else state.h
+            ys = _repeated(ys, mask, before, time)
         for kept, new in zip(self.states or (), jax.tree.leaves(final), strict=self.stateful):
             kept[...] = new
-        output = ys if self.return_sequences else lax.index_in_dim(ys, -1, time, keepdims=False)
-        outputs = [self.outward(output), *map(self.outward, final)]
-        outputs = outputs if self.return_state else outputs[:1]
+        if not self.return_sequences:
+            ys = lax.index_in_dim(ys, -1, time, keepdims=False)
+        outputs = [self.from_core(ys)]
+        if self.return_state:
+            outputs += map(self.from_core, final)
         if self.activity_regularizer is not None:
+            # Keras divides by the batch size.
             penalty, batch = self._meaning("activity_regularizer"), xs.shape[1 - time]
-            self.activity_loss[...] = sum(penalty(leaf) for leaf in jax.tree.leaves(outputs)) / batch
+            self.activity_loss[...] = sum(map(penalty, outputs)) / batch
         return tuple(outputs) if self.return_state else outputs[0]
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
-        """The mask of all outputs: the mask of the inputs, as in Keras even where `go_backwards` turns them."""
-        return mask if self.return_sequences else None
+        """The mask of the inputs if the layer returns sequences, even with `go_backwards`."""
+        if self.return_sequences:
+            return mask
+        return None
 
-    def compute_output_shape(self, sequences_shape: Shape, initial_state_shape: Any = None) -> tuple:
-        """The shape of what a call returns, for the shape of its inputs, whose batch and time may be None."""
+    def compute_output_shape(
+        self, sequences_shape: Shape, initial_state_shape: Any = None
+    ) -> tuple:
+        """The shape of a call's result, from a shape of inputs. Batch and time may be None."""
         first, second, *rest = sequences_shape
         batch = second if self.time_major else first
         features = self._feature_shape(rest)
-        output = (first, second, *features) if self.return_sequences else (batch, *features)
-        return (output, *[(batch, *features)] * self.parts) if self.return_state else output
+        output: tuple = (batch, *features)
+        if self.return_sequences:
+            output = (first, second, *features)
+        if not self.return_state:
+            return output
+        return (output, *[(batch, *features)] * self.parts)
 
     def _feature_shape(self, input_shape: Shape) -> tuple[int, ...]:
         """The shape of one output, without batch and time, for the shape of one input."""
@@ -295,7 +344,8 @@ class Recurrent(Arguments):
         kept = [state[...] for state in self.states or ()]
         if kept and kept[0].shape[0] != batch_size:
             raise ValueError(
-                f"`sequences` must hold {kept[0].shape[0]} sequences, as those that the state was kept of; "
+                f"`sequences` must hold {kept[0].shape[0]} sequences, "
+                "as those that the state was kept of; "
                 f"got {batch_size}. Call `build` with another batch size to begin anew."
             )
         if initial_state is not None:
@@ -304,8 +354,12 @@ class Recurrent(Arguments):
 
 
 def _repeated(ys: jax.Array, mask: jax.Array, before: jax.Array, time: int) -> jax.Array:
-    """At each masked step the last real output before it."""
+    """The outputs, with the last unmasked output repeated at each masked step.
+
+    `before` `[B, H]` stands before the first unmasked step.
+    """
     steps = jnp.expand_dims(jnp.arange(mask.shape[time]), 1 - time)
+    # The last unmasked step up to each step, or -1.
     last = lax.cummax(jnp.where(mask, steps, -1), axis=time)
     last = jnp.expand_dims(last, tuple(range(2, ys.ndim)))
     held = jnp.take_along_axis(ys, jnp.maximum(last, 0), axis=time)

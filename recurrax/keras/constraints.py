@@ -1,7 +1,10 @@
-"""Keras' projections of weights, as `keras.constraints`: each returns a function from an array to an array.
+"""Keras' projections of weights, as `keras.constraints`.
 
-`axis` names the axes that a vector of weights lies along: 0 for the weights into a unit, (0, 1, 2) for a filter in the
-plane. A layer's `apply_constraints()` does the projection; call it after each update.
+Each function here returns a function from an array to an array.
+
+`axis` names the axes that a vector of weights lies along: 0 for the weights into a unit, (0, 1, 2)
+for a filter in the plane. A layer's `apply_constraints()` does the projection; call it after each
+update.
 
 Example:
     >>> import jax.numpy as jnp
@@ -31,9 +34,15 @@ def _norm(w: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
 
 
 def min_max_norm(
-    min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: int | tuple[int, ...] = 0
+    min_value: float = 0.0,
+    max_value: float = 1.0,
+    rate: float = 1.0,
+    axis: int | tuple[int, ...] = 0,
 ) -> Constraint:
-    """Brings each norm towards the interval: w * ((1 - rate) * norm + rate * clip(norm, min, max)) / norm."""
+    """Brings each norm closer to the interval.
+
+    w * ((1 - rate) * norm + rate * clip(norm, min_value, max_value)) / norm
+    """
     axis = tuple(axis) if isinstance(axis, list) else axis
 
     def constraint(w: jax.Array) -> jax.Array:

@@ -1,10 +1,14 @@
-"""Keras' initializers, as `keras.initializers`: each returns a function `(key, shape, dtype) -> array`.
+"""Keras' initializers, as `keras.initializers`.
 
-With a `seed` an initializer draws the same values each time, as in Keras; else the layer gives the key.
+Each function here returns a function `(key, shape, dtype) -> array`.
+
+With a `seed` an initializer draws the same values each time, as in Keras; else the layer gives the
+key.
 
 Example:
     >>> from recurrax.keras import LSTM, initializers
-    >>> layer = LSTM(4, kernel_initializer=initializers.HeNormal(), bias_initializer=initializers.Constant(0.1))
+    >>> draw, constant = initializers.HeNormal(), initializers.Constant(0.1)
+    >>> layer = LSTM(4, kernel_initializer=draw, bias_initializer=constant)
     >>> layer.build((None, None, 3))
     >>> layer.get_weights()[2][0].item()
     0.10000000149011612
@@ -36,7 +40,10 @@ def _seeded(draw: Callable, seed: int | None) -> Initializer:
 
 
 def variance_scaling(
-    scale: float = 1.0, mode: Any = "fan_in", distribution: Any = "truncated_normal", seed: int | None = None
+    scale: float = 1.0,
+    mode: Any = "fan_in",
+    distribution: Any = "truncated_normal",
+    seed: int | None = None,
 ) -> Initializer:
     """Random numbers of variance `scale / fan`, where `mode` names the fan."""
     kind: Any = "normal" if distribution == "untruncated_normal" else distribution
@@ -59,18 +66,26 @@ def orthogonal(gain: float = 1.0, seed: int | None = None) -> Initializer:
 
 def random_normal(mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> Initializer:
     """A normal distribution."""
-    return _seeded(lambda key, shape, dtype: mean + stddev * jax.random.normal(key, shape, dtype), seed)
+    return _seeded(
+        lambda key, shape, dtype: mean + stddev * jax.random.normal(key, shape, dtype), seed
+    )
 
 
-def truncated_normal(mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> Initializer:
+def truncated_normal(
+    mean: float = 0.0, stddev: float = 0.05, seed: int | None = None
+) -> Initializer:
     """A normal distribution without what lies more than two standard deviations from its mean."""
     draw = jax.random.truncated_normal
     return _seeded(lambda key, shape, dtype: mean + stddev * draw(key, -2, 2, shape, dtype), seed)
 
 
-def random_uniform(minval: float = -0.05, maxval: float = 0.05, seed: int | None = None) -> Initializer:
+def random_uniform(
+    minval: float = -0.05, maxval: float = 0.05, seed: int | None = None
+) -> Initializer:
     """A uniform distribution."""
-    return _seeded(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, minval, maxval), seed)
+    return _seeded(
+        lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, minval, maxval), seed
+    )
 
 
 def constant(value: float = 0.0) -> Initializer:

@@ -1,4 +1,6 @@
-"""Keras' penalties on weights and outputs, as `keras.regularizers`: each returns a function from an array to a number.
+"""Keras' penalties on weights and outputs, as `keras.regularizers`.
+
+Each function here returns a function from an array to a number.
 
 Example:
     >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Flax Linen modules: they hold the parameters, and the core does the rest. The input size is inferred."""
+"""Flax Linen modules. They hold the parameters; the core computes. The input size is inferred."""
 
 from recurrax.linen._recurrent import Recurrent as Recurrent
 from recurrax.linen._recurrent import params_of as params_of

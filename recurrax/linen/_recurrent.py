@@ -1,4 +1,4 @@
-"""Any layer of the core as a Flax Linen module: it holds the parameters, and the core does the rest."""
+"""Any layer of the core as a Flax Linen module. It holds the parameters; the core computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from jax.typing import DTypeLike
 
 from recurrax import _torch_layout as torch_layout
 from recurrax._check import check_layer
-from recurrax._flax import Sharding, by_name, check_features, from_names, input_size_of, mesh_axes, names_of, teaches
+from recurrax._flax import (
+    Sharding,
+    by_name,
+    check_features,
+    from_names,
+    input_size_of,
+    mesh_axes,
+    names_of,
+    teaches,
+)
 from recurrax._layer import Layer, Params, State, features, pickled, unpickled
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
@@ -23,7 +32,7 @@ from recurrax.implementations._registry import Implementation
 
 
 class Module(nn.Module):
-    """What all of these modules share: named parameters, dropout, and the call of the core."""
+    """The common part of these modules: named parameters, dropout, and the call of the core."""
 
     _: KW_ONLY
     param_dtype: DTypeLike = jnp.float32
@@ -38,16 +47,28 @@ class Module(nn.Module):
             torch_layout.check_flag("deterministic", self.deterministic)
 
     def __reduce__(self) -> tuple:
-        """How a module is pickled: as a layer is, and bound to nothing."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        """A module is pickled as a layer is, without its parent."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.init
+        }
         return _made, (type(self), pickled(fields | {"parent": None}))
 
     @nn.compact
     def _run(
-        self, driver: Any, layer: Layer, x: jax.Array, state: State, deterministic: bool | None, **options: Any
+        self,
+        driver: Any,
+        layer: Layer,
+        x: jax.Array,
+        state: State,
+        deterministic: bool | None,
+        **options: Any,
     ) -> tuple[jax.Array, State]:
         key = None
-        if layer.stochastic and not nn.merge_param("deterministic", self.deterministic, deterministic):
+        if layer.stochastic and not nn.merge_param(
+            "deterministic", self.deterministic, deterministic
+        ):
             key = self.make_rng("dropout")
         params = self._params(layer, x)
         if driver is core_step:
@@ -57,31 +78,37 @@ class Module(nn.Module):
         return output, state
 
     def _params(self, layer: Layer, x: Any) -> Any:
-        """The layer's parameters, kept as nested dictionaries of names, as Linen's users expect."""
+        """The layer's parameters. Linen's users expect nested dictionaries of names."""
         input_size = features(x).shape[-1]
 
         def draw(key: jax.Array) -> Any:
             params = layer.init(key, input_size, self.param_dtype)
-            axes = mesh_axes(layer, params, self.sharding)
-            boxed = [
-                leaf if names is None else nn.Partitioned(leaf, names=names)
-                for leaf, names in zip(jax.tree.leaves(params), axes, strict=True)
-            ]
-            return jax.tree.unflatten(jax.tree.structure(params), boxed)
+            leaves, structure = jax.tree.flatten(params)
+            boxed = []
+            for leaf, names in zip(leaves, mesh_axes(layer, params, self.sharding), strict=True):
+                boxed.append(leaf if names is None else nn.Partitioned(leaf, names=names))
+            return jax.tree.unflatten(structure, boxed)
 
         if self.is_initializing():
             drawn = draw(self.make_rng("params"))
-        else:  # Linen compares shapes with those of the stored parameters.
+        else:
+            # Linen compares these shapes with the stored parameters.
             shapes = jax.eval_shape(draw, jax.random.key(0))
             self._check_features(layer, x, nn.unbox(shapes))
             drawn = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        leaves, structure = jax.tree_util.tree_flatten_with_path(drawn, is_leaf=lambda n: isinstance(n, nn.Partitioned))
-        nested = unflatten_dict({names_of(path): leaf for path, leaf in leaves})
-        kept = flatten_dict({name: self.param(name, lambda _, value=value: value) for name, value in nested.items()})
-        return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in leaves])
+        # A tree of the layer becomes nested dictionaries, and back.
+        paths, structure = jax.tree_util.tree_flatten_with_path(
+            drawn, is_leaf=lambda node: isinstance(node, nn.Partitioned)
+        )
+        nested = unflatten_dict({names_of(path): leaf for path, leaf in paths})
+        stored = {}
+        for name, value in nested.items():
+            stored[name] = self.param(name, lambda _, value=value: value)
+        kept = flatten_dict(stored)
+        return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in paths])
 
     def _check_features(self, layer: Layer, x: Any, expected: Any) -> None:
-        """Says it of the inputs where the stored parameters are those of the layer, for another input size."""
+        """Refuses inputs of another size, if the stored parameters fit the layer for a size."""
         stored = flatten_dict(nn.unbox(self.variables.get("params", {})))
         wanted = {name: leaf.shape for name, leaf in by_name(expected).items()}
         if wanted != {name: jnp.shape(leaf) for name, leaf in stored.items()}:
@@ -95,7 +122,7 @@ def _made(kind: type[Module], fields: dict[str, Any]) -> Module:
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """A layer's parameters as the variables of a module of this file, such as come from `recurrax.interop`.
+    """The variables of a module, from a layer's parameters, such as from `recurrax.interop`.
 
     Args:
         params: the parameters, in the layer's own structure.
@@ -117,7 +144,7 @@ def variables(params: Params) -> dict[str, Any]:
 
 
 def params_of(layer: Layer, variables: Mapping[str, Any]) -> Params:
-    """The other way: the parameters in the layer's own structure, from a module's variables.
+    """The parameters in the layer's structure, from a module's variables.
 
     Args:
         layer: the layer that the module holds, `module.layer`.
@@ -147,12 +174,14 @@ class Recurrent(Module):
     Args:
         layer: the layer.
         param_dtype: the dtype of the parameters.
-        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None, "model")}`, by the end
-            of the path, `{"layers_0/kernel": (None, "model")}`, or as a function of path and shape. These parameters
-            become `nn.Partitioned`.
-        deterministic: whether dropout is off; here or at the call. Dropout draws from the rng `dropout`.
-        return_state: whether a call returns the state beside the outputs. Without it the module may stand in an
-            `nn.Sequential`, which hands on all that a module returns; `step` returns both in any case.
+        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None,
+            "model")}`, by the end of the path, `{"layers_0/kernel": (None, "model")}`, or as a
+            function of path and shape. These parameters become `nn.Partitioned`.
+        deterministic: whether dropout is off; here or at the call. Dropout draws from the rng
+            `dropout`.
+        return_state: whether a call returns the state beside the outputs. Without it the module may
+            stand in an `nn.Sequential`, which hands on all that a module returns; `step` returns
+            both in any case.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -198,8 +227,8 @@ class Recurrent(Module):
         Args:
             x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
             state: the state before the first step; None for the initial state.
-            lengths: `int[*B]`, the number of real steps of each sequence.
-            mask: `bool[*B, T]`, laid out as `x`: True at the real steps, in any pattern.
+            lengths: `int[*B]`, the number of unmasked steps of each sequence.
+            mask: `bool[*B, T]`, laid out as `x`: False at masked steps, in any pattern.
             reset: `bool[*B, T]`, laid out as `x`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next four.
             time_major: whether time is the first axis.
@@ -209,13 +238,25 @@ class Recurrent(Module):
             deterministic: whether dropout is off.
 
         Returns:
-            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone without
-            `return_state`.
+            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
+            without `return_state`.
         """
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
-        options |= {"time_major": time_major, "unroll": unroll, "remat": remat, "implementation": implementation}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
+        options |= {
+            "time_major": time_major,
+            "unroll": unroll,
+            "remat": remat,
+            "implementation": implementation,
+        }
         output, state = self._run(scan, self.layer, x, state, deterministic, **options)
-        return (output, state) if self.return_state else output
+        if not self.return_state:
+            return output
+        return output, state
 
     def step(
         self,
@@ -229,14 +270,18 @@ class Recurrent(Module):
     ) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        `mask` `bool[*B]` is False where the step is masked. `reset` `bool[*B]` is True where a new
+        segment begins.
         """
         options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
         return self._run(core_step, self.layer, x, state, deterministic, **options)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
         """The state before the first step, for a batch of shape `batch_shape`.
 
-        It needs neither rng nor parameters, and so knows nothing of a state that is learned: for that, pass None.
+        It needs no rng and no parameters, so a learned state is not in it: pass None for a learned
+        state.
         """
         return self.layer.initial_state(batch_shape, dtype)

@@ -59,8 +59,9 @@ class _TorchLayer(Module):
         Args:
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
             state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
-            lengths: `int[*B]`, the number of real steps of each sequence.
-            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any pattern.
+            lengths: `int[*B]`, the number of unmasked steps of each sequence.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: False at masked
+                steps, in any pattern.
             reset: `bool`, laid out as `mask`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next three.
             unroll: how many steps one iteration of the compiled loop takes.
@@ -69,17 +70,27 @@ class _TorchLayer(Module):
             deterministic: whether dropout is off.
 
         Returns:
-            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`; the outputs alone
-            without `return_state`.
+            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`;
+            the outputs alone without `return_state`.
         """
+        # PyTorch's state is one array for all layers and directions. The core has a tree.
         x = jnp.asarray(x)
         torch_layout.check_lengths(lengths, x, self.batch_first)
         batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
         state = torch_layout.split_state(self.layer, state, x, batch_shape)
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
         options |= {"time_major": not self.batch_first, "unroll": unroll, "remat": remat}
-        output, state = self._run(scan, self.layer, x, state, deterministic, implementation=implementation, **options)
-        return (output, torch_layout.join_state(state)) if self.return_state else output
+        output, state = self._run(
+            scan, self.layer, x, state, deterministic, implementation=implementation, **options
+        )
+        if not self.return_state:
+            return output
+        return output, torch_layout.join_state(state)
 
     def step(
         self,
@@ -91,9 +102,10 @@ class _TorchLayer(Module):
         implementation: str | Implementation | tuple | None = None,
         deterministic: bool | None = None,
     ) -> tuple[jax.Array, Any]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout.
+        """Runs the layer over one step; the state has PyTorch's layout.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        `x` is `[*B, I]`, and the output is `[*B, H]`. `mask` `bool[*B]` is False where the step is
+        masked. `reset` `bool[*B]` is True where a new segment begins.
         """
         x = jnp.asarray(x)
         state = torch_layout.split_state(self.layer, state, x, x.shape[:-1])
@@ -101,13 +113,21 @@ class _TorchLayer(Module):
         y, state = self._run(core_step, self.layer, x, state, deterministic, **options)
         return y, torch_layout.join_state(state)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
-        """Zeros `[num_layers*D, *B, H]`, for an `LSTM` an `LSTMState` of these; it needs neither rng nor parameters."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Any:
+        """Zeros `[num_layers*D, *B, H]`; for an `LSTM` an `LSTMState` of zeros."""
         return torch_layout.initial_state(self.layer, batch_shape, dtype)
 
     @nn.nowrap
     def _stack(self, cell_type: type[AffineCell], **options: Any) -> Stack:
-        for name in ("recurrent_bias", "kernel_init", "recurrent_kernel_init", "bias_init", "dtype"):
+        for name in (
+            "recurrent_bias",
+            "kernel_init",
+            "recurrent_kernel_init",
+            "bias_init",
+            "dtype",
+        ):
             options[name] = getattr(self, name)
         sizes = self.hidden_size, self.num_layers, self.bias, self.dropout, self.bidirectional
         return torch_layout.stack(cell_type, *sizes, **options)
@@ -117,7 +137,8 @@ class _TorchLayer(Module):
 class RNN(_TorchLayer):
     """Stacked Elman layers: `torch.nn.RNN` in Linen's idiom.
 
-    Its arguments are those of `recurrax.nnx.RNN`, by keyword. There is no `input_size`: it is inferred.
+    It has the arguments of `recurrax.nnx.RNN`, by keyword. There is no `input_size`: it is
+    inferred.
 
     h' = tanh(x @ kernel + bias + h @ recurrent_kernel + recurrent_bias)
 
@@ -157,9 +178,11 @@ class RNN(_TorchLayer):
 class LSTM(_TorchLayer):
     """Stacked LSTM layers: `torch.nn.LSTM` in Linen's idiom.
 
-    Its arguments are those of `recurrax.nnx.LSTM`, by keyword. There is no `input_size`: it is inferred.
+    It has the arguments of `recurrax.nnx.LSTM`, by keyword. There is no `input_size`: it is
+    inferred.
 
-    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's pair is taken as well.
+    The equations stand in `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
+    pair is taken as well.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -193,7 +216,10 @@ class LSTM(_TorchLayer):
     @property
     def layer(self) -> Stack:
         """The layer of the core, for `params_of` and `recurrax.interop`."""
-        options = {name: getattr(self, name) for name in ("proj_size", "forget_bias", "activation", "gate_activation")}
+        options = {
+            name: getattr(self, name)
+            for name in ("proj_size", "forget_bias", "activation", "gate_activation")
+        }
         return self._stack(LSTMCell, **options)
 
 
@@ -201,9 +227,10 @@ class LSTM(_TorchLayer):
 class GRU(_TorchLayer):
     """Stacked GRU layers: `torch.nn.GRU` in Linen's idiom.
 
-    Its arguments are those of `recurrax.nnx.GRU`, by keyword. There is no `input_size`: it is inferred.
+    It has the arguments of `recurrax.nnx.GRU`, by keyword. There is no `input_size`: it is
+    inferred.
 
-    The equations are those of `recurrax.GRUCell`. The state is the array h.
+    The equations stand in `recurrax.GRUCell`. The state is the array h.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -236,5 +263,7 @@ class GRU(_TorchLayer):
     @property
     def layer(self) -> Stack:
         """The layer of the core, for `params_of` and `recurrax.interop`."""
-        options = {name: getattr(self, name) for name in ("reset_after", "activation", "gate_activation")}
+        options = {
+            name: getattr(self, name) for name in ("reset_after", "activation", "gate_activation")
+        }
         return self._stack(GRUCell, **options)

@@ -1,4 +1,4 @@
-"""Any layer of the core as a Flax NNX module: it holds the parameters, and the core does the rest."""
+"""Any layer of the core as a Flax NNX module. It holds the parameters; the core computes."""
 
 from __future__ import annotations
 
@@ -28,22 +28,26 @@ class Recurrent(nnx.Module):
     Args:
         layer: the layer.
         input_size: the number of features I of one input.
-        params: the parameters to begin with, as `recurrax.interop` has them from elsewhere; None to draw them.
+        params: the parameters to begin with, as `recurrax.interop` has them from elsewhere; None to
+            draw them.
         param_dtype: the dtype of the parameters that are drawn.
-        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None, "model")}`, by the end
-            of the path, `{"layers_0/kernel": (None, "model")}`, or as a function of path and shape.
+        sharding: the mesh axes of parameters that are to be sharded: by name, `{"kernel": (None,
+            "model")}`, by the end of the path, `{"layers_0/kernel": (None, "model")}`, or as a
+            function of path and shape.
         deterministic: whether dropout is off; `train()`, `eval()` and `nnx.view` set it.
-        return_state: whether a call returns the state beside the outputs. Without it the module may stand in an
-            `nnx.Sequential`, which hands on all that a module returns; `step` returns both in any case.
-        rngs: the source of the initial parameters (stream `params`) and of dropout (stream `dropout`). It may be None
-            where `params` are given.
+        return_state: whether a call returns the state beside the outputs. Without it the module may
+            stand in an `nnx.Sequential`, which hands on all that a module returns; `step` returns
+            both in any case.
+        rngs: the source of the initial parameters (stream `params`) and of dropout (stream
+            `dropout`). It may be None where `params` are given.
 
     Attributes:
-        params: the parameters, in the layer's structure, each an `nnx.Param`; in `nnx.state` they are under `weights`.
+        params: the parameters, in the layer's structure, each an `nnx.Param`; in `nnx.state` they
+            are under `weights`.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if `params` are not those of the layer; as `recurrax.scan`, at the call.
+        ValueError: if `params` do not fit the layer; at the call as `recurrax.scan`.
 
     Example:
         >>> import jax.numpy as jnp, recurrax
@@ -73,12 +77,17 @@ class Recurrent(nnx.Module):
     ) -> None:
         check_layer("layer", layer)
         if not (isinstance(rngs, nnx.Rngs) or (rngs is None and params is not None)):
-            raise TypeError(f"`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; got {rngs!r}.")
+            raise TypeError(
+                "`rngs` must be an nnx.Rngs, such as nnx.Rngs(0), to draw parameters; "
+                f"got {rngs!r}."
+            )
         self.layer = layer
         self.input_size = input_size
         self.return_state = torch_layout.check_flag("return_state", return_state)
         self.deterministic = torch_layout.check_flag("deterministic", deterministic)
-        self.rngs = rngs["dropout"].fork() if layer.stochastic and rngs is not None else nnx.data(None)
+        self.rngs = (
+            rngs["dropout"].fork() if layer.stochastic and rngs is not None else nnx.data(None)
+        )
 
         if params is None:
             assert rngs is not None
@@ -87,11 +96,11 @@ class Recurrent(nnx.Module):
             x = jax.ShapeDtypeStruct((input_size,), jnp.float32)
             check_tree("params", params, expected_params(layer, input_size), layer, x)
         leaves, structure = jax.tree.flatten(params)
-        metadata: list[dict[str, Any]] = [
-            {"out_sharding": axes} if axes else {} for axes in mesh_axes(layer, params, sharding)
-        ]
-        variables = [nnx.Param(leaf, **more) for leaf, more in zip(leaves, metadata, strict=True)]
-        # Not under `params`: that is what Linen calls the collection, so `nnx.bridge.ToLinen` would refuse it.
+        variables = []
+        for leaf, axes in zip(leaves, mesh_axes(layer, params, sharding), strict=True):
+            metadata: dict[str, Any] = {"out_sharding": axes} if axes else {}
+            variables.append(nnx.Param(leaf, **metadata))
+        # Linen has a collection `params`, so `nnx.bridge.ToLinen` refuses an attribute `params`.
         self.weights = nnx.data(jax.tree.unflatten(structure, variables))
 
     @property
@@ -100,7 +109,7 @@ class Recurrent(nnx.Module):
         return self.weights
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Sets what `nnx.view` is given.
+        """Sets the argument of `nnx.view`.
 
         Args:
             deterministic: whether dropout is off.
@@ -129,8 +138,8 @@ class Recurrent(nnx.Module):
         Args:
             x: `[*B, T, I]`, or `[T, *B, I]` if `time_major`.
             state: the state before the first step; None for the initial state.
-            lengths: `int[*B]`, the number of real steps of each sequence.
-            mask: `bool[*B, T]`, laid out as `x`: True at the real steps, in any pattern.
+            lengths: `int[*B]`, the number of unmasked steps of each sequence.
+            mask: `bool[*B, T]`, laid out as `x`: False at masked steps, in any pattern.
             reset: `bool[*B, T]`, laid out as `x`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next four.
             time_major: whether time is the first axis.
@@ -141,13 +150,25 @@ class Recurrent(nnx.Module):
             rngs: overrides the source of dropout.
 
         Returns:
-            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone without
-            `return_state`.
+            The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
+            without `return_state`.
         """
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
-        options |= {"time_major": time_major, "unroll": unroll, "remat": remat, "implementation": implementation}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
+        options |= {
+            "time_major": time_major,
+            "unroll": unroll,
+            "remat": remat,
+            "implementation": implementation,
+        }
         output, state = self._run(scan, x, taken(state), deterministic, rngs, **options)
-        return (output, shown(self, state)) if self.return_state else output
+        if not self.return_state:
+            return output
+        return output, shown(self, state)
 
     def step(
         self,
@@ -165,7 +186,7 @@ class Recurrent(nnx.Module):
         Args:
             x: `[*B, I]`.
             state: the state before the step; None for the initial state.
-            mask: `bool[*B]`, True where the step is real.
+            mask: `bool[*B]`, False where the step is masked.
             reset: `bool[*B]`, True where a new segment begins.
             implementation: as in the call.
             deterministic: as in the call.
@@ -178,7 +199,9 @@ class Recurrent(nnx.Module):
         y, state = self._run(core_step, x, taken(state), deterministic, rngs, **options)
         return y, shown(self, state)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
         """The state before the first step, for a batch of shape `batch_shape`."""
         return shown(self, self.layer.first_state(params_of(self), batch_shape, dtype))
 
@@ -206,12 +229,15 @@ class Recurrent(nnx.Module):
         source = self.rngs if rngs is None else rngs
         if source is None:
             raise ValueError(
-                "`rngs` must be given, here or at construction, for dropout to draw from; got None. Or give "
-                "`deterministic=True`."
+                "`rngs` must be given, here or at construction, for dropout to draw from; got "
+                "None. Or give `deterministic=True`."
             )
+        # An `Rngs` has many streams, a stream draws keys, and all else is a key.
         if isinstance(source, nnx.Rngs):
-            return source["dropout"]()
-        return source() if isinstance(source, nnx.RngStream) else source
+            source = source["dropout"]
+        if isinstance(source, nnx.RngStream):
+            return source()
+        return source
 
 
 def params_of(module: Recurrent) -> Params:

@@ -1,4 +1,4 @@
-"""States in a form that `nnx.tabulate` can print: it fails on a NamedTuple inside of a tuple."""
+"""States that `nnx.tabulate` can print: it fails on a NamedTuple within a tuple."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flax import nnx
 
 @jax.tree_util.register_pytree_with_keys_class
 class Fields(dict):
-    """A dictionary in the place of a NamedTuple: it is read, and unpacked, as that one is."""
+    """A dictionary in place of a NamedTuple. It has the same fields and unpacks in the same way."""
 
     kind: type
 
@@ -38,19 +38,23 @@ class Fields(dict):
 
 
 def shown(module: nnx.Module, tree: Any) -> Any:
-    """The tree itself, but while `nnx.tabulate` runs the module one that it can print."""
-    return _without_fields(tree) if hasattr(module, "_nnx_tabulate_id") else tree
+    """The tree itself. While `nnx.tabulate` runs the module, a tree that it can print."""
+    if hasattr(module, "_nnx_tabulate_id"):
+        return _without_fields(tree)
+    return tree
 
 
 def _without_fields(tree: Any) -> Any:
     if not isinstance(tree, tuple):
         return tree
     parts = [_without_fields(part) for part in tree]
-    return Fields.of(type(tree), parts) if hasattr(tree, "_fields") else tuple(parts)
+    if hasattr(tree, "_fields"):
+        return Fields.of(type(tree), parts)
+    return tuple(parts)
 
 
 def taken(tree: Any) -> Any:
-    """A state that a module may have shown, in its own form."""
+    """A state with its NamedTuples: the inverse of `shown`."""
     if isinstance(tree, Fields):
         return tree.kind(*map(taken, tree.values()))
     if isinstance(tree, tuple) and not hasattr(tree, "_fields"):

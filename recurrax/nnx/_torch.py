@@ -53,8 +53,9 @@ class _TorchLayer(Recurrent):
         Args:
             x: `[T, *B, I]`, or `[*B, T, I]` if `batch_first`; `[T, I]` for one sequence.
             state: `[num_layers*D, *B, H]`, for an `LSTM` a pair (h, c) of these; None for zeros.
-            lengths: `int[*B]`, the number of real steps of each sequence.
-            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: True at the real steps, in any pattern.
+            lengths: `int[*B]`, the number of unmasked steps of each sequence.
+            mask: `bool[T, *B]`, or `bool[*B, T]` if `batch_first`: False at masked
+                steps, in any pattern.
             reset: `bool`, laid out as `mask`: True at the first step of a new segment.
             reverse: as in `recurrax.scan`, and so are the next three.
             unroll: how many steps one iteration of the compiled loop takes.
@@ -64,17 +65,27 @@ class _TorchLayer(Recurrent):
             rngs: overrides the source of dropout.
 
         Returns:
-            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`; the outputs alone
-            without `return_state`.
+            The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`;
+            the outputs alone without `return_state`.
         """
+        # PyTorch's state is one array for all layers and directions. The core has a tree.
         x = jnp.asarray(x)
         torch_layout.check_lengths(lengths, x, self.batch_first)
         batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
         state = torch_layout.split_state(self.layer, taken(state), x, batch_shape)
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
         options |= {"time_major": not self.batch_first, "unroll": unroll, "remat": remat}
-        output, state = self._run(scan, x, state, deterministic, rngs, implementation=implementation, **options)
-        return (output, shown(self, torch_layout.join_state(state))) if self.return_state else output
+        output, state = self._run(
+            scan, x, state, deterministic, rngs, implementation=implementation, **options
+        )
+        if not self.return_state:
+            return output
+        return output, shown(self, torch_layout.join_state(state))
 
     def step(
         self,
@@ -87,9 +98,10 @@ class _TorchLayer(Recurrent):
         deterministic: bool | None = None,
         rngs: Randomness = None,
     ) -> tuple[jax.Array, Any]:
-        """Runs the layer over one step, `[*B, I]`; returns the output `[*B, H]` and the state in PyTorch's layout.
+        """Runs the layer over one step; the state has PyTorch's layout.
 
-        `mask` `bool[*B]` is True where the step is real, `reset` `bool[*B]` where a new segment begins.
+        `x` is `[*B, I]`, and the output is `[*B, H]`. `mask` `bool[*B]` is False where the step is
+        masked. `reset` `bool[*B]` is True where a new segment begins.
         """
         x = jnp.asarray(x)
         state = torch_layout.split_state(self.layer, taken(state), x, x.shape[:-1])
@@ -97,7 +109,9 @@ class _TorchLayer(Recurrent):
         y, state = self._run(core_step, x, state, deterministic, rngs, **options)
         return y, shown(self, torch_layout.join_state(state))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> Any:
         """Zeros `[num_layers*D, *B, H]`, for an `LSTM` an `LSTMState` of these."""
         return shown(self, torch_layout.initial_state(self.layer, batch_shape, dtype))
 
@@ -114,10 +128,12 @@ class RNN(_TorchLayer):
         num_layers: the number of layers, each reading the outputs of the one below.
         nonlinearity: `"tanh"`, `"relu"`, or a function.
         bias: whether there are biases, two of them.
-        batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the state is not affected.
+        batch_first: whether `x` and the output are `[B, T, ...]` rather than `[T, B, ...]`; the
+            state is not affected.
         dropout: the rate of the dropout on the outputs of each layer but the last.
-        bidirectional: whether each layer walks both ways, and puts out 2*H features.
-        recurrent_bias: whether the recurrent product has a bias of its own; None for what `bias` says.
+        bidirectional: whether each layer runs in both directions, with 2*H output features.
+        recurrent_bias: whether the recurrent product has a bias of its own; None for what `bias`
+            says.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -200,12 +216,13 @@ class RNN(_TorchLayer):
 class LSTM(_TorchLayer):
     """Stacked LSTM layers: `torch.nn.LSTM`, with the same arguments, equations, shapes and layout.
 
-    The equations are those of `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's pair is taken as well.
+    The equations stand in `recurrax.LSTMCell`. The state is an `LSTMState(h, c)`; PyTorch's
+    pair is taken as well.
 
     Args:
         input_size: as in `RNN`, and so are all arguments that are not named here.
         proj_size: the number of features P of h and of the output; 0 for no projection.
-        forget_bias: what is added to the forget gate's bias when it is drawn; PyTorch has 0.
+        forget_bias: added to the forget gate's bias when it is drawn; PyTorch has 0.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates.
 
@@ -286,11 +303,12 @@ class LSTM(_TorchLayer):
 class GRU(_TorchLayer):
     """Stacked GRU layers: `torch.nn.GRU`, with the same arguments, equations, shapes and layout.
 
-    The equations are those of `recurrax.GRUCell`. The state is the array h.
+    The equations stand in `recurrax.GRUCell`. The state is the array h.
 
     Args:
         input_size: as in `RNN`, and so are all arguments that are not named here.
-        reset_after: whether the reset gate acts after the recurrent product, as in PyTorch, or before it.
+        reset_after: whether the reset gate acts after the recurrent product, as in PyTorch, or
+            before it.
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gates.
 

@@ -1,4 +1,4 @@
-"""ONNX: its operators RNN, LSTM and GRU themselves, read and written; no loops of primitives."""
+"""ONNX: its operators RNN, LSTM and GRU, read and written. No loop of small operators is."""
 
 from recurrax.interop._description import make_known
 from recurrax.interop.onnx._activations import Clipped as Clipped

@@ -1,4 +1,4 @@
-"""ONNX's activations, which go by name and take numbers, as functions that compare by value."""
+"""ONNX's activations, which have names and numbers, as functions that compare by value."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ _TUNED: dict[str, Callable[..., jax.Array]] = {
     "Affine": lambda x, alpha, beta: alpha * x + beta,
     "ScaledTanh": lambda x, alpha, beta: alpha * jnp.tanh(beta * x),
 }
-# The defaults of ONNX's operators of these names. Affine and ScaledTanh are none: onnxruntime takes 0 for them, with
-# which they are constant.
-_DEFAULTS = {"LeakyRelu": (0.01,), "ThresholdedRelu": (1.0,), "Elu": (1.0,), "HardSigmoid": (0.2, 0.5)}
+# The defaults of ONNX's operators of these names. Affine and ScaledTanh are no operators:
+# onnxruntime takes 0 for their numbers, and then they are constant.
+_DEFAULTS = {
+    "LeakyRelu": (0.01,),
+    "ThresholdedRelu": (1.0,),
+    "Elu": (1.0,),
+    "HardSigmoid": (0.2, 0.5),
+}
 _BY_LOWER = {name.lower(): name for name in (*_PLAIN, *_TUNED)}
 
 
@@ -67,13 +72,16 @@ class OnnxActivation:
         if self.name not in _TUNED:
             raise ValueError(f"`name` must be one of {', '.join(_TUNED)}; got {self.name!r}.")
         count = _count(self.name)
+        # A frozen dataclass sets its fields this way.
         defaults = _DEFAULTS.get(self.name, (None,) * count)
         for field, default in zip(("alpha", "beta"), (*defaults, None), strict=False):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)
-        if [self.alpha is None, self.beta is None] != [False, count == 1]:
-            numbers = "`alpha` alone" if count == 1 else "`alpha` and `beta`"
-            raise ValueError(f"{self.name} must be given {numbers}; got alpha {self.alpha} and beta {self.beta}.")
+        numbers = "`alpha` and `beta`" if count == 2 else "`alpha` alone"
+        if self.alpha is None or (self.beta is None) != (count == 1):
+            raise ValueError(
+                f"{self.name} must be given {numbers}; got alpha {self.alpha} and beta {self.beta}."
+            )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The function of `x`."""
@@ -81,18 +89,22 @@ class OnnxActivation:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """Alpha, and beta where there is one."""
+        """Alpha, and beta if the function takes two numbers."""
         return tuple(number for number in (self.alpha, self.beta) if number is not None)
 
 
 def _count(name: str) -> int:
     """How many numbers an activation takes."""
-    return 0 if name in _PLAIN else 2 if name in ("HardSigmoid", "Affine", "ScaledTanh") else 1
+    if name in _PLAIN:
+        return 0
+    if name in ("HardSigmoid", "Affine", "ScaledTanh"):
+        return 2
+    return 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Clipped:
-    """A function of what lies within ±bound: ONNX's `clip`.
+    """A function of an input that is clipped to ±bound: ONNX's `clip`.
 
     y = function(min(max(x, -bound), bound))
 
@@ -130,29 +142,31 @@ class Clipped:
 
 
 def read(names: Sequence[str], alpha: Sequence[float], beta: Sequence[float]) -> list[Function]:
-    """The functions that a node names; each takes the next of the numbers if it takes any, as onnxruntime has it.
+    """The functions that a node names. Each takes the next numbers, as in onnxruntime.
 
     Raises:
         ValueError: if a name is unknown, or there are numbers that no function takes.
     """
+    # Alpha and beta are two lists: a function takes an entry from each list that it needs.
     left = [list(map(decimal, alpha)), list(map(decimal, beta))]
     functions: list[Function] = []
     for name in names:
         if name.lower() not in _BY_LOWER:
-            raise ValueError(f"`activations` must be among {', '.join(_BY_LOWER.values())}; got {name!r}.")
+            known = ", ".join(_BY_LOWER.values())
+            raise ValueError(f"`activations` must be among {known}; got {name!r}.")
         name = _BY_LOWER[name.lower()]
-        numbers = [left[k].pop(0) if left[k] else None for k in range(_count(name))]
+        numbers = [entries.pop(0) if entries else None for entries in left[: _count(name)]]
         functions.append(OnnxActivation(name, *numbers) if numbers else _PLAIN[name])
     if any(left):
         raise ValueError(
-            f"`activation_alpha` and `activation_beta` must hold a number for each of {', '.join(names)} that takes "
-            f"one; got {len(alpha)} and {len(beta)}."
+            "`activation_alpha` and `activation_beta` must hold a number for each of "
+            f"{', '.join(names)} that takes one; got {len(alpha)} and {len(beta)}."
         )
     return functions
 
 
 def decimal(number: float) -> float:
-    """The shortest decimal that rounds to a float32, which is what an attribute of ONNX holds: 0.3, not 0.30000001."""
+    """The shortest decimal that rounds to a float32 of ONNX: 0.3 for 0.30000001."""
     return float(str(np.float32(number)))
 
 
@@ -176,6 +190,7 @@ def write(functions: Sequence[Function]) -> dict[str, list]:
         "activation_alpha": [own[0] for own in numbers if own],
         "activation_beta": [own[1] for own in numbers if len(own) > 1],
     }
+    # ONNX has no empty lists.
     return {key: value for key, value in attributes.items() if value}
 
 
@@ -192,4 +207,6 @@ def named(function: Any) -> tuple[str, tuple[float, ...]]:
         if function is plain:
             return name, ()
     known = ", ".join(f.__name__ for f in (*_PLAIN.values(), *_ALIASES))
-    raise ValueError(f"an activation must be one of {known} or an OnnxActivation for ONNX; got {function!r}.")
+    raise ValueError(
+        f"an activation must be one of {known} or an OnnxActivation for ONNX; got {function!r}."
+    )

@@ -1,4 +1,4 @@
-"""What ONNX's recurrent operators are that no layer of the core is."""
+"""ONNX's LSTM where no cell of the core computes the same."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ class OnnxLSTMCell(AffineCell):
     g = φ(z_g + u_g),  c' = f * c + i * g
     o = γ(z_o + u_o + p_o * c'),  h' = o * ψ(c'),
 
-    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, which ONNX calls f, g and h.
+    where γ, φ and ψ are `gate_activation`, `activation` and `output_activation`, in ONNX's words
+    f, g and h.
 
     Args:
         hidden_size: the number of features H of the state.
-        input_forget: whether the forget gate is what the input gate leaves.
+        input_forget: whether the forget gate is 1 minus the input gate.
         peepholes: whether the gates see the cell state.
         gate_activation: the nonlinearity of the gates i, f and o.
         activation: the nonlinearity of g.
         output_activation: the nonlinearity of c'.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
+        recurrent_bias: whether the recurrent projection has a bias.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -79,10 +80,16 @@ class OnnxLSTMCell(AffineCell):
 
     input_forget: bool = False
     peepholes: bool = False
-    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jax.nn.sigmoid, kw_only=True
+    )
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    output_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    output_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jnp.tanh, kw_only=True
+    )
+    peephole_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     params_type: ClassVar[type] = OnnxLSTMParams
     state_type: ClassVar[type] = LSTMState
@@ -90,27 +97,37 @@ class OnnxLSTMCell(AffineCell):
 
     @property
     def gates(self) -> int:  # type: ignore[override]
-        """One fewer where the input gate is the forget gate's too."""
-        return 3 if self.input_forget else 4
+        """3 where the input gate gives the forget gate, else 4."""
+        if self.input_forget:
+            return 3
+        return 4
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> OnnxLSTMParams:
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> OnnxLSTMParams:
         """Draws the parameters."""
         key, peephole_key = jax.random.split(key)
         params = super().init(key, input_size, dtype)
         if self.peepholes:
-            peephole = self.peephole_init(peephole_key, (self.gates - 1, self.hidden_size), jnp.float32)
+            peephole = self.peephole_init(
+                peephole_key, (self.gates - 1, self.hidden_size), jnp.float32
+            )
             params = params._replace(peephole=peephole.astype(dtype))
         return params
 
-    def pointwise(self, params: OnnxLSTMParams, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
+    def pointwise(
+        self, params: OnnxLSTMParams, a: Gates, state: LSTMState
+    ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
         gate = frugal(self.gate_activation)
-        *inflow, g, o = a
+        *before, g, o = a  # i and f, or i alone
         if params.peephole is not None:
-            *peeps, p_o = (along(p, o) for p in params.peephole)
-            inflow = [x + p * state.c for x, p in zip(inflow, peeps, strict=True)]
-        i, *f = map(gate, inflow)
-        c = (f[0] if f else 1 - i) * state.c + i * self.update(frugal(self.activation)(g))
+            # i and f see the cell state before the step, o sees the state after the step.
+            *peepholes, p_o = (along(p, o) for p in params.peephole)
+            before = [x + p * state.c for x, p in zip(before, peepholes, strict=True)]
+        i, *forget = map(gate, before)
+        f = forget[0] if forget else 1 - i
+        c = f * state.c + i * self.update(frugal(self.activation)(g))
         if params.peephole is not None:
             o = o + p_o * c
         h = gate(o) * frugal(self.output_activation)(c)

@@ -1,4 +1,4 @@
-"""A model of ONNX's as it comes from outside: opened, looked into and believed only as far as it is checked."""
+"""A model of ONNX from outside. It is opened, and every part is checked before use."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import numpy as np
 from recurrax.interop import _files as files
 from recurrax.interop._support import library
 
-_LARGEST = 2**31 - 1  # A protobuf message is no larger, nor are all weights that are read from beside one.
-_OLDEST = 7  # Of the opsets; before, the recurrent operators had other attributes.
+# The largest protobuf message. All weights in files beside the model must stay below it too.
+_LARGEST = 2**31 - 1
+# The oldest opset: before, the recurrent operators had other attributes.
+_OLDEST = 7
 
 
 class Graph:
@@ -34,23 +36,34 @@ class Graph:
     def __init__(self, model: Any, weights: Mapping[str, Any] | None) -> None:
         onnx = library("onnx", "recurrax[interop]")
         model, self._folder = _opened(model)
-        self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        # Custom domains have opsets of their own, which do not count.
+        versions = [entry.version for entry in model.opset_import if _is_onnx(entry)]
+        self.opset = max(versions, default=0)
         latest = onnx.defs.onnx_opset_version()
         if not _OLDEST <= self.opset <= latest:
-            raise ValueError(f"`model` must be of an opset from {_OLDEST} to {latest}; got {self.opset or 'none'}.")
+            raise ValueError(
+                f"`model` must be of an opset from {_OLDEST} to {latest}; "
+                f"got {self.opset or 'none'}."
+            )
         if not 1 <= model.ir_version <= onnx.IR_VERSION:
-            raise ValueError(f"`model` must be of an IR version from 1 to {onnx.IR_VERSION}; got {model.ir_version}.")
+            raise ValueError(
+                f"`model` must be of an IR version from 1 to {onnx.IR_VERSION}; "
+                f"got {model.ir_version}."
+            )
+        # Nodes are checked one by one, and only if they are used.
         self._context = onnx.checker.C.CheckerContext()
         self._context.ir_version = model.ir_version
         self._context.opset_imports = {"": self.opset}
-        self.nodes = [node for node in model.graph.node if node.domain in ("", "ai.onnx")]
+        self.nodes = [node for node in model.graph.node if _is_onnx(node)]
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self._arrays: dict[str, np.ndarray | None] = {}
         self._external_bytes = self._used_bytes = 0
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        made = collections.Counter(
-            [*self._tensors, *(name for node in model.graph.node for name in node.output if name)]
-        )
+
+        # A name must have one value: else different readers of the file may disagree.
+        made = collections.Counter(self._tensors.keys())
+        for node in model.graph.node:
+            made.update(name for name in node.output if name)
         if twice := [name for name, count in made.items() if count > 1]:
             raise ValueError(f"`model` must name each value once; got {twice[0]!r} twice.")
         names = {value.name for value in model.graph.input} | self._tensors.keys()
@@ -58,7 +71,8 @@ class Graph:
         if unknown := self._weights.keys() - names:
             known = ", ".join(map(repr, sorted(names))) or "none"
             raise ValueError(
-                f"`weights` must go by names of graph inputs, {known}; got {', '.join(map(repr, sorted(unknown)))}."
+                f"`weights` must go by names of graph inputs, {known}; "
+                f"got {', '.join(map(repr, sorted(unknown)))}."
             )
 
     def check(self, node: Any) -> None:
@@ -71,24 +85,31 @@ class Graph:
 
         try:
             if any(attribute.ref_attr_name for attribute in node.attribute):
-                raise onnx.checker.ValidationError("it refers to attributes of a function, and is in none.")
+                raise onnx.checker.ValidationError(
+                    "it refers to attributes of a function, and is in none."
+                )
             onnx.checker.check_node(node, self._context)
         except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-            raise ValueError(f"`model` must hold valid nodes; {named(node)} is none: {error}") from error
+            raise ValueError(
+                f"`model` must hold valid nodes; {named(node)} is none: {error}"
+            ) from error
 
     def consumers(self, name: str) -> Iterator[Any]:
         """The nodes that read a value."""
         return (node for node in self.nodes if name in node.input)
 
     def use(self, arrays: Iterable[np.ndarray | None]) -> None:
-        """Counts weights that a layer will hold, as any number of nodes may have the same ones.
+        """Counts the bytes of weights that a layer will hold. Many nodes may share one tensor.
 
         Raises:
             ValueError: if they are too many, together with those before.
         """
         self._used_bytes += sum(array.nbytes for array in arrays if array is not None)
         if self._used_bytes > _LARGEST:
-            raise ValueError(f"`model` must have recurrent nodes of at most {_LARGEST} bytes of weights together.")
+            raise ValueError(
+                f"`model` must have recurrent nodes of at most {_LARGEST} bytes of weights "
+                "together."
+            )
 
     def array(self, name: str) -> np.ndarray | None:
         """The value of that name, or None if it is known only when the model runs.
@@ -104,32 +125,48 @@ class Graph:
 
     def _known(self, name: str) -> np.ndarray | None:
         tensor, producer = self._tensors.get(name), self.producers.get(name)
+        # A constant is an initializer, or the output of a `Constant` with a tensor.
         if tensor is None and producer is not None and producer.op_type == "Constant":
-            tensor = next((a.t for a in producer.attribute if a.name == "value" and a.HasField("t")), None)
-        return None if tensor is None else self._read(name, tensor)
+            for attribute in producer.attribute:
+                if attribute.name == "value" and attribute.HasField("t"):
+                    return self._read(name, attribute.t)
+        if tensor is None:
+            return None
+        return self._read(name, tensor)
 
     def _read(self, name: str, tensor: Any) -> np.ndarray:
         import onnx
 
+        # A damaged file may have any number here.
         kinds = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
         if tensor.data_type in kinds or tensor.data_type not in onnx.TensorProto.DataType.values():
-            raise ValueError(f"`model` must hold numbers in {name!r}; got data type {tensor.data_type}.")
+            raise ValueError(
+                f"`model` must hold numbers in {name!r}; got data type {tensor.data_type}."
+            )
         if any(size < 0 for size in tensor.dims):
-            raise ValueError(f"`model` must hold tensors of real sizes; got {list(tensor.dims)} for {name!r}.")
+            raise ValueError(
+                "`model` must hold tensors of sizes from 0 on; "
+                f"got {list(tensor.dims)} for {name!r}."
+            )
         try:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 return self._external(tensor)
             return onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OverflowError, KeyError) as error:
-            raise ValueError(f"`model` must hold {name!r} whole; it is damaged: {error}.") from error
+            raise ValueError(
+                f"`model` must hold {name!r} whole; it is damaged: {error}."
+            ) from error
 
     def _external(self, tensor: Any) -> np.ndarray:
-        """What lies in a file beside the model."""
+        """The array of a tensor that lies in a file beside the model."""
         import onnx
 
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if self._folder is None:
-            raise ValueError("it lies in another file; give the path of the model, not what is in it")
+            raise ValueError(
+                "it lies in another file; give the path of the model, not what is in it"
+            )
+        # A model from outside must not read files from other folders.
         location = entries.get("location", "")
         try:
             folder = self._folder.resolve()
@@ -138,22 +175,37 @@ class Graph:
         except (OSError, RuntimeError):  # links in a circle, or a name that is too long
             beside = False
         if not beside:
-            raise ValueError(f"it should lie in {location[:80]!r}, which is no file beside the model")
-        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        offset = int(entries.get("offset", 0))
+            raise ValueError(
+                f"it should lie in {location[:80]!r}, which is no file beside the model"
+            )
+
+        # The sizes are checked before the file is read.
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        size, offset = math.prod(tensor.dims) * dtype.itemsize, int(entries.get("offset", 0))
         if offset < 0 or offset + size > path.stat().st_size:
-            raise ValueError(f"it should be {size} bytes from byte {offset} on, which {path.name} has not")
+            raise ValueError(
+                f"it should be {size} bytes from byte {offset} on, which {path.name} has not"
+            )
         self._external_bytes += size
         if self._external_bytes > _LARGEST:
-            raise ValueError(f"it and the other weights beside the model must be at most {_LARGEST} bytes together")
+            raise ValueError(
+                "it and the other weights beside the model must be at most "
+                f"{_LARGEST} bytes together"
+            )
         with path.open("rb") as file:
             file.seek(offset)
-            inside = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=file.read(size))
-        return onnx.numpy_helper.to_array(inside)
+            data = file.read(size)
+        read = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+        return onnx.numpy_helper.to_array(read)
+
+
+def _is_onnx(entry: Any) -> bool:
+    """Whether a node or an opset belongs to ONNX itself."""
+    return entry.domain in ("", "ai.onnx")
 
 
 def named(node: Any) -> str:
-    """How an error calls a node."""
+    """A node's name in an error."""
     return f"{node.op_type} {node.name!r}"
 
 
@@ -169,11 +221,15 @@ def _opened(model: Any) -> tuple[Any, Path | None]:
             model = files.read(model, _LARGEST)
         except ValueError as error:
             raise ValueError(f"`model` must be a model of ONNX's: {error}") from error
+    # A file is bytes by now.
     if isinstance(model, bytes):
         try:
             return onnx.ModelProto.FromString(model), folder
         except DecodeError as error:
-            raise ValueError(f"`model` must be a model of ONNX's; got {len(model)} bytes that are none.") from error
+            raise ValueError(
+                f"`model` must be a model of ONNX's; got {len(model)} bytes that are none."
+            ) from error
     if not isinstance(model, onnx.ModelProto):
-        raise TypeError(f"`model` must be an onnx.ModelProto, its bytes or a path; got {type(model).__name__}.")
+        got = type(model).__name__
+        raise TypeError(f"`model` must be an onnx.ModelProto, its bytes or a path; got {got}.")
     return model, None

@@ -1,13 +1,14 @@
-"""ONNX's RNN, LSTM and GRU in one direction, and the cells that they are: which gate goes where, and with what sign.
+"""ONNX's RNN, LSTM and GRU in one direction, and their cells: the order and the sign of gates.
 
-W `[G*H, I]`, R `[G*H, H]`, B `[2*G*H]` and P `[3*H]` have the gates of an LSTM in the order i, o, f, c (P: i, o, f),
-those of a GRU in the order z, r, h. A coupled LSTM has its gate by the input, f = 1 - i, where `CIFGCell` has
-i = 1 - f: with a logistic gate the same cell, the sign of the gate's weights apart.
+W is `[G*H, I]`, R `[G*H, H]`, B `[2*G*H]` and P `[3*H]`. The gates of an LSTM have the order
+i, o, f, c, and in P the order i, o, f. The gates of a GRU have the order z, r, h. A coupled LSTM
+has f = 1 - i, but `CIFGCell` has i = 1 - f. With a logistic gate, negated weights make them equal.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -40,8 +41,8 @@ class Operator:
 
     Attributes:
         kind: `RNN`, `LSTM` or `GRU`.
-        functions: f, and g and h where there are such.
-        clip: the bound on what f and g see, or None.
+        functions: f, then g for a GRU, then g and h for an LSTM.
+        clip: the bound on the inputs of f and g, or None.
         coupled: `input_forget` of an LSTM.
         reset_after: `linear_before_reset` of a GRU.
         W: `[G*H, I]`.
@@ -67,50 +68,77 @@ class Operator:
 
 
 def cell_of(operator: Operator) -> tuple[Layer, Params]:
-    """The cell that an operator is; one of the core wherever one is exactly that."""
+    """The cell that computes an operator. A cell of the core, if one is exactly the same."""
     order, ours = _ORDERS[operator.kind]
-    W, R, B, P, size = operator.W, operator.R, operator.B, operator.P, operator.hidden_size
-    bias, recurrent_bias = (None, None) if B is None else np.split(B, 2)
-    if recurrent_bias is not None and not operator.reset_after and not recurrent_bias.any():
-        recurrent_bias = None  # It is only ever added to the other one.
-    maps = [None if part is None else reorder(part, order, ours) for part in (W.T, R.T, bias, recurrent_bias)]
-    bounded = [f if operator.clip is None else Clipped(f, operator.clip) for f in operator.functions]
-    options: dict[str, Any] = {"bias": B is not None, "recurrent_bias": recurrent_bias is not None}
+    size, bias, recurrent_bias = operator.hidden_size, None, None
+    if operator.B is not None:
+        bias, recurrent_bias = np.split(operator.B, 2)
+        # Only a GRU with `reset_after` keeps the two apart. Else zeros add nothing.
+        if not operator.reset_after and not recurrent_bias.any():
+            recurrent_bias = None
+    parts = (operator.W.T, operator.R.T, bias, recurrent_bias)
+    maps = _each(lambda part: reorder(part, order, ours), parts)
+    bounded = operator.functions
+    if operator.clip is not None:
+        bounded = [Clipped(function, operator.clip) for function in operator.functions]
+    options: dict[str, Any] = {"bias": bias is not None}
+    options["recurrent_bias"] = recurrent_bias is not None
 
     if operator.kind == "RNN":
         return ElmanCell(size, *bounded, **options), _params(ElmanParams, maps)
-    if operator.kind == "GRU":
-        options |= {"gate_activation": bounded[0], "activation": bounded[1]}
-        if options["recurrent_bias"] == (options["bias"] and operator.reset_after):
-            options["recurrent_bias"] = None  # as is the default
-        return GRUCell(size, operator.reset_after, **options), _params(GRUParams, maps)
-
-    # onnxruntime does not bound what h sees, c, though it is the input of an activation.
     options |= {"gate_activation": bounded[0], "activation": bounded[1]}
-    output, peephole = operator.functions[2], None if P is None else P.reshape(3, size)[np.array([0, 2, 1])]
-    plain = bounded[1] == output
+    if operator.kind == "GRU":
+        # None is the default, which the cell shows shorter.
+        if options["recurrent_bias"] == (options["bias"] and operator.reset_after):
+            options["recurrent_bias"] = None
+        return GRUCell(size, operator.reset_after, **options), _params(GRUParams, maps)
+    return _lstm_of(operator, maps, options)
+
+
+def _lstm_of(
+    operator: Operator, maps: list[np.ndarray | None], options: dict[str, Any]
+) -> tuple[Layer, Params]:
+    size, peepholes = operator.hidden_size, operator.P is not None
+    peephole = None
+    if operator.P is not None:
+        peephole = operator.P.reshape(3, size)[np.array([0, 2, 1])]  # i, o, f to i, f, o
+    # onnxruntime does not clip c before h, the output activation.
+    output = operator.functions[2]
+    plain = options["activation"] == output
     if not operator.coupled:
-        if plain and P is None:
+        if plain and not peepholes:
             return LSTMCell(size, **options), _params(LSTMParams, maps)
         if plain:
-            return PeepholeLSTMCell(size, **options), _params(PeepholeLSTMParams, maps, peephole)
-        cell = OnnxLSTMCell(size, peepholes=P is not None, output_activation=output, **options)
+            params = _params(PeepholeLSTMParams, maps, peephole)
+            return PeepholeLSTMCell(size, **options), params
+        cell = OnnxLSTMCell(size, peepholes=peepholes, output_activation=output, **options)
         return cell, _params(OnnxLSTMParams, maps, peephole)
-    maps = [None if part is None else _without_forget(part) for part in maps]
-    peephole = None if peephole is None else peephole[np.array([0, 2])]
-    if plain and bounded[0] is jax.nn.sigmoid:
-        maps = [None if part is None else _negated(part, size) for part in maps]
+
+    # A coupled LSTM does not read its forget gate.
+    maps = _each(_without_forget, maps)
+    if peephole is not None:
+        peephole = peephole[np.array([0, 2])]
+    if plain and options["gate_activation"] is jax.nn.sigmoid:
+        # σ(-a) = 1 - σ(a): the negated input gate is the forget gate.
+        maps = _each(lambda part: _negated(part, size), maps)
         if peephole is not None:
             peephole = np.stack([-peephole[0], peephole[1]])
-        return CIFGCell(size, peepholes=P is not None, **options), _params(CIFGParams, maps, peephole)
-    cell = OnnxLSTMCell(size, True, P is not None, output_activation=output, **options)
+        return CIFGCell(size, peepholes=peepholes, **options), _params(CIFGParams, maps, peephole)
+    cell = OnnxLSTMCell(size, True, peepholes, output_activation=output, **options)
     return cell, _params(OnnxLSTMParams, maps, peephole)
 
 
+def _each(change: Any, parts: Iterable[Any]) -> list[Any]:
+    """Changes every array, and keeps None."""
+    return [None if part is None else change(part) for part in parts]
+
+
 def _params(kind: Any, maps: list[np.ndarray | None], peephole: np.ndarray | None = None) -> Params:
-    named = dict(zip(("kernel", "recurrent_kernel", "bias", "recurrent_bias"), maps, strict=True))
-    named |= {} if peephole is None else {"peephole": peephole}
-    return kind(**{name: None if part is None else to_jax(part) for name, part in named.items()})
+    names = ["kernel", "recurrent_kernel", "bias", "recurrent_bias"]
+    params = dict(zip(names, _each(to_jax, maps), strict=True))
+    if peephole is not None:
+        params["peephole"] = to_jax(peephole)
+    return kind(**params)
 
 
 def _without_forget(gates: np.ndarray) -> np.ndarray:
@@ -126,7 +154,7 @@ def _with_forget(gates: np.ndarray) -> np.ndarray:
 
 
 def _negated(gates: np.ndarray, size: int) -> np.ndarray:
-    """The same with the first gate's sign turned."""
+    """The gates with the first gate negated."""
     return np.concatenate([-gates[..., :size], gates[..., size:]], axis=-1)
 
 
@@ -134,16 +162,17 @@ CELLS = (ElmanCell, LSTMCell, GRUCell, PeepholeLSTMCell, CIFGCell, OnnxLSTMCell)
 
 
 def operator_of(cell: Any, params: Any) -> Operator:
-    """The operator that a cell, of one of the types in `CELLS`, is: the inverse of `cell_of`.
+    """The operator of a cell with a type in `CELLS`: the inverse of `cell_of`.
 
     Raises:
         ValueError: if the cell has an option that ONNX has not.
     """
-    maps = [params.kernel, params.recurrent_kernel, *(two_biases(params) if has_bias(params) else ())]
-    maps = [np.asarray(part) for part in maps]
+    maps = [np.asarray(params.kernel), np.asarray(params.recurrent_kernel)]
+    if has_bias(params):
+        maps += map(np.asarray, two_biases(params))
     peephole = getattr(params, "peephole", None)
-    peephole = None if peephole is None else np.asarray(peephole)
-    coupled = isinstance(cell, CIFGCell) or getattr(cell, "input_forget", False)
+    if peephole is not None:
+        peephole = np.asarray(peephole)
     if type(cell) is ElmanCell:
         kind, functions = "RNN", [cell.activation]
     elif type(cell) is GRUCell:
@@ -152,25 +181,31 @@ def operator_of(cell: Any, params: Any) -> Operator:
         _require_plain(cell)
         kind, functions = "LSTM", [cell.gate_activation, cell.activation]
         functions.append(getattr(cell, "output_activation", cell.activation))
+
+    # σ(-a) = 1 - σ(a): the negated forget gate is the input gate.
     if isinstance(cell, CIFGCell):
         maps = [_negated(part, cell.hidden_size) for part in maps]
-        peephole = None if peephole is None else np.stack([-peephole[0], peephole[1]])
+        if peephole is not None:
+            peephole = np.stack([-peephole[0], peephole[1]])
+    # ONNX has a place for the forget gate, though a coupled LSTM does not read it.
+    coupled = isinstance(cell, CIFGCell) or getattr(cell, "input_forget", False)
     if coupled:
         maps = [_with_forget(part) for part in maps]
-        peephole = None if peephole is None else np.stack([peephole[0], np.zeros_like(peephole[0]), peephole[1]])
+        if peephole is not None:
+            peephole = np.stack([peephole[0], np.zeros_like(peephole[0]), peephole[1]])
+    if peephole is not None:
+        peephole = peephole[np.array([0, 2, 1])].ravel()  # i, f, o to i, o, f
 
     theirs, ours = _ORDERS[kind]
     W, R, *biases = (reorder(part, ours, theirs) for part in maps)
     functions, clip = _unclipped(cell, functions)
-    return Operator(
-        *(kind, functions, clip, coupled, getattr(cell, "reset_after", False), W.T, R.T),
-        B=np.concatenate(biases) if biases else None,
-        P=None if peephole is None else peephole[np.array([0, 2, 1])].ravel(),
-    )
+    reset_after = getattr(cell, "reset_after", False)
+    B = np.concatenate(biases) if biases else None
+    return Operator(kind, functions, clip, coupled, reset_after, W.T, R.T, B, peephole)
 
 
 def _require_plain(cell: Any) -> None:
-    """Checks what ONNX's LSTM has not."""
+    """Checks the options that ONNX's LSTM lacks."""
     if hasattr(cell, "proj_size"):
         require(cell, "ONNX's LSTM", proj_size=0)
     if hasattr(cell, "cell_clip"):
@@ -181,10 +216,15 @@ def _require_plain(cell: Any) -> None:
 
 def _unclipped(cell: Layer, functions: list[Any]) -> tuple[list[Function], float | None]:
     """The functions without their bound, and the bound."""
-    bounds = [f.bound if isinstance(f, Clipped) else None for f in functions]
+    bounds, plain = [], []
+    for function in functions:
+        clipped = isinstance(function, Clipped)
+        bounds.append(function.bound if clipped else None)
+        plain.append(function.function if clipped else function)
+    # The third function of an LSTM is the output activation.
     if len(set(bounds[:2])) > 1 or bounds[2:] not in ([], [None]):
         raise ValueError(
-            "the activations of `layer` must be Clipped to one bound for ONNX, all but an LSTM's output activation, "
-            f"which must not be; got {cell}."
+            "the activations of `layer` must be Clipped to one bound for ONNX, all but an LSTM's "
+            f"output activation, which must not be; got {cell}."
         )
-    return [f.function if isinstance(f, Clipped) else f for f in functions], bounds[0]
+    return plain, bounds[0]

@@ -1,4 +1,4 @@
-"""One recurrent node of ONNX's, with all that it says."""
+"""One recurrent node of ONNX, with its attributes and inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Node:
         graph.check(proto)
         self.graph, self.proto, self.kind = graph, proto, proto.op_type
         self.attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        self.inputs = {name: given for name, given in zip(_INPUTS, proto.input, strict=False) if given}
+        self.inputs = {
+            name: value for name, value in zip(_INPUTS, proto.input, strict=False) if value
+        }
         self.direction = self.attributes.get("direction", b"forward").decode(errors="replace")
         if self.direction not in _DIRECTIONS:
             raise self.wrong("direction", f"one of {', '.join(_DIRECTIONS)}", repr(self.direction))
@@ -43,10 +45,11 @@ class Node:
         for name in ("layout", "input_forget", "linear_before_reset"):
             if self.attributes.get(name, 0) not in (0, 1):
                 raise self.wrong(name, "0 or 1", self.attributes[name])
-        self.layout = self.attributes.get("layout", 0)
+        self.layout = self.attributes.get("layout", 0)  # 0 is [T, B, I], 1 is [B, T, I]
         clip = self.attributes.get("clip")
         if clip is not None and not clip > 0:
             raise self.wrong("clip", "above 0", clip)
+        # The attribute is a float32. Its decimal is the number in the exporter's code.
         self.clip = None if clip is None else decimal(clip)
 
     def wrong(self, name: str, expected: str, got: Any) -> ValueError:
@@ -54,23 +57,32 @@ class Node:
         return ValueError(f"`{name}` of {named(self.proto)} must be {expected}; got {got}.")
 
     def array(self, name: str, *shape: int | None) -> np.ndarray | None:
-        """An input that is known before the model runs, of a shape in which None stands for any size."""
-        array = self.graph.array(self.inputs[name]) if name in self.inputs else None
+        """An input that is known before the model runs. In its shape, None is any size above 0."""
+        if name not in self.inputs:
+            return None
+        array = self.graph.array(self.inputs[name])
         if array is None:
             return None
-        fits = array.ndim == len(shape) and all(a == s or (s is None and a) for a, s in zip(array.shape, shape))  # noqa: B905
+        fits = array.ndim == len(shape)
+        for size, must in zip(array.shape, shape, strict=False):
+            fits = fits and (size > 0 if must is None else size == must)
         if not fits:
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise self.wrong(name, f"[{sizes}]", describe(array))
         return array
 
     def weight(self, name: str, *shape: int | None) -> np.ndarray:
-        """A weight that there must be."""
+        """A weight that the node must have."""
         array = self.array(name, *shape)
         if array is None:
-            given = f"the value {self.inputs[name]!r}" if name in self.inputs else "none"
-            hint = " If that is a graph input, give its array in `weights`." if name in self.inputs else ""
-            raise ValueError(f"`{name}` of {named(self.proto)} must be known before the model runs; got {given}.{hint}")
+            got, hint = "none", ""
+            if name in self.inputs:
+                got = f"the value {self.inputs[name]!r}"
+                hint = " If that is a graph input, give its array in `weights`."
+            raise ValueError(
+                f"`{name}` of {named(self.proto)} must be known before the model runs; "
+                f"got {got}.{hint}"
+            )
         return array
 
     @functools.cached_property
@@ -88,16 +100,21 @@ class Node:
         defaults = DEFAULTS[self.kind]
         names = [name.decode(errors="replace") for name in self.attributes.get("activations", ())]
         count = len(defaults) * self.directions
+        # The schema of an RNN has two functions by default, whatever the direction.
         if self.kind == "RNN" and len(names) == 2:
-            names = names[:count]  # The default in the operator's schema is two, whatever the direction.
+            names = names[:count]
         if len(names) not in (0, count):
             raise self.wrong("activations", f"{count} names", len(names))
-        numbers = (self.attributes.get(f"activation_{which}", ()) for which in ("alpha", "beta"))
-        functions = read(names, *numbers) if names else defaults * self.directions
+        functions = defaults * self.directions
+        if names:
+            alpha = self.attributes.get("activation_alpha", ())
+            beta = self.attributes.get("activation_beta", ())
+            functions = read(names, alpha, beta)
+        # The functions of the second direction follow those of the first.
         return [functions[: len(defaults)], functions[len(defaults) :]][: self.directions]
 
     def operators(self) -> list[Operator]:
-        """What each direction computes.
+        """The operator of each direction.
 
         Raises:
             ValueError: if a weight is missing, or of another shape or dtype than the rest ask for.
@@ -106,32 +123,35 @@ class Node:
         if (said := self.attributes.get("hidden_size", H)) != H:
             raise self.wrong("hidden_size", f"{H}, the size that `R` is for", said)
         W, R = self.weight("W", D, G * H, None), self.weight("R", D, G * H, H)
+        # Biases and peepholes are optional, but must be known if the node has them.
         B = self.weight("B", D, 2 * G * H) if "B" in self.inputs else None
         P = self.weight("P", D, 3 * H) if "P" in self.inputs else None
         dtypes = {str(array.dtype) for array in (W, R, B, P) if array is not None}
         if len(dtypes) > 1 or not dtypes <= {"float32", "float16", "float64", "bfloat16"}:
-            raise self.wrong("W", "of one floating dtype with the other weights", ", ".join(sorted(dtypes)))
+            must = "of one floating dtype with the other weights"
+            raise self.wrong("W", must, ", ".join(sorted(dtypes)))
         self.graph.use((W, R, B, P))
-        coupled, reset_after = (bool(self.attributes.get(n, 0)) for n in ("input_forget", "linear_before_reset"))
-        return [
-            Operator(
-                *(self.kind, functions, self.clip, coupled, reset_after, W[d], R[d]),
-                B=None if B is None else B[d],
-                P=None if P is None else P[d],
-            )
-            for d, functions in enumerate(self.functions())
-        ]
+        coupled = bool(self.attributes.get("input_forget", 0))
+        reset_after = bool(self.attributes.get("linear_before_reset", 0))
+        operators = []
+        for d, functions in enumerate(self.functions()):
+            b = None if B is None else B[d]
+            p = None if P is None else P[d]
+            flags = self.clip, coupled, reset_after
+            operators.append(Operator(self.kind, functions, *flags, W[d], R[d], b, p))
+        return operators
 
     def layer(self, merge: str = "concat") -> tuple[Layer, Params]:
-        """The layer that the node is, and its parameters."""
+        """The layer of the node, and its parameters."""
         cells, params = zip(*map(cell_of, self.operators()), strict=True)
         if self.direction == "bidirectional":
-            forward, backward = cells
-            return Bidirectional(forward, backward, merge), Directions(*params)  # type: ignore[arg-type]
-        return Reverse(*cells) if self.direction == "reverse" else cells[0], params[0]
+            return Bidirectional(*cells, merge), Directions(*params)
+        if self.direction == "reverse":
+            return Reverse(cells[0]), params[0]
+        return cells[0], params[0]
 
     def fixed(self) -> dict[str, Any]:
-        """The lengths and the initial states that the model fixes, by their names, in the node's layout.
+        """The lengths and the initial states that the model fixes, in the node's layout.
 
         Raises:
             ValueError: if one is of another shape or dtype than there must be.

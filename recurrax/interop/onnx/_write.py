@@ -1,8 +1,9 @@
-"""Layers as nodes of ONNX's: every layer maps the name of its inputs and of its state to those of what comes out."""
+"""Layers as nodes of ONNX. A layer adds nodes that compute its outputs and its final state."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -26,8 +27,8 @@ _OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have al
 Described = tuple[Any, tuple[int | str, ...]]
 
 _TRAINING_ONLY = (WeightDrop, RecurrentDropout, UpdateDropout, GradientClip)
-_AROUND = (Stack, Bidirectional, Reverse, Residual, Gated, Dense, Activation, LayerNorm, Dropout)
-# Functions that ONNX has as operators of their own, beside those that its recurrent operators know.
+_COMPOSED = (Stack, Bidirectional, Reverse, Residual, Gated, Dense, Activation, LayerNorm, Dropout)
+# Functions that are operators in ONNX, beside the activations of its recurrent operators.
 _FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
     jax.nn.gelu: ("Gelu", {"approximate": "tanh"}),
     jax.nn.hard_silu: ("HardSwish", {}),
@@ -40,7 +41,7 @@ _FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
 
 
 class Writer:
-    """The nodes and the constants of a graph, as they come.
+    """The nodes and the constants of a graph, in the order in which they come.
 
     Args:
         lengths: the name of the lengths, or "" for none.
@@ -53,7 +54,7 @@ class Writer:
         self.lengths = lengths
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Adds a node with one output; returns the name of that."""
+        """Adds a node with one output; returns the name of the output."""
         return self._node(kind, inputs, [output or f"{kind}_{len(self.nodes)}"], attributes)[0]
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
@@ -65,50 +66,61 @@ class Writer:
         return name
 
     def model(self, name: str, inputs: dict[str, Described], outputs: dict[str, Described]) -> Any:
-        """The `ModelProto` of all nodes, checked; `inputs` and `outputs` have a dtype and a shape for each name."""
+        """The `ModelProto` of all nodes, checked.
+
+        `inputs` and `outputs` have a dtype and a shape for each name.
+        """
         from onnx import checker, helper
 
-        sides = [
-            [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
-                for name, (dtype, shape) in values.items()
-            ]
-            for values in (inputs, outputs)
-        ]
-        graph = helper.make_graph(self.nodes, name, sides[0], sides[1], self.constants)
+        def infos(values: dict[str, Described]) -> list[Any]:
+            made = []
+            for name, (dtype, shape) in values.items():
+                kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+                made.append(helper.make_tensor_value_info(name, kind, shape))
+            return made
+
+        graph = helper.make_graph(self.nodes, name, infos(inputs), infos(outputs), self.constants)
         opset = helper.make_opsetid("", _OPSET)
-        model = helper.make_model(graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION)
+        model = helper.make_model(
+            graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION
+        )
         checker.check_model(model, full_check=True)
         return model
 
-    def _node(self, kind: str, inputs: Any, outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+    def _node(
+        self, kind: str, inputs: Any, outputs: list[str], attributes: dict[str, Any]
+    ) -> list[str]:
         from onnx import helper
 
         name = f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, **attributes))
         return outputs
 
-    def layer(self, layer: Any, params: Any, state: Any, xs: str, reverse: bool = False) -> tuple[Any, str]:
+    def layer(
+        self, layer: Any, params: Any, state: Any, xs: str, reverse: bool = False
+    ) -> tuple[Any, str]:
         """Adds a layer over `xs` `[T, B, I]`.
 
         Args:
             layer: the layer.
             params: its parameters.
-            state: the names of its initial state, in the structure of that; "" for zeros.
+            state: the names of its initial state, in the structure of the state; "" for zeros.
             xs: the name of its inputs.
-            reverse: whether it walks from the last step to the first.
+            reverse: whether it runs from the last step to the first.
 
         Returns:
             The names of its final state and of its outputs `[T, B, O]`.
 
         Raises:
-            TypeError: if ONNX cannot hold it.
-            ValueError: if ONNX cannot hold an option of it.
+            TypeError: if ONNX cannot hold the layer.
+            ValueError: if ONNX cannot hold an option of the layer.
         """
+        # These do nothing without a key.
         while isinstance(layer, _TRAINING_ONLY):
             layer = layer.layer
         if type(layer) in CELLS:
-            final, ys = self._recurrence([operator_of(layer, params)], "reverse" if reverse else "forward", [state], xs)
+            direction = "reverse" if reverse else "forward"
+            final, ys = self._recurrence([operator_of(layer, params)], direction, [state], xs)
             return final[0], self.add("Squeeze", ys, self.constant([1]))
         if type(layer) is Bidirectional:
             return self._bidirectional(layer, params, state, xs, reverse)
@@ -138,11 +150,14 @@ class Writer:
             ys = self.add("MatMul", xs, self.constant(params.kernel, params.kernel.dtype))
             if params.bias is not None:
                 ys = self.add("Add", ys, self.constant(params.bias, params.bias.dtype))
-            return ys if layer.activation is None else self._function(layer.activation, ys)
+            if layer.activation is not None:
+                ys = self._function(layer.activation, ys)
+            return ys
         if type(layer) is LayerNorm:
-            scale, bias = (self.constant(p, p.dtype) for p in (params.scale, params.bias))
+            scale = self.constant(params.scale, params.scale.dtype)
+            bias = self.constant(params.bias, params.bias.dtype)
             return self.add("LayerNormalization", xs, scale, bias, axis=-1, epsilon=layer.epsilon)
-        supported = [kind.__name__ for kind in (*CELLS, *_AROUND)]
+        supported = [kind.__name__ for kind in (*CELLS, *_COMPOSED)]
         raise unsupported("layer", layer, supported, "ONNX has no operator for it.")
 
     def _function(self, function: Any, xs: str) -> str:
@@ -153,24 +168,26 @@ class Writer:
         if function in _FUNCTIONS:
             kind, options = _FUNCTIONS[function]
             return self.add(kind, xs, **options)
+        # The recurrent operators know two functions that are no operators.
         kind, numbers = activations.named(function)
         if kind in ("Affine", "ScaledTanh"):
-            raise ValueError(f"{kind} must stand within a recurrent layer for ONNX; it is no operator of its own.")
+            raise ValueError(
+                f"{kind} must stand within a recurrent layer for ONNX; "
+                "it is no operator of its own."
+            )
         attributes: dict[str, Any] = dict(zip(("alpha", "beta"), numbers, strict=False))
         return self.add(kind, xs, **attributes)
 
     def _bidirectional(
         self, layer: Bidirectional, params: Any, state: Any, xs: str, reverse: bool
     ) -> tuple[Directions, str]:
+        # One node runs both directions if they share all attributes.
         if not reverse and {type(part) for part in layer.parts} <= set(CELLS):
-            both = [operator_of(*pair) for pair in zip(layer.parts, params, strict=True)]
-            if _shared(both[0]) == _shared(both[1]):
-                after, ys = self._recurrence(both, "bidirectional", list(state), xs)
-                if layer.merge == "concat":
-                    ys = self.add("Transpose", ys, perm=[0, 2, 1, 3])
-                    return Directions(*after), self.add("Reshape", ys, self.constant([0, 0, 2 * both[0].hidden_size]))
-                kind = {"sum": "ReduceSum", "mul": "ReduceProd", "ave": "ReduceMean"}[layer.merge]
-                return Directions(*after), self.add(kind, ys, self.constant([1]), keepdims=0)
+            forward = operator_of(layer.forward, params.forward)
+            backward = operator_of(layer.backward, params.backward)
+            if _shared(forward) == _shared(backward):
+                return self._both([forward, backward], layer.merge, state, xs)
+        # Else each direction is a layer.
         ahead, ys = self.layer(layer.forward, params.forward, state.forward, xs, reverse)
         back, zs = self.layer(layer.backward, params.backward, state.backward, xs, not reverse)
         if layer.merge == "concat":
@@ -178,68 +195,110 @@ class Writer:
         kind = {"sum": "Add", "mul": "Mul", "ave": "Mean"}[layer.merge]
         return Directions(ahead, back), self.add(kind, ys, zs)
 
-    def _recurrence(self, both: list[Operator], direction: str, states: list[Any], xs: str) -> tuple[list[Any], str]:
+    def _both(
+        self, both: list[Operator], merge: str, state: Any, xs: str
+    ) -> tuple[Directions, str]:
+        after, ys = self._recurrence(both, "bidirectional", list(state), xs)
+        if merge == "concat":
+            # [T, D, B, H] to [T, B, D*H]; 0 keeps an axis.
+            ys = self.add("Transpose", ys, perm=[0, 2, 1, 3])
+            shape = self.constant([0, 0, 2 * both[0].hidden_size])
+            return Directions(*after), self.add("Reshape", ys, shape)
+        kind = {"sum": "ReduceSum", "mul": "ReduceProd", "ave": "ReduceMean"}[merge]
+        return Directions(*after), self.add(kind, ys, self.constant([1]), keepdims=0)
+
+    def _recurrence(
+        self, both: list[Operator], direction: str, states: list[Any], xs: str
+    ) -> tuple[list[Any], str]:
         """Adds the operator itself, in one direction or two; its outputs are `[T, D, B, H]`."""
         first, dtype = both[0], both[0].W.dtype
-        stacked = {
-            "W": np.stack([one.W for one in both]),
-            "R": np.stack([one.R for one in both]),
-            "B": _stacked([one.B for one in both]),
-            "P": _stacked([one.P for one in both]),
-        }
-        W, R, B, P = ("" if array is None else self.constant(array, dtype) for array in stacked.values())
+        W = self.constant(np.stack([one.W for one in both]), dtype)  # [D, G*H, I]
+        R = self.constant(np.stack([one.R for one in both]), dtype)  # [D, G*H, H]
+        B = self._optional([one.B for one in both], dtype)  # [D, 2*G*H]
+        P = self._optional([one.P for one in both], dtype)  # [D, 3*H]
         initial = [self._joined(names) for names in zip(*states, strict=True)]
-        inputs = [xs, W, R, B, self.lengths, *initial, *([P] if first.kind == "LSTM" else [])]
+        inputs = [xs, W, R, B, self.lengths, *initial]
+        if first.kind == "LSTM":
+            inputs.append(P)
+        # "" stands for a missing input, but not at the end.
         while not inputs[-1]:
             inputs.pop()
 
-        functions = [f for one in both for f in one.functions]
+        # Defaults are left out, so that the node is short.
+        functions = [*itertools.chain.from_iterable(one.functions for one in both)]
         attributes: dict[str, Any] = {"hidden_size": first.hidden_size, "direction": direction}
-        attributes |= {} if functions == DEFAULTS[first.kind] * len(both) else activations.write(functions)
-        attributes |= {} if first.clip is None else {"clip": first.clip}
-        attributes |= {"input_forget": 1} if first.coupled else {}
-        attributes |= {"linear_before_reset": int(first.reset_after)} if first.kind == "GRU" else {}
-        finals = [f"{first.kind}_{len(self.nodes)}_{field}" for field in states[0]._fields]
-        ys, *finals = self._node(first.kind, inputs, [f"{first.kind}_{len(self.nodes)}", *finals], attributes)
-        after = [
-            type(state)(*(self._final(final, d, given) for final, given in zip(finals, state, strict=True)))
-            for d, state in enumerate(states)
-        ]
+        if functions != DEFAULTS[first.kind] * len(both):
+            attributes |= activations.write(functions)
+        if first.clip is not None:
+            attributes["clip"] = first.clip
+        if first.coupled:
+            attributes["input_forget"] = 1
+        if first.kind == "GRU":
+            attributes["linear_before_reset"] = int(first.reset_after)
+        name = f"{first.kind}_{len(self.nodes)}"
+        finals = [f"{name}_{field}" for field in states[0]._fields]
+        ys, *finals = self._node(first.kind, inputs, [name, *finals], attributes)
+
+        after = []
+        for d, before in enumerate(states):
+            parts = [self._final(final, d, own) for final, own in zip(finals, before, strict=True)]
+            after.append(type(before)(*parts))
         return after, ys
 
+    def _optional(self, arrays: list[np.ndarray | None], dtype: Any) -> str:
+        stacked = _stacked(arrays)
+        if stacked is None:
+            return ""
+        return self.constant(stacked, dtype)
+
     def _joined(self, names: tuple[str, ...]) -> str:
-        """The states `[B, H]` of each direction as one, `[D, B, H]`."""
+        """The states `[B, H]` of all directions as one array `[D, B, H]`."""
         if not names[0]:
             return ""
         rows = [self.add("Unsqueeze", name, self.constant([0])) for name in names]
-        return rows[0] if len(rows) == 1 else self.add("Concat", *rows, axis=0)
+        if len(rows) == 1:
+            return rows[0]
+        return self.add("Concat", *rows, axis=0)
 
-    def _final(self, final: str, direction: int, given: str) -> str:
-        """The state `[B, H]` of one direction; where no step is real, which ONNX says nothing of, the one given."""
+    def _final(self, final: str, direction: int, before: str) -> str:
+        """The final state `[B, H]` of one direction.
+
+        ONNX does not define the final state of length 0. Here it is the state before.
+        """
         state = self.add("Gather", final, self.constant(direction), axis=0)
-        return self.add("Where", self._any_step, state, given) if self.lengths and given else state
+        if not self.lengths or not before:
+            return state
+        return self.add("Where", self._any_step, state, before)
 
     @functools.cached_property
     def _any_step(self) -> str:
-        """`bool[B, 1]`, whether there is a real step."""
-        return self.add("Unsqueeze", self.add("Greater", self.lengths, self.constant(0, np.int32)), self.constant([1]))
+        """`bool[B, 1]`, whether the length is above 0."""
+        positive = self.add("Greater", self.lengths, self.constant(0, np.int32))
+        return self.add("Unsqueeze", positive, self.constant([1]))
 
     def masked(self, ys: str, dtype: Any) -> str:
-        """`ys` `[T, B, O]` with zeros where steps are not real."""
+        """`ys` `[T, B, O]` with zeros at masked steps."""
         from onnx import TensorProto
 
         time = self.add("Squeeze", self.add("Shape", ys, start=0, end=1), self.constant([0]))
-        steps = self.add("Unsqueeze", self.add("Range", self.constant(0), time, self.constant(1)), self.constant([1]))
-        real = self.add("Less", steps, self.add("Cast", self.lengths, to=TensorProto.INT64))
-        return self.add("Where", self.add("Unsqueeze", real, self.constant([2])), ys, self.constant(0, dtype))
+        steps = self.add("Range", self.constant(0), time, self.constant(1))  # [T]
+        steps = self.add("Unsqueeze", steps, self.constant([1]))  # [T, 1]
+        lengths = self.add("Cast", self.lengths, to=TensorProto.INT64)  # [B]
+        mask = self.add("Less", steps, lengths)  # [T, B]
+        mask = self.add("Unsqueeze", mask, self.constant([2]))  # [T, B, 1]
+        return self.add("Where", mask, ys, self.constant(0, dtype))
 
 
 def _shared(operator: Operator) -> tuple:
-    """What both directions of one node must agree in."""
-    return operator.kind, operator.clip, operator.coupled, operator.reset_after, operator.W.shape, operator.R.shape
+    """The options and shapes that both directions of a node share."""
+    options = operator.kind, operator.clip, operator.coupled, operator.reset_after
+    return *options, operator.W.shape, operator.R.shape
 
 
 def _stacked(arrays: list[np.ndarray | None]) -> np.ndarray | None:
-    """The arrays of each direction as one, with zeros for what one of them lacks; None if all do."""
-    some = next((array for array in arrays if array is not None), None)
-    return None if some is None else np.stack([np.zeros_like(some) if array is None else array for array in arrays])
+    """The arrays of all directions as one array, with zeros for None; None if all are None."""
+    present = [array for array in arrays if array is not None]
+    if not present:
+        return None
+    zeros = np.zeros_like(present[0])
+    return np.stack([zeros if array is None else array for array in arrays])
