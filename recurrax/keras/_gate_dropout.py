@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._layer import Params, State
-from recurrax.cells.affine import AffineCell, along
+from recurrax.cells.affine import AffineCell, broadcast_to_rank
 from recurrax.layers._random import drawn
 from recurrax.layers._wrapper import AroundAffineCell, CellWrapper
 
@@ -66,7 +66,7 @@ class _Masked(AroundAffineCell):
             return project(params, x)
         parts = [params] if len(masks) == 1 else self.cell.gate_params(params)
         return jnp.concatenate(
-            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)], axis=-1
+            [project(part, x * broadcast_to_rank(mask, x)) for part, mask in zip(parts, masks, strict=True)], axis=-1
         )
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
-from recurrax.cells.affine import along
+from recurrax.cells.affine import broadcast_to_rank
 from recurrax.layers._stateless import Stateless
 
 
@@ -91,5 +91,5 @@ class LayerNorm(Stateless):
 
 
 def _scaled(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
-    ys = xs * lax.rsqrt(jnp.mean(xs * xs, axis=-1, keepdims=True) + epsilon) * along(params.scale, xs)
-    return ys if params.bias is None else ys + along(params.bias, ys)
+    ys = xs * lax.rsqrt(jnp.mean(xs * xs, axis=-1, keepdims=True) + epsilon) * broadcast_to_rank(params.scale, xs)
+    return ys if params.bias is None else ys + broadcast_to_rank(params.bias, ys)

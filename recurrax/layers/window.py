@@ -19,7 +19,7 @@ from recurrax._check import check_input_size
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import INITIALIZER, Initializer, Layer, Params, ScanContext, State
 from recurrax._mask import restarts, restarts_last, where
-from recurrax.cells.affine import along
+from recurrax.cells.affine import broadcast_to_rank
 
 
 class WindowState(NamedTuple):
@@ -235,5 +235,5 @@ class CausalConv(_Windowed):
         return input_size
 
     def _over(self, params: CausalConvParams, window: Sequence[jax.Array]) -> jax.Array:
-        ys = functools.reduce(jnp.add, [along(k, x) * x for k, x in zip(params.kernel, window, strict=True)])
-        return ys if params.bias is None else ys + along(params.bias, ys)
+        ys = functools.reduce(jnp.add, [broadcast_to_rank(k, x) * x for k, x in zip(params.kernel, window, strict=True)])
+        return ys if params.bias is None else ys + broadcast_to_rank(params.bias, ys)

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._layer import INITIALIZER, Initializer
 from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, along
+from recurrax.cells.affine import AffineCell, Gates, broadcast_to_rank
 from recurrax.cells.lstm import LSTMState
 
 
@@ -107,7 +107,7 @@ class OnnxLSTMCell(AffineCell):
         gate = frugal(self.gate_activation)
         *inflow, g, o = a
         if params.peephole is not None:
-            *peeps, p_o = (along(p, o) for p in params.peephole)
+            *peeps, p_o = (broadcast_to_rank(p, o) for p in params.peephole)
             inflow = [x + p * state.c for x, p in zip(inflow, peeps, strict=True)]
         i, *f = map(gate, inflow)
         c = (f[0] if f else 1 - i) * state.c + i * self.update(frugal(self.activation)(g))
