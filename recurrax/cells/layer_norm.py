@@ -227,7 +227,7 @@ class LayerNormLSTMCell(_LayerNormCell):
     _groups: ClassVar[tuple[int, ...]] = (4,)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws the parameters; `init` adds `forget_bias` to its gate, and every scale is one."""
+        """Draws the parameters, with `forget_bias` in the forget gate's bias; scales are one."""
         size = self.hidden_size
         # Gate 1 is the forget gate.
         params = self.shifted(super().init(key, input_size, dtype), 1, self.forget_bias)

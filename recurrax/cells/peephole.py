@@ -146,8 +146,8 @@ class CIFGCell(AffineCell):
 
     f = σ(z_f + u_f + p_f * c),  o = σ(z_o + u_o + p_o * c')
 
-    Greff et al. name the gate by the input, f = 1 - i. This is the same cell with the other sign for
-    the gate's parameters.
+    Greff et al. name the gate by the input, f = 1 - i. This is the same cell with the other sign
+    for the gate's parameters.
 
     Args:
         hidden_size: the number of features H of the state.

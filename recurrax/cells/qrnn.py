@@ -100,8 +100,9 @@ class SRUCell(GatedLinearCell):
 
     f = σ(x @ kernel_f + v_f * h + bias_f)
 
-    Then h' is not linear in h, and no implementation can take all steps at once. This cell is the first published version, where v = 0. If the inputs do not have
-    H features, x in the highway is x @ kernel_x.
+    Then h' is not linear in h, and no implementation can take all steps at once. This cell is the
+    first published version, where v = 0. If the inputs do not have H features, x in the highway is
+    x @ kernel_x.
 
     Args:
         hidden_size: the number of features H of the state.

@@ -120,8 +120,7 @@ class S5Cell(ComplexDiagonalCell):
             parts = []
             # The part of the real numbers, then the part of the imaginary numbers.
             for matrix in (basis.real, basis.imag):
-                matrix = jnp.asarray(matrix, drawn.dtype)
-                part = jnp.einsum("...bn,nm->...bm", drawn, matrix)
+                part = jnp.einsum("...bn,nm->...bm", drawn, jnp.asarray(matrix, drawn.dtype))
                 parts.append(part.reshape(-1, self.modes))
             return jnp.concatenate(parts, axis=-1)
 

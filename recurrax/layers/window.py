@@ -235,5 +235,6 @@ class CausalConv(_Windowed):
         return input_size
 
     def _over(self, params: CausalConvParams, window: Sequence[jax.Array]) -> jax.Array:
-        ys = functools.reduce(jnp.add, [broadcast_to_rank(k, x) * x for k, x in zip(params.kernel, window, strict=True)])
+        taps = zip(params.kernel, window, strict=True)
+        ys = functools.reduce(jnp.add, [broadcast_to_rank(k, x) * x for k, x in taps])
         return ys if params.bias is None else ys + broadcast_to_rank(params.bias, ys)
