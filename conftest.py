@@ -6,5 +6,7 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 collect_ignore = [
-    f"recurrax/interop/{name}.py" for name in ("equinox", "keras", "torch") if importlib.util.find_spec(name) is None
+    f"recurrax/interop/{name}.py"
+    for name in ("equinox", "keras", "torch")
+    if importlib.util.find_spec(name) is None
 ]

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import optax
-import recurrax
 from flax import nnx
+
+import recurrax
 from recurrax import nnx as rnn
 
 # %% [markdown]

@@ -34,9 +34,10 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import optax
-import recurrax
 import torch
 from flax import nnx
+
+import recurrax
 from recurrax import interop
 from recurrax import nnx as rnn
 

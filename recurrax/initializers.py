@@ -1,7 +1,8 @@
-"""Initializers that have names, so that cells with equal hyper-parameters are equal, and can be pickled.
+"""Initializers with names, for cells that compare equal and can be pickled.
 
-Any function `(key, shape, dtype) -> array` will do, those of `jax.nn.initializers` among them; a cell shows it the
-shape of one gate. A layer with a function that has no name, such as a lambda, cannot be pickled.
+Any function `(key, shape, dtype) -> array` is an initializer, such as the functions of
+`jax.nn.initializers`. A cell calls it with the shape of one gate. A layer with a function without a
+name, such as a lambda, cannot be pickled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 
-def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+def glorot_uniform(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """Draws from Glorot's uniform distribution, U(-a, a) with a = √(6 / (inputs + outputs)).
 
     Args:
@@ -29,14 +32,16 @@ def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jn
         (3, 4)
 
     References:
-        Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010,
-        https://proceedings.mlr.press/v9/glorot10a.html
+        Glorot and Bengio, Understanding the difficulty of training deep feedforward neural
+        networks, 2010, https://proceedings.mlr.press/v9/glorot10a.html
     """
     return jax.nn.initializers.glorot_uniform()(key, shape, dtype)
 
 
-def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draws from LeCun's normal distribution, of variance 1 / inputs, without its tails.
+def lecun_normal(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Draws from LeCun's truncated normal distribution, with variance 1 / inputs.
 
     Args:
         key: a PRNG key.
@@ -59,7 +64,7 @@ def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.
 
 
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draws an orthogonal matrix, or as many orthonormal rows or columns as there are.
+    """Draws an orthogonal matrix; if it is not square, its rows or its columns are orthonormal.
 
     Args:
         key: a PRNG key.
@@ -76,14 +81,14 @@ def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.fl
         (4, 4)
 
     References:
-        Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural networks, 2013,
-        https://arxiv.org/abs/1312.6120
+        Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural
+        networks, 2013, https://arxiv.org/abs/1312.6120
     """
     return jax.nn.initializers.orthogonal()(key, shape, dtype)
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Makes zeros; there is nothing random in them.
+    """Makes zeros; the key has no effect.
 
     Args:
         key: a PRNG key.
@@ -102,8 +107,10 @@ def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     return jnp.zeros(shape, dtype)
 
 
-def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """PyTorch's initialisation of every recurrent weight and bias, U(-1/√H, 1/√H).
+def torch_uniform(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Draws as PyTorch does for every recurrent weight and bias, from U(-1/√H, 1/√H).
 
     Args:
         key: a PRNG key.
@@ -116,11 +123,19 @@ def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp
     Example:
         >>> import recurrax
         >>> from recurrax.initializers import torch_uniform
-        >>> cell = recurrax.LSTMCell(128, kernel_init=torch_uniform, recurrent_kernel_init=torch_uniform,
-        ...                          bias_init=torch_uniform, forget_bias=0.0, recurrent_bias=True)
+        >>> cell = recurrax.LSTMCell(
+        ...     128,
+        ...     forget_bias=0.0,
+        ...     recurrent_bias=True,
+        ...     kernel_init=torch_uniform,
+        ...     recurrent_kernel_init=torch_uniform,
+        ...     bias_init=torch_uniform,
+        ... )
 
     References:
-        PyTorch, `torch.nn.LSTM`, 2024, https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
+        PyTorch, `torch.nn.LSTM`, 2024,
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html
     """
+    # H is the last axis of kernels and biases.
     bound = shape[-1] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)

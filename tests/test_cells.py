@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equations import assert_obeys
 
 import recurrax as rx
+from equations import assert_obeys
 from recurrax.cells.diagonal import DiagonalGRUCell, DiagonalLSTMCell
 from recurrax.cells.indrnn import IndRNNCell, LayerNormIndRNNCell
 from recurrax.cells.layer_norm import LayerNormElmanCell, LayerNormGRUCell, LayerNormLSTMCell

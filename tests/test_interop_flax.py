@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from peers import IMAGES, SPACE, XS, H, I, Theirs, check, perturbed, same
 
 import recurrax as rx
+from peers import IMAGES, SPACE, XS, H, I, Theirs, check, perturbed, same
 from recurrax import interop
 from recurrax.testing import assert_close, perturbed_params
 

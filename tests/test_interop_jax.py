@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import IMAGES, SPACE, XS, H, I, Theirs, check, perturbed
 
 import recurrax as rx
+from peers import IMAGES, SPACE, XS, H, I, Theirs, check, perturbed
 from recurrax import interop
 from recurrax.testing import assert_close
 

@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from peers import XS, H, I, same
 
 import examples.char_lm
 import recurrax as rx
+from peers import XS, H, I, same
 from recurrax import interop
 from recurrax.testing import assert_close, perturbed_params
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equations import assert_obeys
 
 import recurrax as rx
+from equations import assert_obeys
 from recurrax.cells.s5 import _normal_hippo
 from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 

@@ -14,10 +14,10 @@ import onnx
 import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
-from onnx_recurrence import OnnxRecurrence
 
 import recurrax as rx
+from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
+from onnx_recurrence import OnnxRecurrence
 from recurrax import Reverse
 from recurrax.interop import Clipped, OnnxActivation, OnnxLSTMCell, from_onnx, to_onnx
 from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
 
 import recurrax as rx
+from onnx_models import GATES, STACK, B, H, I, T, model_of, random_node
 from recurrax import Reverse
 from recurrax.interop import Clipped, from_onnx, to_onnx
 from recurrax.interop.onnx import _chain, _graph

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+
 from recurrax import nnx as rnn
 
 from .config import Config

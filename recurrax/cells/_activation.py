@@ -1,4 +1,4 @@
-"""What gates and activations keep for their derivative: outputs and gates, not every term."""
+"""Activations and mixtures whose derivatives store few arrays: only outputs and gates."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def _from_output(activation: Activation, slope: Activation) -> Activation:
     def frugal(x: jax.Array) -> jax.Array:
         return activation(x)
 
-    # Left to itself, the linear part of a step would keep the slope beside the output that later products keep anyway.
+    # Later products store the output y anyway. Without this checkpoint JAX also stores the slope.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def push(y: jax.Array, dx: jax.Array) -> jax.Array:
+    def tangent_of(y: jax.Array, dx: jax.Array) -> jax.Array:
         return dx * slope(y)
 
     @frugal.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
         y = frugal(*primals)
-        return y, push(y, *tangents)
+        return y, tangent_of(y, *tangents)
 
     return frugal
 
 
+# The slope of each function, as a function of its output y.
 _FRUGAL: dict[Callable, Activation] = {
     jnp.tanh: _from_output(jnp.tanh, lambda y: 1 - y * y),
     jax.nn.sigmoid: _from_output(jax.nn.sigmoid, lambda y: y * (1 - y)),
@@ -40,26 +41,27 @@ _FRUGAL: dict[Callable, Activation] = {
 
 
 def frugal(activation: Activation) -> Activation:
-    """The same function with its derivative taken from its output, where that is known; else the function itself."""
+    """The same function, with a derivative from its output if `_FRUGAL` knows one."""
     return _FRUGAL.get(activation, activation)
 
 
-# For its derivative this keeps what goes in, not each of its terms.
+# The derivative stores the three arguments and computes both products again.
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def mixture(gate: jax.Array, opened: jax.Array, closed: jax.Array) -> jax.Array:
-    """`opened` as far as the gate is open, `closed` as far as it is not."""
+    """The mean of `opened` and `closed`, with weights `gate` and `1 - gate`."""
     return gate * opened + (1 - gate) * closed
 
 
 def closes_over_tracer(value: Any, depth: int = 4) -> bool:
-    """Whether a function among the fields of a layer reads a traced value from outside, as `lambda x: a * x` may."""
+    """Whether a function in a field of a layer reads a traced value, as `lambda x: a * x` may."""
     if isinstance(value, jax.core.Tracer):
         return True
-    within: list[Any] = []
+    # The search goes into dataclasses, partial functions and closures, `depth` levels deep.
+    parts: list[Any] = []
     if dataclasses.is_dataclass(value):
-        within = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
     elif isinstance(value, functools.partial):
-        within = [value.func, *value.args, *value.keywords.values()]
+        parts = [value.func, *value.args, *value.keywords.values()]
     elif inspect.isfunction(value):
-        within = list(inspect.getclosurevars(value).nonlocals.values())
-    return depth > 0 and any(closes_over_tracer(part, depth - 1) for part in within)
+        parts = list(inspect.getclosurevars(value).nonlocals.values())
+    return depth > 0 and any(closes_over_tracer(part, depth - 1) for part in parts)

@@ -1,4 +1,4 @@
-"""What the complex diagonal recurrences share: their state, and the products before and behind it."""
+"""The common part of the complex diagonal recurrences: the state and both products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from recurrax._arguments import describe
 from recurrax._dtype import promote, widened
 from recurrax._layer import Params
-from recurrax.cells.affine import affine, along
+from recurrax.cells.affine import affine, broadcast_to_rank
 from recurrax.cells.linear import Coefficients, LinearCell, LinearState
 
 
@@ -24,8 +24,9 @@ class ComplexDiagonalCell(LinearCell):
     h' = exp(log_a) * h + scale * B x
     y = factor * Re(C h') + D x
 
-    Its parameters have `kernel` `[I, 2*N]`, Re B before Im B; `output_kernel` `[2*N, H]`, Re C above Im C; and `skip`,
-    D, `[H]`, or `[I, H]` where the inputs do not have H features.
+    Its parameters have three arrays. `kernel` `[I, 2*N]` holds Re B before Im B. `output_kernel`
+    `[2*N, H]` holds Re C above Im C. `skip` is D: `[H]`, or `[I, H]` if the inputs do not have H
+    features.
     """
 
     state_size: int = 0
@@ -37,31 +38,41 @@ class ComplexDiagonalCell(LinearCell):
         """The number N of complex numbers in the state."""
         return self.state_size or self.hidden_size
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LinearState:
-        """Zeros, complex, `[*B, N]`: of complex64 for float32."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> LinearState:
+        """Complex zeros `[*B, N]`; a float32 state has dtype complex64."""
         return LinearState(jnp.zeros((*batch_shape, self.modes), promote(dtype, jnp.complex64)))
 
     def draw_skip(self, key: jax.Array, input_size: int) -> jax.Array:
-        """D: standard normal where it is a diagonal, else such that its product is."""
+        """Draws D, so that D x has variance 1 for inputs of variance 1."""
         if input_size == self.hidden_size:
             return jax.random.normal(key, (input_size,))
+        # With I != H, D is a matrix. Each output is a sum of I terms.
         return jax.random.normal(key, (input_size, self.hidden_size)) * input_size**-0.5
 
-    def coefficients(self, params: Params, xs: jax.Array, log_a: jax.Array, scale: jax.Array) -> Coefficients:
-        """Those of every step, from what is the same at all of them, `[N]`; `rest` is D x."""
+    def coefficients(
+        self, params: Params, xs: jax.Array, log_a: jax.Array, scale: jax.Array
+    ) -> Coefficients:
+        """The coefficients of every step, from `log_a` and `scale` `[N]`; `rest` is D x."""
         if jnp.iscomplexobj(xs):
             raise TypeError(
                 f"`xs` must be of a floating dtype for {self}, whose inputs are real; "
                 f"got {describe(xs)}. Give real and imaginary parts as features."
             )
+        # b is scale * B x; the kernel holds Re B before Im B.
         b = lax.complex(*jnp.split(widened(affine(xs, params.kernel)), 2, axis=-1))
-        b = along(scale, b) * b
-        a = along(jnp.exp(log_a), b)
-        if xs.ndim > 1:  # One for every step; that it is the same for the whole batch saves products of them.
+        b = broadcast_to_rank(scale, b) * b
+        a = broadcast_to_rank(jnp.exp(log_a), b)
+        # Every step has a row of a. The batch axes keep size 1, which saves products of a.
+        if xs.ndim > 1:
             a = jnp.repeat(a, xs.shape[0], axis=0)
-        return Coefficients(a, b, xs * along(params.skip, xs) if params.skip.ndim == 1 else affine(xs, params.skip))
+        if params.skip.ndim == 1:
+            return Coefficients(a, b, xs * broadcast_to_rank(params.skip, xs))
+        return Coefficients(a, b, affine(xs, params.skip))
 
     def outputs(self, params: Params, hs: jax.Array, rest: Any) -> jax.Array:
-        """Re(C h) + D x; both parts of h in one product."""
+        """Re(C h) + D x."""
+        # Re(C h) = Re C Re h - Im C Im h, as one product.
         y = affine(jnp.concatenate([hs.real, -hs.imag], axis=-1), params.output_kernel)
         return self.factor * y + rest.astype(y.dtype)

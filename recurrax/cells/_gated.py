@@ -1,4 +1,4 @@
-"""What the gated linear recurrences share: one product of the inputs, cut into gates."""
+"""The common part of the gated linear recurrences: one product of the inputs, split into gates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._dtype import widened
 from recurrax._layer import INITIALIZER, Initializer
-from recurrax.cells.affine import Gates, affine
+from recurrax.cells.affine import Gates, affine, draw_gates
 from recurrax.cells.linear import LinearCell
 
 
@@ -37,35 +37,40 @@ class GatedLinearCell(LinearCell):
     kernel_init: Initializer = dataclasses.field(
         default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
     )
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     @property
     @abc.abstractmethod
     def gates(self) -> int:
-        """The number G of gates, candidates among them."""
+        """The number G of gates, with the candidates."""
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> InputGatedParams:
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> InputGatedParams:
         """Draws `kernel` `[I, G*H]` and `bias` `[G*H]`, gate by gate."""
         return self.draw(key, input_size, dtype, self.gates, self.gates)
 
-    def draw(self, key: jax.Array, input_size: int, dtype: DTypeLike, gates: int, biases: int) -> InputGatedParams:
-        """Draws so many gates, the first of which have biases."""
+    def draw(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike, gates: int, biases: int
+    ) -> InputGatedParams:
+        """Draws `gates` gates; the first `biases` of them have a bias."""
         kernel_key, bias_key = jax.random.split(key)
-
-        def gatewise(initializer: Initializer, key: jax.Array, number: int, *shape: int) -> jax.Array:
-            drawn = [initializer(k, (*shape, self.hidden_size), jnp.float32) for k in jax.random.split(key, number)]
-            return jnp.concatenate(drawn, axis=-1).astype(dtype)
-
+        size = self.hidden_size
+        kernel = draw_gates(self.kernel_init, kernel_key, gates, (input_size, size), dtype)
+        if not self.bias:
+            return InputGatedParams(kernel)
         return InputGatedParams(
-            kernel=gatewise(self.kernel_init, kernel_key, gates, input_size),
-            bias=gatewise(self.bias_init, bias_key, biases) if self.bias else None,
+            kernel, draw_gates(self.bias_init, bias_key, biases, (size,), dtype)
         )
 
     def split(self, params: InputGatedParams, xs: jax.Array) -> Gates:
-        """The pre-activations of the gates, each `[..., *B, H]`; those without a bias come last."""
+        """The pre-activations of the gates, each `[..., *B, H]`; gates without a bias come last."""
         kernel, bias = params
+        # Gates without a bias get zeros, so that all gates are one product.
         if bias is not None:
             bias = jnp.pad(bias, (0, kernel.shape[-1] - bias.shape[-1]))
-        # A gate near 1 says how long a state lasts, which bfloat16 cannot say.
+        # A gate near 1 sets how long a state lasts. bfloat16 has too few digits for it.
         z = widened(affine(xs, kernel, bias))
         return tuple(jnp.split(z, kernel.shape[-1] // self.hidden_size, axis=-1))

@@ -1,4 +1,4 @@
-"""The contract of cells that meet their state through one affine map, and that map."""
+"""The contract of cells that read their state through one affine map, and this map."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ Gates = tuple[jax.Array, ...]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class AffineCell(Cell):
-    """A cell that meets its state only through `u = h @ recurrent_kernel + recurrent_bias`.
+    """A cell that reads its state only through `u = h @ recurrent_kernel + recurrent_bias`.
 
     z = x @ kernel + bias,  u = h @ recurrent_kernel + recurrent_bias
     a = preactivations(z, u),  (state', y) = pointwise(a, state)
 
-    A subclass names its parameters (`params_type`), its state (`state_type`), its number of `gates` and its equations
-    in `pointwise`; initialisation, a state of zeros, both affine maps, and the derivative that takes every product with
-    a weight out of the loop are here and in `kernels`. Initialisers see the shape of one gate.
+    A subclass names its parameters (`params_type`), its state (`state_type`) and its number of
+    `gates`. Its equations stand in `pointwise`. This class has the initialization, a state of zeros
+    and both affine maps. `recurrax.implementations` has the derivative, which takes every product
+    with a weight out of the loop. An initializer sees the shape of one gate.
 
     Args:
         hidden_size: the number of features H of a gate.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own, as in PyTorch.
+        recurrent_bias: whether the recurrent projection has a separate bias, as in PyTorch.
         kernel_init: draws `[I, H]` for each gate; Glorot uniform by default.
         recurrent_kernel_init: draws `[H, H]` for each gate; orthogonal by default.
         bias_init: draws `[H]` for each gate and each bias; zeros by default.
@@ -46,7 +47,9 @@ class AffineCell(Cell):
     recurrent_kernel_init: Initializer = dataclasses.field(
         default=initializers.orthogonal, kw_only=True, metadata=INITIALIZER
     )
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     gates: ClassVar[int]
     params_type: ClassVar[type]
@@ -56,20 +59,23 @@ class AffineCell(Cell):
     def pointwise(self, params: Params, a: Gates, state: State) -> tuple[State, jax.Array]:
         """The equations of the cell, from the pre-activations `a`, each `[*B, H]`, and the state.
 
-        Of `params` only those beside the kernels and biases of the two affine maps are there; these four are None.
+        In `params` the kernels and biases of the two affine maps are None.
         """
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
-        """What `pointwise` sees of `z` and `u`, one `[*B, H]` for every gate each; linear in both. By default sums."""
+        """The arrays that `pointwise` gets, linear in `z` and `u`; by default z + u.
+
+        `z` and `u` have one `[*B, H]` for every gate.
+        """
         return tuple(z_g + u_g for z_g, u_g in zip(z, u, strict=True))
 
     def update(self, candidate: jax.Array) -> jax.Array:
-        """What `pointwise` lets into the state, of shape `[*B, H]`, as it goes there: `UpdateDropout` masks it here."""
+        """The candidate `[*B, H]` on its way into the state; `UpdateDropout` masks it here."""
         return candidate
 
     @property
     def is_affine(self) -> bool:
-        """Whether a step is the one of this class, so that the kernels for affine cells may take it apart."""
+        """Whether `step` is this class's step, so that implementations may split it."""
         return type(self).step is AffineCell.step
 
     @property
@@ -78,26 +84,34 @@ class AffineCell(Cell):
         return self.recurrent_bias
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws `kernel` `[I, G*H]`, `recurrent_kernel` `[O, G*H]` and the biases `[G*H]`, gate by gate."""
-        size, state_size = self.hidden_size, self.output_size(input_size)
+        """Draws `kernel` `[I, G*H]`, `recurrent_kernel` `[O, G*H]` and biases `[G*H]`, by gates."""
+        size, number = self.hidden_size, self.gates
+        recurrent_shape = self.recurrent_shape(self.output_size(input_size))
         keys = jax.random.split(key, 4)
-
-        def gatewise(initializer: Initializer, key: jax.Array, *shape: int) -> jax.Array:
-            drawn = [initializer(k, shape, jnp.float32) for k in jax.random.split(key, self.gates)]
-            return jnp.concatenate(drawn, axis=-1).astype(dtype)
-
+        kernel = draw_gates(self.kernel_init, keys[0], number, (input_size, size), dtype)
+        recurrent_kernel = draw_gates(
+            self.recurrent_kernel_init, keys[1], number, recurrent_shape, dtype
+        )
+        bias = recurrent_bias = None
+        if self.bias:
+            bias = draw_gates(self.bias_init, keys[2], number, (size,), dtype)
+        if self.has_recurrent_bias:
+            recurrent_bias = draw_gates(self.bias_init, keys[3], number, (size,), dtype)
+        # A subclass may have more fields. It sets them in its own `init`.
         return self.params_type(
-            kernel=gatewise(self.kernel_init, keys[0], input_size, size),
-            recurrent_kernel=gatewise(self.recurrent_kernel_init, keys[1], *self.recurrent_shape(state_size)),
-            bias=gatewise(self.bias_init, keys[2], size) if self.bias else None,
-            recurrent_bias=gatewise(self.bias_init, keys[3], size) if self.has_recurrent_bias else None,
+            kernel=kernel,
+            recurrent_kernel=recurrent_kernel,
+            bias=bias,
+            recurrent_bias=recurrent_bias,
         )
 
     def recurrent_shape(self, state_size: int) -> tuple[int, ...]:
-        """The shape of one gate of `recurrent_kernel`, from the number of features of h: `[O, H]`."""
+        """The shape of one gate of `recurrent_kernel`, `[O, H]`; h has O features."""
         return state_size, self.hidden_size
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> State:
         """Zeros, `[*B, H]` each."""
         shape = (*batch_shape, self.hidden_size)
         return self.state_type(*(jnp.zeros(shape, dtype) for _ in self.state_type._fields))
@@ -112,6 +126,7 @@ class AffineCell(Cell):
 
     def step(self, params: Params, state: State, z: jax.Array) -> tuple[State, jax.Array]:
         """One recurrent product, then `pointwise`."""
+        # z comes in the dtype of the products, u in the dtype of the state.
         u = self.project_state(params, state.h)
         a = self.preactivations(self.split(z.astype(u.dtype)), self.split(u))
         return self.pointwise(self.other_params(params), a, state)
@@ -121,43 +136,68 @@ class AffineCell(Cell):
         return tuple(jnp.split(a, a.shape[-1] // self.hidden_size, axis=-1))
 
     def shifted(self, params: Params, gate: int, by: float) -> Params:
-        """The parameters with a number added to one gate's part of `bias`, if there is one."""
+        """The parameters with `by` added to one gate's part of `bias`, if there is a bias."""
         if params.bias is None:
             return params
-        return params._replace(bias=params.bias.at[gate * self.hidden_size : (gate + 1) * self.hidden_size].add(by))
+        start = gate * self.hidden_size
+        return params._replace(bias=params.bias.at[start : start + self.hidden_size].add(by))
 
     def gate_params(self, params: Params) -> list[Params]:
-        """The parameters of the two affine maps, each gate's by themselves."""
-        parts = {name: getattr(params, name) for name in _MAPS if getattr(params, name) is not None}
-        split = {name: self.split(part) for name, part in parts.items()}
-        return [params._replace(**{name: gates[g] for name, gates in split.items()}) for g in range(self.gates)]
+        """The parameters of the two affine maps, once for each gate."""
+        by_gate = [params] * self.gates
+        for name in _MAPS:
+            part = getattr(params, name)
+            # A map without a bias keeps None.
+            if part is None:
+                continue
+            for g, gate in enumerate(self.split(part)):
+                by_gate[g] = by_gate[g]._replace(**{name: gate})
+        return by_gate
 
     def other_params(self, params: Params) -> Params:
-        """The parameters without those of the two affine maps."""
+        """The parameters with None for the arrays of the two affine maps."""
         return params._replace(**dict.fromkeys(_MAPS))
 
 
+# The arrays of the two affine maps.
 _MAPS = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 
 def _flattens_products(x: jax.Array) -> bool:
-    """Whether `x @ kernel` should see all leading axes of `x` as one.
+    """Whether `x @ kernel` should see all leading axes of `x` as one axis.
 
-    XLA's CPU compiler transposes whole operands for the gradient of a product with more than one leading axis: that of
-    a kernel took 4 times as long for `[64, 256, 128]`, `[128, 512]`. On accelerators it does not, and an axis that is
-    spread over devices must not be merged with another.
+    XLA's CPU compiler transposes both operands for the gradient of a product with many leading
+    axes. The gradient of a kernel took 4 times as long for `[64, 256, 128]` and `[128, 512]`.
+    Accelerators need no transposition. An axis that a mesh splits must not be merged with another
+    axis.
     """
     return jax.default_backend() == "cpu" and not any(jax.typeof(x).sharding.spec)
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """`x @ kernel + bias`: multiplied in the kernel's dtype, accumulated and returned in that of `x`."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if x.ndim > 2 and _flattens_products(x) else x
+    """`x @ kernel + bias`: multiplied in the kernel's dtype, summed in the dtype of `x`."""
+    rows = x
+    if x.ndim > 2 and _flattens_products(x):
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     y = jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=x.dtype)
     y = y.reshape(*x.shape[:-1], kernel.shape[-1])
-    return y if bias is None else y + along(bias, y)
+    if bias is None:
+        return y
+    return y + broadcast_to_rank(bias, y)
 
 
-def along(p: jax.Array, x: jax.Array) -> jax.Array:
-    """`p`, which stands for the last axes of `x`, in the dtype of `x` and with its number of axes."""
+def draw_gates(
+    initializer: Initializer,
+    key: jax.Array,
+    number: int,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Draws `number` gates, each of `shape`, and joins them on the last axis."""
+    drawn = [initializer(k, shape, jnp.float32) for k in jax.random.split(key, number)]
+    return jnp.concatenate(drawn, axis=-1).astype(dtype)
+
+
+def broadcast_to_rank(p: jax.Array, x: jax.Array) -> jax.Array:
+    """`p` in the dtype of `x`, with leading axes of size 1 up to the rank of `x`."""
     return jnp.expand_dims(p.astype(x.dtype), tuple(range(x.ndim - p.ndim)))

@@ -18,7 +18,7 @@ from recurrax.cells.timed import TimedInputs, elapsed, timed
 
 
 def lecun_tanh(x: jax.Array) -> jax.Array:
-    """1.7159 * tanh(0.666 * x); the constants are those of the authors of `CfCCell`.
+    """1.7159 * tanh(0.666 * x), with the constants of the authors of `CfCCell`.
 
     Args:
         x: an array.
@@ -38,7 +38,7 @@ def lecun_tanh(x: jax.Array) -> jax.Array:
 
 
 class Affine(NamedTuple):
-    """Parameters of one map within a step of a `CfCCell`.
+    """Parameters of one affine map in a step of a `CfCCell`.
 
     Attributes:
         kernel: `[U, U]`, or `[U, 4*H]` for the last.
@@ -53,11 +53,10 @@ class CfCParams(NamedTuple):
     """Parameters of a `CfCCell`; U is `backbone_size`, or 4*H without a backbone.
 
     Attributes:
-        kernel: `[I, U]`; where U is 4*H, the columns are those of f, g, a and b in this order.
+        kernel: `[I, U]`. Without a backbone the columns belong to f, g, a and b, in this order.
         recurrent_kernel: `[H, U]`.
         bias: `[U]`.
-        maps: an `Affine` for each layer of the backbone, from what it puts out: to the next one, or from the last
-            one to f, g, a and b.
+        maps: an `Affine` behind each layer of the backbone. The last one leads to f, g, a and b.
     """
 
     kernel: jax.Array
@@ -78,28 +77,30 @@ class CfCState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CfCCell(Cell):
-    """The closed-form continuous-time cell, in its gated form: no solver, and any time between steps.
+    """The closed-form continuous-time cell, in its gated form: any time between steps, no solver.
 
     f, g, a, b = split(backbone(x @ kernel + h @ recurrent_kernel + bias), 4)
     t = σ(a * dt + b)
     h' = (1 - t) * tanh(f) + t * tanh(g),
 
-    where the backbone alternates activations and affine maps. Inputs are features, with dt = 1, or `TimedInputs`.
+    where the backbone alternates activations and affine maps. Inputs are `TimedInputs`, or features
+    with dt = 1.
 
     Args:
         hidden_size: the number of features H of the state.
         backbone_size: the number of features U of a layer of the backbone.
-        backbone_layers: the number of layers of the backbone; with 0, f, g, a and b are affine in x and h.
+        backbone_layers: the number of layers of the backbone. With 0 layers, f, g, a and b are
+            affine in x and h.
         activation: the nonlinearity of the backbone.
-        kernel_init: draws `kernel` and `recurrent_kernel` as one `[I + H, U]`, and each further map; Glorot uniform by
-            default.
+        kernel_init: draws `kernel` and `recurrent_kernel` as one array `[I + H, U]`, and each
+            further map; Glorot uniform by default.
         bias_init: draws each bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
     Raises:
         TypeError: if a size is not an int.
-        ValueError: if a size is not positive or `backbone_layers` is negative, and at the call, if `dt` is not one
-            number for each step.
+        ValueError: if a size is not positive or `backbone_layers` is negative. `scan` raises it if
+            `dt` is not one number for each step.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -111,16 +112,21 @@ class CfCCell(Cell):
         ((2, 7, 4), (2, 4))
 
     References:
-        Hasani et al., Closed-form continuous-time neural networks, 2022, https://doi.org/10.1038/s42256-022-00556-7
+        Hasani et al., Closed-form continuous-time neural networks, 2022,
+        https://doi.org/10.1038/s42256-022-00556-7
     """
 
     backbone_size: int = 128
     backbone_layers: int = 1
-    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=lecun_tanh, kw_only=True)
+    activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=lecun_tanh, kw_only=True
+    )
     kernel_init: Initializer = dataclasses.field(
         default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
     )
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     output_part: ClassVar[str] = "h"
 
@@ -130,41 +136,55 @@ class CfCCell(Cell):
             raise ValueError(f"`backbone_layers` must be at least 0; got {self.backbone_layers}.")
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> CfCParams:
-        """Draws the maps, the first one for x and h together."""
-        widths = [input_size + self.hidden_size, *[self.backbone_size] * self.backbone_layers, 4 * self.hidden_size]
+        """Draws the maps; the first map is one draw for x and h."""
+        size = self.hidden_size
+        widths = [input_size + size, *[self.backbone_size] * self.backbone_layers, 4 * size]
 
         def draw(key: jax.Array, depth: int) -> Affine:
-            # f, g, a and b are four maps, each drawn by itself.
-            parts = 4 if depth == self.backbone_layers else 1
-            ins, outs, keys = widths[depth], widths[depth + 1] // parts, jax.random.split(key, 2 * parts)
+            # The last map holds four maps: f, g, a and b. Each of them is one draw.
+            parts = 1
+            if depth == self.backbone_layers:
+                parts = 4
+            ins, outs = widths[depth], widths[depth + 1] // parts
+            keys = jax.random.split(key, 2 * parts)
             kernels = [self.kernel_init(k, (ins, outs), jnp.float32) for k in keys[:parts]]
             biases = [self.bias_init(k, (outs,), jnp.float32) for k in keys[parts:]]
-            return Affine(jnp.concatenate(kernels, axis=-1).astype(dtype), jnp.concatenate(biases).astype(dtype))
+            return Affine(
+                jnp.concatenate(kernels, axis=-1).astype(dtype),
+                jnp.concatenate(biases).astype(dtype),
+            )
 
         keys = jax.random.split(key, len(widths) - 1)
         first, *maps = (draw(k, depth) for depth, k in enumerate(keys))
-        return CfCParams(first.kernel[:input_size], first.kernel[input_size:], first.bias, tuple(maps))
+        # The rows of x come before the rows of h.
+        kernel, recurrent_kernel = first.kernel[:input_size], first.kernel[input_size:]
+        return CfCParams(kernel, recurrent_kernel, first.bias, tuple(maps))
 
     @property
     def reads_time(self) -> bool:
-        """Always."""
+        """True: the step depends on the elapsed time."""
         return True
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> CfCState:
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> CfCState:
         """Zeros, `[*B, H]`."""
         return CfCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project_inputs(self, params: CfCParams, xs: jax.Array | TimedInputs) -> TimedInputs:
-        """`x @ kernel + bias`, and the times as they are."""
+        """`x @ kernel + bias`, with the same times."""
         x, dt = timed(xs)
         return TimedInputs(affine(x, params.kernel, params.bias), dt)
 
-    def step(self, params: CfCParams, state: CfCState, z: TimedInputs) -> tuple[CfCState, jax.Array]:
-        """The backbone, and the mixture of both of its ends by time."""
+    def step(
+        self, params: CfCParams, state: CfCState, z: TimedInputs
+    ) -> tuple[CfCState, jax.Array]:
+        """The backbone, then the mixture of f and g by time."""
         h, tanh = state.h, frugal(jnp.tanh)
         a = z.x.astype(h.dtype) + affine(h, params.recurrent_kernel)
         for layer in params.maps:
             a = affine(self.activation(a), *layer)
+        # The gate t moves from f to g as time passes.
         f, g, time_a, time_b = jnp.split(a, 4, axis=-1)
         t = frugal(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
         h = (1 - t) * tanh(f) + t * tanh(g)

@@ -1,4 +1,4 @@
-"""Cells with a diagonal for their recurrent kernel: each unit sees of the state only itself."""
+"""Cells with a diagonal recurrent kernel: each unit reads only its own state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._layer import INITIALIZER, Initializer, Params
-from recurrax.cells.affine import along
+from recurrax.cells.affine import broadcast_to_rank
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 
@@ -20,24 +20,31 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.floa
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DiagonalCell:
-    """What such cells have in common: `recurrent_kernel` is `[G*H]`, and u = h * recurrent_kernel + recurrent_bias.
+    """The diagonal recurrent kernel `[G*H]`: u = h * recurrent_kernel + recurrent_bias.
 
-    It stands before the affine cell with the equations. It is no cell itself: a dataclass takes over the fields that
-    its first base inherits. So as an `AffineCell` it would bring back the fields that the other cell has changed.
+    This class is the first base of a cell; the affine cell with the equations is the second base.
+    It is not a cell: a dataclass takes all fields of its first base. As an `AffineCell` it would
+    restore the fields that the second base has changed.
     """
 
-    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
+    recurrent_kernel_init: Initializer = dataclasses.field(
+        default=_uniform, kw_only=True, metadata=INITIALIZER
+    )
 
     independent_units: ClassVar[bool] = True
 
     def recurrent_shape(self: Any, state_size: int) -> tuple[int, ...]:
-        """`[H]`."""
+        """The shape of one gate of `recurrent_kernel`, `[H]`."""
         return (self.hidden_size,)
 
     def project_state(self: Any, params: Params, h: jax.Array) -> jax.Array:
         """`u = h * recurrent_kernel + recurrent_bias`, gate by gate."""
-        u = jnp.concatenate([h] * self.gates, axis=-1) * along(params.recurrent_kernel, h)
-        return u if params.recurrent_bias is None else u + along(params.recurrent_bias, h)
+        # h stands once for each gate, beside `recurrent_kernel` [G*H].
+        u = jnp.concatenate([h] * self.gates, axis=-1)
+        u = u * broadcast_to_rank(params.recurrent_kernel, h)
+        if params.recurrent_bias is None:
+            return u
+        return u + broadcast_to_rank(params.recurrent_bias, h)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -46,17 +53,20 @@ class DiagonalGRUCell(DiagonalCell, GRUCell):
 
     r = σ(z_r + u_r),  z = σ(z_z + u_z),  n = tanh(z_n + r * u_n),  h' = (1 - z) * n + z * h,
 
-    where z_* = x @ kernel + bias and u_* = h * recurrent_kernel + recurrent_bias. Units meet in the kernel of the next
-    layer. The Jacobian of a step is diagonal, so `implementation="newton"` takes it exactly at the cost of the step.
+    where z_* = x @ kernel + bias and u_* = h * recurrent_kernel + recurrent_bias. Units meet in the
+    kernel of the next layer. The Jacobian of a step is diagonal. So `implementation="newton"` uses
+    the exact Jacobian, at the cost of the step.
 
     Args:
         hidden_size: the number of features H of the state.
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gates r and z.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent term has a bias of its own; `None` for where `bias` is.
+        recurrent_bias: whether the recurrent term has a separate bias; `None` for the same as
+            `bias`.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
-        recurrent_kernel_init: draws each gate of `recurrent_kernel`, `[H]`; uniform in [-1, 1) by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`, `[H]`; uniform in [-1, 1) by
+            default.
         bias_init: draws each gate of each bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
@@ -68,16 +78,17 @@ class DiagonalGRUCell(DiagonalCell, GRUCell):
         >>> import jax, recurrax
         >>> cell = recurrax.DiagonalGRUCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)), implementation="newton")
+        >>> xs = jax.numpy.ones((2, 7, 3))
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation="newton")
         >>> ys.shape, params.recurrent_kernel.shape
         ((2, 7, 4), (12,))
 
     References:
-        Danieli et al., ParaRNN: unlocking parallel training of nonlinear RNNs for large language models, 2025,
-        https://arxiv.org/abs/2510.21450
+        Danieli et al., ParaRNN: unlocking parallel training of nonlinear RNNs for large language
+        models, 2025, https://arxiv.org/abs/2510.21450
     """
 
-    # With a diagonal the reset gate may as well act before the product.
+    # The product is elementwise, so both places of the reset gate are one cell up to the bias.
     reset_after: bool = dataclasses.field(default=True, init=False)
 
 
@@ -89,19 +100,21 @@ class DiagonalLSTMCell(DiagonalCell, LSTMCell):
     c' = f * c + i * g
     h' = o * tanh(c'),
 
-    where z = x @ kernel + bias and u = h * recurrent_kernel + recurrent_bias. Units meet in the kernel of the next
-    layer. The Jacobian of a step is 2 x 2 for each unit, so `implementation="newton"` takes it exactly at about the
-    cost of the step.
+    where z = x @ kernel + bias and u = h * recurrent_kernel + recurrent_bias. Units meet in the
+    kernel of the next layer. The Jacobian of a step is 2 x 2 for each unit. So
+    `implementation="newton"` uses the exact Jacobian, at about the cost of the step.
 
     Args:
         hidden_size: the number of features H of the state.
-        forget_bias: what `init` adds to the forget gate's part of `bias`; without `bias` it has no effect.
+        forget_bias: the number that `init` adds to the forget gate's part of `bias`; without `bias`
+            it has no effect.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates i, f and o.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent term has a bias of its own.
+        recurrent_bias: whether the recurrent term has a separate bias.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
-        recurrent_kernel_init: draws each gate of `recurrent_kernel`, `[H]`; uniform in [-1, 1) by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`, `[H]`; uniform in [-1, 1) by
+            default.
         bias_init: draws each gate of each bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
@@ -113,13 +126,15 @@ class DiagonalLSTMCell(DiagonalCell, LSTMCell):
         >>> import jax, recurrax
         >>> cell = recurrax.DiagonalLSTMCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)), implementation="newton")
+        >>> xs = jax.numpy.ones((2, 7, 3))
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation="newton")
         >>> ys.shape, params.recurrent_kernel.shape
         ((2, 7, 4), (16,))
 
     References:
-        Danieli et al., ParaRNN: unlocking parallel training of nonlinear RNNs for large language models (whose LSTM
-        has coupled gates and peepholes too), 2025, https://arxiv.org/abs/2510.21450
+        Danieli et al., ParaRNN: unlocking parallel training of nonlinear RNNs for large language
+        models (whose LSTM has coupled gates and peepholes too), 2025,
+        https://arxiv.org/abs/2510.21450
     """
 
     proj_size: int = dataclasses.field(default=0, init=False)

@@ -49,7 +49,7 @@ class ElmanCell(AffineCell):
         hidden_size: the number of features H of the state.
         activation: the nonlinearity.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own, as in PyTorch.
+        recurrent_bias: whether the recurrent projection has a separate bias, as in PyTorch.
         kernel_init: draws `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws `recurrent_kernel`; orthogonal by default.
         bias_init: draws each bias; zeros by default.
@@ -78,7 +78,9 @@ class ElmanCell(AffineCell):
     state_type: ClassVar[type] = ElmanState
     output_part: ClassVar[str] = "h"
 
-    def pointwise(self, params: ElmanParams, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
+    def pointwise(
+        self, params: ElmanParams, a: Gates, state: ElmanState
+    ) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""
         h = self.update(frugal(self.activation)(*a))
         return ElmanState(h), h

@@ -41,27 +41,29 @@ class GRUState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GRUCell(AffineCell):
-    """The gated recurrent unit: PyTorch's and cuDNN's `GRU`, and both of Keras'.
+    """The gated recurrent unit: the `GRU` of PyTorch and cuDNN, and both forms in Keras.
 
     r = σ(z_r + u_r),  z = σ(z_z + u_z)
-    n = tanh(z_n + r * u_n), or tanh(z_n + (r * h) @ recurrent_kernel_n + recurrent_bias_n) without `reset_after`
+    n = tanh(z_n + r * u_n)                                              with `reset_after`
+    n = tanh(z_n + (r * h) @ recurrent_kernel_n + recurrent_bias_n)      without `reset_after`
     h' = (1 - z) * n + z * h,
 
     where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias.
 
-    There are 3 * H * (I + H + b) parameters with b biases: two by default, as in PyTorch and in Keras' `GRU`. The reset
-    gate multiplies u_n, so the second bias of n is not the first bias again. One bias, 3 * H fewer numbers, is
-    `recurrent_bias=False` or `reset_after=False`. The GRU that "Dive into Deep Learning" writes from scratch is
-    `reset_after=False`.
+    There are 3 * H * (I + H + b) parameters with b biases: two by default, as in PyTorch and in
+    Keras' `GRU`. The reset gate multiplies u_n, so the second bias of n is not redundant.
+    `recurrent_bias=False` or `reset_after=False` leaves one bias, 3 * H fewer numbers. The GRU from
+    scratch in "Dive into Deep Learning" is `reset_after=False`.
 
     Args:
         hidden_size: the number of features H of the state.
-        reset_after: whether the reset gate acts after the recurrent product (cuDNN, PyTorch) or before it (Cho 2014).
+        reset_after: whether the reset gate acts after the recurrent product (cuDNN, PyTorch), or
+            before it (Cho 2014).
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gates r and z.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own. `None` gives it one where it adds
-            something to `bias`, which is with `reset_after`.
+        recurrent_bias: whether the recurrent projection has a separate bias. `None` means yes with
+            `bias` and `reset_after`: then neither bias makes the other redundant.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -87,13 +89,18 @@ class GRUCell(AffineCell):
         480
 
     References:
-        Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, https://arxiv.org/abs/1406.1078
+        Cho et al., Learning phrase representations using RNN encoder-decoder, 2014,
+        https://arxiv.org/abs/1406.1078
     """
 
     reset_after: bool = True
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
-    recurrent_bias: bool | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jax.nn.sigmoid, kw_only=True
+    )
+    recurrent_bias: bool | None = dataclasses.field(  # type: ignore[assignment]
+        default=None, kw_only=True
+    )
 
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = GRUParams
@@ -103,7 +110,10 @@ class GRUCell(AffineCell):
     @property
     def has_recurrent_bias(self) -> bool:
         """Whether the parameters hold a `recurrent_bias`."""
-        return self.bias and self.reset_after if self.recurrent_bias is None else self.recurrent_bias
+        if self.recurrent_bias is not None:
+            return self.recurrent_bias
+        # Before the product a second bias would only add to the first.
+        return self.bias and self.reset_after
 
     @property
     def is_affine(self) -> bool:
@@ -111,27 +121,33 @@ class GRUCell(AffineCell):
         return self.reset_after
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
-        """Those of r and z, and both terms of the candidate's, which the reset gate comes between."""
+        """The pre-activations of r and z, and both terms of the candidate, between which r acts."""
         return z[0] + u[0], z[1] + u[1], z[2], u[2]
 
     def pointwise(self, params: GRUParams, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
-        """The gates, the candidate and their mixture, with the reset gate after the product."""
+        """Computes the gates, the candidate and their mixture, with r after the product."""
         r, z, n, u_n = a
         return self._mix(z, n + frugal(self.gate_activation)(r) * u_n, state)
 
     def step(self, params: GRUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
-        """One recurrent product and `pointwise`; two products where the reset gate acts before them."""
+        """One recurrent product, then `pointwise`; without `reset_after` two products."""
         if self.reset_after:
             return super().step(params, state, z)
+        # The gates come first, [:2*H], then the candidate, [2*H:].
         gates = 2 * self.hidden_size
         kernel, bias = params.recurrent_kernel, params.recurrent_bias
-        u = affine(state.h, kernel[:, :gates], None if bias is None else bias[:gates])
+        gate_bias = candidate_bias = None
+        if bias is not None:
+            gate_bias, candidate_bias = bias[:gates], bias[gates:]
+        u = affine(state.h, kernel[:, :gates], gate_bias)
         z_r, z_z, z_n = self.split(z.astype(u.dtype))
         u_r, u_z = jnp.split(u, 2, axis=-1)
         r = self.gate_activation(z_r + u_r)
-        u_n = affine(r * state.h, kernel[:, gates:], None if bias is None else bias[gates:])
+        # The second product waits for r.
+        u_n = affine(r * state.h, kernel[:, gates:], candidate_bias)
         return self._mix(z_z + u_z, z_n + u_n, state)
 
     def _mix(self, z: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
-        h = mixture(frugal(self.gate_activation)(z), state.h, self.update(frugal(self.activation)(n)))
+        n = self.update(frugal(self.activation)(n))
+        h = mixture(frugal(self.gate_activation)(z), state.h, n)
         return GRUState(h), h

@@ -1,4 +1,4 @@
-"""The independently recurrent network: each unit sees of the state only itself."""
+"""The independently recurrent network: each unit reads only its own state."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class IndRNNParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class IndRNNCell(DiagonalCell, ElmanCell):
-    """The independently recurrent network: Elman's, with a diagonal for its recurrent kernel.
+    """The independently recurrent network: Elman's network with a diagonal recurrent kernel.
 
     h' = activation(x @ kernel + bias + h * recurrent_kernel + recurrent_bias)
 
-    Units meet in the kernel of the next layer, so it is made for stacks. Over T steps a unit's gradient grows at most
-    as `abs(recurrent_kernel)` to the power of T; to bound that by γ, 2 for example, clip `recurrent_kernel` to
-    ±γ^(1/T) after each update.
+    Units meet in the kernel of the next layer, so the cell is made for stacks. Over T steps a
+    unit's gradient grows at most as `abs(recurrent_kernel)` to the power of T. To bound this growth
+    by γ, such as 2, clip `recurrent_kernel` to ±γ^(1/T) after each update.
 
     Args:
         hidden_size: the number of features H of the state.
         activation: the nonlinearity; ReLU by default.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent term has a bias of its own.
+        recurrent_bias: whether the recurrent term has a separate bias.
         kernel_init: draws `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws `recurrent_kernel` `[H]`; uniform in [0, 1) by default.
         bias_init: draws each bias; zeros by default.
@@ -68,28 +68,32 @@ class IndRNNCell(DiagonalCell, ElmanCell):
         ((2, 7, 4), (4,))
 
     References:
-        Li et al., Independently recurrent neural network (IndRNN): building a longer and deeper RNN, 2018,
-        https://arxiv.org/abs/1803.04831
+        Li et al., Independently recurrent neural network (IndRNN): building a longer and deeper
+        RNN, 2018, https://arxiv.org/abs/1803.04831
     """
 
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
-    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
+    recurrent_kernel_init: Initializer = dataclasses.field(
+        default=_uniform, kw_only=True, metadata=INITIALIZER
+    )
 
     params_type: ClassVar[type] = IndRNNParams
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormIndRNNCell(DiagonalCell, LayerNormElmanCell):
-    """The independently recurrent network with layer normalisation of the sum of its input and its recurrent term.
+    """The independently recurrent network with layer normalization of both terms' sum.
 
-    h' = activation(LN(x @ kernel + h * recurrent_kernel) * scale + bias),  LN(a) = (a - mean(a)) / √(var(a) + epsilon)
+    h' = activation(LN(x @ kernel + h * recurrent_kernel) * scale + bias)
+    LN(a) = (a - mean(a)) / √(var(a) + epsilon)
 
-    The authors of IndRNN normalise over the batch; over the features, units meet in the mean and the variance.
+    The authors of IndRNN normalize over the batch. This cell normalizes over the features, so units
+    meet in the mean and the variance.
 
     Args:
         hidden_size: the number of features H of the state.
         activation: the nonlinearity.
-        epsilon: what is added to each variance.
+        epsilon: a small number that is added to each variance.
         bias: whether there is a bias.
         kernel_init: draws `kernel` `[I, H]`; Glorot uniform by default.
         recurrent_kernel_init: draws `recurrent_kernel` `[H]`; uniform in [0, 1) by default.
@@ -109,13 +113,16 @@ class LayerNormIndRNNCell(DiagonalCell, LayerNormElmanCell):
         ((2, 7, 4), (4,))
 
     References:
-        Li et al., Independently recurrent neural network (IndRNN): building a longer and deeper RNN, 2018,
-        https://arxiv.org/abs/1803.04831
+        Li et al., Independently recurrent neural network (IndRNN): building a longer and deeper
+        RNN, 2018, https://arxiv.org/abs/1803.04831
 
         Ba et al., Layer normalization, 2016, https://arxiv.org/abs/1607.06450
     """
 
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
-    recurrent_kernel_init: Initializer = dataclasses.field(default=_uniform, kw_only=True, metadata=INITIALIZER)
+    recurrent_kernel_init: Initializer = dataclasses.field(
+        default=_uniform, kw_only=True, metadata=INITIALIZER
+    )
 
+    # The mean and the variance join all units.
     independent_units: ClassVar[bool] = False

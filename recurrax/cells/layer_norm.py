@@ -1,38 +1,39 @@
-"""Elman's network, the LSTM and the GRU with layer normalisation."""
+"""Elman's network, the LSTM and the GRU with layer normalization."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from recurrax._dtype import promote
 from recurrax._layer import Params
 from recurrax.cells._activation import frugal, mixture
-from recurrax.cells.affine import AffineCell, Gates, affine, along
+from recurrax.cells.affine import AffineCell, Gates, affine, broadcast_to_rank
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUState
 from recurrax.cells.lstm import LSTMState
 
 
 class LayerNormCellParams(NamedTuple):
-    """Parameters of the cells with layer normalisation; G gates in the order of the cells without it.
+    """Parameters of the cells with layer normalization; G gates in the order of the plain cells.
 
     Attributes:
         kernel: `[I, G*H]`.
         recurrent_kernel: `[H, G*H]`.
         bias: `[G*H]`.
         recurrent_bias: `[G*H]`; never in a `LayerNormElmanCell`.
-        scale: `[G*H]`, of the normalised input projection, or sum.
-        recurrent_scale: `[G*H]`, of the normalised recurrent projection; not in a `LayerNormElmanCell`.
-        cell_scale: `[H]`, of the normalised cell state of a `LayerNormLSTMCell`.
-        cell_bias: `[H]`, likewise.
+        scale: `[G*H]`, of the normalized input projection, or of the normalized sum.
+        recurrent_scale: `[G*H]`, of the normalized recurrent projection; never in a
+            `LayerNormElmanCell`.
+        cell_scale: `[H]`, of the normalized cell state of a `LayerNormLSTMCell`.
+        cell_bias: `[H]`, of the same cell state.
     """
 
     kernel: jax.Array
@@ -45,28 +46,35 @@ class LayerNormCellParams(NamedTuple):
     cell_bias: jax.Array | None = None
 
 
-def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` over the last axis, worked out in float32 at least."""
+def _layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float
+) -> jax.Array:
+    """`(x - mean) / sqrt(variance + epsilon) * scale + bias`, over the last axis."""
+    # The sums over H features need float32.
     wide = x.astype(promote(x.dtype, jnp.float32))
-    centred = wide - wide.mean(axis=-1, keepdims=True)
-    y = centred * jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon) * along(scale, wide)
-    return (y if bias is None else y + along(bias, wide)).astype(x.dtype)
+    centered = wide - wide.mean(axis=-1, keepdims=True)
+    variance = (centered * centered).mean(axis=-1, keepdims=True)
+    y = centered * jax.lax.rsqrt(variance + epsilon) * broadcast_to_rank(scale, wide)
+    if bias is not None:
+        y = y + broadcast_to_rank(bias, wide)
+    return y.astype(x.dtype)
 
 
-# For its derivative this keeps what goes in: all else is a few sums away.
+# The derivative stores the arguments and computes the sums again.
 _frugal_layer_norm = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=3)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormElmanCell(ElmanCell):
-    """Elman's cell with layer normalisation of the sum of both projections.
+    """Elman's cell with layer normalization of the sum of both projections.
 
-    h' = activation(LN(x @ kernel + h @ recurrent_kernel) * scale + bias),  LN(a) = (a - mean(a)) / √(var(a) + epsilon)
+    h' = activation(LN(x @ kernel + h @ recurrent_kernel) * scale + bias)
+    LN(a) = (a - mean(a)) / √(var(a) + epsilon)
 
     Args:
         hidden_size: the number of features H of the state.
         activation: the nonlinearity.
-        epsilon: what is added to each variance.
+        epsilon: a small number that is added to each variance.
         bias: whether there is a bias.
         kernel_init: draws `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws `recurrent_kernel`; orthogonal by default.
@@ -96,17 +104,20 @@ class LayerNormElmanCell(ElmanCell):
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters; `scale` is one."""
-        return super().init(key, input_size, dtype)._replace(scale=jnp.ones(self.hidden_size, dtype))
+        params = super().init(key, input_size, dtype)
+        return params._replace(scale=jnp.ones(self.hidden_size, dtype))
 
     def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
-        """`xs @ kernel`; the bias comes after the normalisation."""
+        """`xs @ kernel`; `pointwise` adds the bias after the normalization."""
         return affine(xs, params.kernel)
 
     def other_params(self, params: Params) -> Params:
-        """The bias and `scale`."""
+        """The bias and `scale`; `pointwise` needs both."""
         return params._replace(kernel=None, recurrent_kernel=None)
 
-    def pointwise(self, params: Params, a: Gates, state: ElmanState) -> tuple[ElmanState, jax.Array]:
+    def pointwise(
+        self, params: Params, a: Gates, state: ElmanState
+    ) -> tuple[ElmanState, jax.Array]:
         """activation(LN(a) * scale + bias)."""
         normalized = _frugal_layer_norm(a[0], params.scale, params.bias, self.epsilon)
         h = self.update(frugal(self.activation)(normalized))
@@ -115,13 +126,16 @@ class LayerNormElmanCell(ElmanCell):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _LayerNormCell(AffineCell):
-    """Normalises both projections apart, each over the gates of a group together."""
+    """A cell that normalizes each projection, over the gates of one group at a time."""
 
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jax.nn.sigmoid, kw_only=True
+    )
     epsilon: float = dataclasses.field(default=1e-5, kw_only=True)
 
     params_type: ClassVar[type] = LayerNormCellParams
+    # The number of gates in each group.
     _groups: ClassVar[tuple[int, ...]]
     output_part: ClassVar[str] = "h"
 
@@ -131,51 +145,60 @@ class _LayerNormCell(AffineCell):
         return super().init(key, input_size, dtype)._replace(scale=ones, recurrent_scale=ones)
 
     def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
-        """`LN(xs @ kernel) * scale + bias`: what the input is normalised by does not wait for the state."""
+        """`LN(xs @ kernel) * scale + bias`; this normalization does not need the state."""
         return self._normalize(affine(xs, params.kernel), params.scale, params.bias)
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
-        """`h @ recurrent_kernel`; the rest of the recurrent term is not linear, so `pointwise` has it."""
+        """`h @ recurrent_kernel`; `pointwise` normalizes it, which is not linear."""
         return affine(h, params.recurrent_kernel)
 
     def other_params(self, params: Params) -> Params:
-        """All but the kernels and what is the inputs' own."""
+        """All parameters without the kernels and without the arrays of the input projection."""
         return params._replace(kernel=None, recurrent_kernel=None, bias=None, scale=None)
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
-        """Both, apart."""
+        """The gates of `z`, then the gates of `u`."""
         return *z, *u
 
     def _recurrent(self, params: Params, u: Gates) -> Gates:
-        return self.split(self._normalize(jnp.concatenate(u, -1), params.recurrent_scale, params.recurrent_bias))
+        """The normalized recurrent term of each gate."""
+        joined = jnp.concatenate(u, -1)
+        return self.split(self._normalize(joined, params.recurrent_scale, params.recurrent_bias))
 
     def _normalize(self, a: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
-        ends = list(itertools.accumulate(size * self.hidden_size for size in self._groups))[:-1]
+        """`LN(a) * scale + bias`, with a mean and a variance for each group of gates."""
+        # The column at which each group ends, without the last.
+        ends = (np.cumsum(self._groups)[:-1] * self.hidden_size).tolist()
         parts, scales = jnp.split(a, ends, axis=-1), jnp.split(scale, ends)
-        biases = [None] * len(parts) if bias is None else jnp.split(bias, ends)
-        norm = lambda *at: _frugal_layer_norm(*at, self.epsilon)  # noqa: E731
-        return jnp.concatenate(list(map(norm, parts, scales, biases)), axis=-1)
+        biases: list[Any] = [None] * len(parts)
+        if bias is not None:
+            biases = jnp.split(bias, ends)
+        normalized = []
+        for group in zip(parts, scales, biases, strict=True):
+            normalized.append(_frugal_layer_norm(*group, self.epsilon))
+        return jnp.concatenate(normalized, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormLSTMCell(_LayerNormCell):
-    """Long short-term memory with layer normalisation of both projections and of the cell state.
+    """Long short-term memory with layer normalization of both projections and of the cell state.
 
     i = σ(z_i + u_i),  f = σ(z_f + u_f),  g = tanh(z_g + u_g),  o = σ(z_o + u_o)
     c' = f * c + i * g
     h' = o * tanh(LN(c') * cell_scale + cell_bias),
 
-    where z = LN(x @ kernel) * scale + bias and u = LN(h @ recurrent_kernel) * recurrent_scale + recurrent_bias, with
+    where z = LN(x @ kernel) * scale + bias and
+    u = LN(h @ recurrent_kernel) * recurrent_scale + recurrent_bias, with
     LN(a) = (a - mean(a)) / √(var(a) + epsilon) over all four gates together.
 
     Args:
         hidden_size: the number of features H of the state.
-        forget_bias: what `init` adds to the forget gate's part of `bias`.
-        activation: the nonlinearity of g and of the normalised c'.
+        forget_bias: the number that `init` adds to the forget gate's part of `bias`.
+        activation: the nonlinearity of g and of the normalized c'.
         gate_activation: the nonlinearity of the gates i, f and o.
-        epsilon: what is added to each variance.
+        epsilon: a small number that is added to each variance.
         bias: whether there is a `bias` and a `cell_bias`.
-        recurrent_bias: whether the normalised recurrent projection has a bias of its own.
+        recurrent_bias: whether the normalized recurrent projection has a separate bias.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of `bias` and `recurrent_bias`; zeros by default.
@@ -204,22 +227,28 @@ class LayerNormLSTMCell(_LayerNormCell):
     _groups: ClassVar[tuple[int, ...]] = (4,)
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        """Draws the parameters, with `forget_bias` added to the forget gate's bias; every scale is one."""
-        size, params = self.hidden_size, self.shifted(super().init(key, input_size, dtype), 1, self.forget_bias)
-        cell_bias = jnp.zeros(size, dtype) if self.bias else None
-        return params._replace(cell_scale=jnp.ones(size, dtype), cell_bias=cell_bias)
+        """Draws the parameters, with `forget_bias` in the forget gate's bias; scales are one."""
+        size = self.hidden_size
+        # Gate 1 is the forget gate.
+        params = self.shifted(super().init(key, input_size, dtype), 1, self.forget_bias)
+        params = params._replace(cell_scale=jnp.ones(size, dtype))
+        if self.bias:
+            params = params._replace(cell_bias=jnp.zeros(size, dtype))
+        return params
 
     def pointwise(self, params: Params, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
         gate, activation = frugal(self.gate_activation), frugal(self.activation)
 
-        # For its derivative this keeps what goes in and works out c and all that is done to it again.
+        # The derivative stores the arguments and computes the new c and its normalization again.
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def mix(gates: Gates, c: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
             i, f, g, o = gates
             c = f * c + i * g
-            return o * activation(_layer_norm(c, params.cell_scale, params.cell_bias, self.epsilon)), c
+            normalized = _layer_norm(c, params.cell_scale, params.cell_bias, self.epsilon)
+            return o * activation(normalized), c
 
+        # `a` holds the four gates of z, then the four gates of u.
         i, f, g, o = map(jnp.add, a[:4], self._recurrent(params, a[4:]))
         h, c = mix((gate(i), gate(f), self.update(activation(g)), gate(o)), state.c, params)
         return LSTMState(h, c), h
@@ -227,22 +256,25 @@ class LayerNormLSTMCell(_LayerNormCell):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormGRUCell(_LayerNormCell):
-    """The gated recurrent unit with layer normalisation of both projections.
+    """The gated recurrent unit with layer normalization of both projections.
 
     r = σ(z_r + u_r),  z = σ(z_z + u_z),  n = tanh(z_n + r * u_n)
     h' = (1 - z) * n + z * h,
 
-    where z_* = LN(x @ kernel) * scale + bias and u_* = LN(h @ recurrent_kernel) * recurrent_scale + recurrent_bias,
-    with LN(a) = (a - mean(a)) / √(var(a) + epsilon) over r and z together, and over n by itself. As in the paper, the
-    reset gate acts after the product and its normalisation; the paper's update gate is 1 - z.
+    where z_* = LN(x @ kernel) * scale + bias and
+    u_* = LN(h @ recurrent_kernel) * recurrent_scale + recurrent_bias, with
+    LN(a) = (a - mean(a)) / √(var(a) + epsilon) over r and z together, and over n alone. As in
+    the paper, the reset gate acts after the product and its normalization. The paper's update gate
+    is 1 - z.
 
     Args:
         hidden_size: the number of features H of the state.
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gates r and z.
-        epsilon: what is added to each variance.
+        epsilon: a small number that is added to each variance.
         bias: whether there is a `bias`.
-        recurrent_bias: whether the normalised recurrent projection has a bias of its own; `None` for one if `bias`.
+        recurrent_bias: whether the normalized recurrent projection has a separate bias; `None` for
+            the same as `bias`.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -261,10 +293,13 @@ class LayerNormGRUCell(_LayerNormCell):
         ((2, 7, 4), (2, 4))
 
     References:
-        Ba et al., Layer normalization (supplementary material), 2016, https://arxiv.org/abs/1607.06450
+        Ba et al., Layer normalization (supplementary material), 2016,
+        https://arxiv.org/abs/1607.06450
     """
 
-    recurrent_bias: bool | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+    recurrent_bias: bool | None = dataclasses.field(  # type: ignore[assignment]
+        default=None, kw_only=True
+    )
 
     gates: ClassVar[int] = 3
     state_type: ClassVar[type] = GRUState
@@ -273,11 +308,16 @@ class LayerNormGRUCell(_LayerNormCell):
     @property
     def has_recurrent_bias(self) -> bool:
         """Whether the parameters hold a `recurrent_bias`."""
-        return self.bias if self.recurrent_bias is None else self.recurrent_bias
+        if self.recurrent_bias is None:
+            return self.bias
+        return self.recurrent_bias
 
     def pointwise(self, params: Params, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
         """The gates, the candidate and their mixture."""
-        gate, (u_r, u_z, u_n) = frugal(self.gate_activation), self._recurrent(params, a[3:])
-        n = self.update(frugal(self.activation)(a[2] + gate(a[0] + u_r) * u_n))
-        h = mixture(gate(a[1] + u_z), state.h, n)
+        gate = frugal(self.gate_activation)
+        # `a` holds the three gates of z, then the three gates of u.
+        z_r, z_z, z_n = a[:3]
+        u_r, u_z, u_n = self._recurrent(params, a[3:])
+        n = self.update(frugal(self.activation)(z_n + gate(z_r + u_r) * u_n))
+        h = mixture(gate(z_z + u_z), state.h, n)
         return GRUState(h), h

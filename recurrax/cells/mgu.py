@@ -49,11 +49,13 @@ class UGRNNParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _OneGateCell(AffineCell):
-    """A gate and a candidate, which `init` starts off towards keeping the state."""
+    """A cell with one gate and one candidate; at first the gate tends to keep the state."""
 
     forget_bias: float = 1.0
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jax.nn.sigmoid, kw_only=True
+    )
 
     gates: ClassVar[int] = 2
     state_type: ClassVar[type] = GRUState
@@ -61,43 +63,61 @@ class _OneGateCell(AffineCell):
 
     @property
     def _open_keeps(self) -> bool:
-        """Whether an open gate keeps the state, not takes the candidate."""
+        """Whether an open gate keeps the state. Otherwise it takes the candidate."""
         return True
 
-    def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> MGUParams | UGRNNParams:
-        """Draws the parameters, with the gate's bias moved by `forget_bias` towards keeping the state."""
-        shift = self.forget_bias if self._open_keeps else -self.forget_bias
+    def init(
+        self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32
+    ) -> MGUParams | UGRNNParams:
+        """Draws the parameters; `forget_bias` moves the gate's bias towards keeping the state."""
+        shift = self.forget_bias
+        if not self._open_keeps:
+            shift = -shift
+        # The gate comes first, so it is gate 0.
         return self.shifted(super().init(key, input_size, dtype), 0, shift)
 
     def _mix(self, gate: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
         n = self.update(frugal(self.activation)(n))
-        h = mixture(gate, state.h, n) if self._open_keeps else mixture(gate, n, state.h)
+        opened, closed = n, state.h
+        if self._open_keeps:
+            opened, closed = closed, opened
+        h = mixture(gate, opened, closed)
         return GRUState(h), h
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class MGUCell(_OneGateCell):
-    """The minimal gated unit: a GRU with one gate for both of its two, in Flax's form and in its authors'.
+    """The minimal gated unit: a GRU with one gate, in Flax's form and in the authors' form.
 
     f = σ(z_f + u_f)
-    n = tanh(z_n + f * u_n),  h' = (1 - f) * n + f * h  with `reset_after`, as Flax has it
-    n = tanh(z_n + (f * h) @ recurrent_kernel_n + recurrent_bias_n),  h' = (1 - f) * h + f * n  without, as the paper,
 
-    where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias. So more than the place of the product
-    differs: an open gate keeps the state in Flax's form and takes the candidate in the paper's. Neither can be had
-    from the other by the choice of parameters.
+    With `reset_after`, Flax's form:
+
+    n = tanh(z_n + f * u_n)
+    h' = (1 - f) * n + f * h
+
+    Without `reset_after`, the paper's form:
+
+    n = tanh(z_n + (f * h) @ recurrent_kernel_n + recurrent_bias_n)
+    h' = (1 - f) * h + f * n,
+
+    where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias. The forms differ
+    in more than the place of the product. An open gate keeps the state in Flax's form and takes the
+    candidate in the paper's form. No choice of parameters turns one form into the other.
 
     Args:
         hidden_size: the number of features H of the state.
         forget_bias: how far `init` moves the gate's part of `bias` towards keeping the state.
-        reset_after: whether the gate acts after the recurrent product (Flax) or before it (Zhou et al.).
+        reset_after: whether the gate acts after the recurrent product (Flax) or before it (Zhou et
+            al.).
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gate f.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own. `None` gives it one where it adds
-            something to `bias`, which is with `reset_after`.
+        recurrent_bias: whether the recurrent projection has a separate bias. `None` means yes with
+            `bias` and `reset_after`: then neither bias makes the other redundant.
         kernel_init: draws gate and candidate of `kernel`; Glorot uniform by default.
-        recurrent_kernel_init: draws gate and candidate of `recurrent_kernel`; orthogonal by default.
+        recurrent_kernel_init: draws gate and candidate of `recurrent_kernel`; orthogonal by
+            default.
         bias_init: draws gate and candidate of each bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
@@ -114,21 +134,27 @@ class MGUCell(_OneGateCell):
         ((2, 7, 4), (2, 4))
 
     References:
-        Zhou et al., Minimal gated unit for recurrent neural networks, 2016, https://arxiv.org/abs/1603.09420
+        Zhou et al., Minimal gated unit for recurrent neural networks, 2016,
+        https://arxiv.org/abs/1603.09420
 
         Flax, `flax.linen.MGUCell`, 2024,
-        https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html#flax.linen.MGUCell
+        https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html
     """
 
     reset_after: bool = dataclasses.field(default=True, kw_only=True)
-    recurrent_bias: bool | None = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+    recurrent_bias: bool | None = dataclasses.field(  # type: ignore[assignment]
+        default=None, kw_only=True
+    )
 
     params_type: ClassVar[type] = MGUParams
 
     @property
     def has_recurrent_bias(self) -> bool:
         """Whether the parameters hold a `recurrent_bias`."""
-        return self.bias and self.reset_after if self.recurrent_bias is None else self.recurrent_bias
+        if self.recurrent_bias is not None:
+            return self.recurrent_bias
+        # Before the product a second bias would only add to the first.
+        return self.bias and self.reset_after
 
     @property
     def is_affine(self) -> bool:
@@ -137,50 +163,55 @@ class MGUCell(_OneGateCell):
 
     @property
     def _open_keeps(self) -> bool:
-        """Whether an open gate keeps the state: in Flax's form."""
+        """Whether an open gate keeps the state, as in Flax's form."""
         return self.reset_after
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
-        """That of the gate, and both terms of the candidate's, which the gate comes between."""
+        """The gate's pre-activation, then both terms of the candidate; the gate acts between."""
         return z[0] + u[0], z[1], u[1]
 
     def pointwise(self, params: MGUParams, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
-        """The gate, the candidate and their mixture, with the gate after the product."""
+        """Computes the gate, the candidate and their mixture, with the gate after the product."""
         f, n, u_n = a
         f = frugal(self.gate_activation)(f)
         return self._mix(f, n + f * u_n, state)
 
     def step(self, params: MGUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
-        """One recurrent product and `pointwise`; two products where the gate acts before the second."""
+        """One recurrent product, then `pointwise`; without `reset_after` two products."""
         if self.reset_after:
             return super().step(params, state, z)
         kernel_f, kernel_n = self.split(params.recurrent_kernel)
-        bias_f, bias_n = (None, None) if params.recurrent_bias is None else self.split(params.recurrent_bias)
+        bias_f = bias_n = None
+        if params.recurrent_bias is not None:
+            bias_f, bias_n = self.split(params.recurrent_bias)
         u_f = affine(state.h, kernel_f, bias_f)
         z_f, z_n = self.split(z.astype(u_f.dtype))
         f = frugal(self.gate_activation)(z_f + u_f)
-        return self._mix(f, z_n + affine(f * state.h, kernel_n, bias_n), state)
+        # The second product waits for f.
+        u_n = affine(f * state.h, kernel_n, bias_n)
+        return self._mix(f, z_n + u_n, state)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class UGRNNCell(_OneGateCell):
-    """The update-gate recurrent network: Elman's, with a gate that may keep the state.
+    """The update-gate recurrent network: Elman's network with a gate that may keep the state.
 
     g = σ(z_g + u_g),  n = tanh(z_n + u_n)
     h' = g * h + (1 - g) * n,
 
-    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias. It is Flax's
+    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias. Flax has this cell as
     `MGUCell(reset_gate=False)`.
 
     Args:
         hidden_size: the number of features H of the state.
-        forget_bias: what `init` adds to the gate's part of `bias`.
+        forget_bias: the number that `init` adds to the gate's part of `bias`.
         activation: the nonlinearity of the candidate n.
         gate_activation: the nonlinearity of the gate g.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
+        recurrent_bias: whether the recurrent projection has a separate bias.
         kernel_init: draws gate and candidate of `kernel`; Glorot uniform by default.
-        recurrent_kernel_init: draws gate and candidate of `recurrent_kernel`; orthogonal by default.
+        recurrent_kernel_init: draws gate and candidate of `recurrent_kernel`; orthogonal by
+            default.
         bias_init: draws gate and candidate of each bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
@@ -197,12 +228,15 @@ class UGRNNCell(_OneGateCell):
         ((2, 7, 4), (2, 4))
 
     References:
-        Collins et al., Capacity and trainability in recurrent neural networks, 2016, https://arxiv.org/abs/1611.09913
+        Collins et al., Capacity and trainability in recurrent neural networks, 2016,
+        https://arxiv.org/abs/1611.09913
     """
 
     params_type: ClassVar[type] = UGRNNParams
 
-    def pointwise(self, params: UGRNNParams, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
+    def pointwise(
+        self, params: UGRNNParams, a: Gates, state: GRUState
+    ) -> tuple[GRUState, jax.Array]:
         """The gate, the candidate and their mixture."""
         g, n = a
         return self._mix(frugal(self.gate_activation)(g), n, state)

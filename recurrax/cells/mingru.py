@@ -1,4 +1,4 @@
-"""The minimal GRU and the minimal LSTM: gates that see the inputs alone."""
+"""The minGRU and the minLSTM: their gates see only the inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recurrax.cells.linear import Coefficients
 
 
 def positive(x: jax.Array) -> jax.Array:
-    """Increases from 0 without a jump: σ(x) below x = 0, and x + 1/2 from there on.
+    """A positive, increasing function: σ(x) for x < 0, and x + 1/2 for x >= 0.
 
     Args:
         x: an array.
@@ -34,31 +34,37 @@ def positive(x: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _MinimalCell(GatedLinearCell):
+class _CandidateCell(GatedLinearCell):
+    """A gated linear recurrence with an activation for its candidate."""
+
     activation: Callable[[jax.Array], jax.Array] | None = positive
 
     def _candidate(self, x: jax.Array) -> jax.Array:
-        return x if self.activation is None else frugal(self.activation)(x)
+        if self.activation is None:
+            return x
+        return frugal(self.activation)(x)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class MinGRUCell(_MinimalCell):
-    """The minimal GRU: one gate and a candidate, neither of which sees the state.
+class MinGRUCell(_CandidateCell):
+    """The minGRU: one gate and a candidate, which do not see the state.
 
     z = σ(x @ kernel_z + bias_z)
     n = activation(x @ kernel_n + bias_n)
     h' = (1 - z) * h + z * n
 
-    1 - z is computed as σ(-x @ kernel_z - bias_z), so that it keeps its digits where z is near 1. The sums are of h
-    itself, not of its logarithm, so that states and candidates may have any sign; products of numbers below 1 cannot
-    overflow. The paper's form in log space gives the same from the same state, which it needs to be above 0.
+    The code computes 1 - z as σ(-x @ kernel_z - bias_z), which keeps its digits where z is near 1.
+    It adds h itself, not the logarithm of h, so states and candidates may have any sign. Products
+    of numbers below 1 cannot overflow. The paper's form in log space gives the same result from the
+    same state, but it needs a state above 0.
 
     Args:
         hidden_size: the number of features H of the state.
-        activation: the nonlinearity of the candidate; None for the identity. By default the paper's x + 1/2 from 0 on
-            and σ(x) below.
+        activation: the nonlinearity of the candidate; None for the identity. The default is the
+            paper's: x + 1/2 for x >= 0, and σ(x) for x < 0.
         bias: whether the gates have a bias.
-        kernel_init: draws each gate of `kernel` `[I, 2*H]`, in the order z, n; Glorot uniform by default.
+        kernel_init: draws each gate of `kernel` `[I, 2*H]`, in the order z, n; Glorot uniform by
+            default.
         bias_init: draws each gate of `bias`; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
@@ -67,7 +73,7 @@ class MinGRUCell(_MinimalCell):
         ValueError: if `hidden_size` is not positive.
 
     Example:
-        A block as its authors stack them, with a short convolution and a gated network upon it:
+        A block of the paper: a short convolution, the cell, and a feed-forward network:
 
         >>> import jax, recurrax as rx
         >>> minimal = rx.Stack((rx.RMSNorm(), rx.CausalConv(8), rx.MinGRUCell(16), rx.Dense(8)))
@@ -83,34 +89,36 @@ class MinGRUCell(_MinimalCell):
 
     @property
     def gates(self) -> int:
-        """2: z and n."""
+        """The number of gates, 2: z and n."""
         return 2
 
     def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gate and the candidate of every step."""
         z, n = self.split(params, xs)
         sigmoid = frugal(jax.nn.sigmoid)
+        # σ(-z) is 1 - σ(z), with all digits.
         return Coefficients(sigmoid(-z), sigmoid(z) * self._candidate(n))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class MinLSTMCell(_MinimalCell):
-    """The minimal LSTM: an input and a forget gate that add up to 1, and a candidate; none of them sees the state.
+class MinLSTMCell(_CandidateCell):
+    """The minLSTM: an input gate and a forget gate with sum 1, and a candidate, without the state.
 
     i = σ(x @ kernel_i + bias_i),  f = σ(x @ kernel_f + bias_f)
     g = activation(x @ kernel_g + bias_g)
     h' = f / (f + i) * h + i / (f + i) * g
 
-    Both quotients are computed as σ(±(log i - log f)), from the logarithms of the gates, so that they are right where
-    both gates are shut so far that i + f is 0 in floating point. Without that normalisation it is `QRNNCell` with
-    ifo-pooling.
+    The code computes both quotients as σ(±(log i - log f)), from the logarithms of the gates. So
+    they are right even where both gates are so small that i + f is 0 in floating point. Without the
+    normalization by f + i the recurrence is `QRNNCell` with ifo-pooling.
 
     Args:
         hidden_size: the number of features H of the state.
-        activation: the nonlinearity of the candidate; None for the identity. By default the paper's x + 1/2 from 0 on
-            and σ(x) below.
+        activation: the nonlinearity of the candidate; None for the identity. The default is the
+            paper's: x + 1/2 for x >= 0, and σ(x) for x < 0.
         bias: whether the gates have a bias.
-        kernel_init: draws each gate of `kernel` `[I, 3*H]`, in the order i, f, g; Glorot uniform by default.
+        kernel_init: draws each gate of `kernel` `[I, 3*H]`, in the order i, f, g; Glorot uniform by
+            default.
         bias_init: draws each gate of `bias`; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
@@ -122,7 +130,8 @@ class MinLSTMCell(_MinimalCell):
         >>> import jax, recurrax
         >>> cell = recurrax.MinLSTMCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)), implementation="associative")
+        >>> xs = jax.numpy.ones((2, 7, 3))
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation="associative")
         >>> ys.shape, params.kernel.shape
         ((2, 7, 4), (3, 12))
 
@@ -132,7 +141,7 @@ class MinLSTMCell(_MinimalCell):
 
     @property
     def gates(self) -> int:
-        """3: i, f and g."""
+        """The number of gates, 3: i, f and g."""
         return 3
 
     def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
@@ -140,4 +149,5 @@ class MinLSTMCell(_MinimalCell):
         i, f, g = self.split(params, xs)
         difference = jax.nn.log_sigmoid(i) - jax.nn.log_sigmoid(f)
         sigmoid = frugal(jax.nn.sigmoid)
+        # i / (f + i) = σ(log i - log f), and f / (f + i) = σ(log f - log i).
         return Coefficients(sigmoid(-difference), sigmoid(difference) * self._candidate(g))

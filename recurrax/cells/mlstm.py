@@ -1,4 +1,4 @@
-"""The matrix LSTM of xLSTM: exponential gates upon a memory of keys and values, without a recurrent product."""
+"""The matrix LSTM of xLSTM: exponential gates and a memory of keys and values."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ class MLSTMParams(NamedTuple):
 
 
 class MLSTMState(NamedTuple):
-    """State of an `MLSTMCell` with N heads of D features; the paper's memory and normaliser are c and n * exp(m).
+    """State of an `MLSTMCell` with N heads of D features.
+
+    The paper's memory is c * exp(m). The paper's normalizer is n * exp(m).
 
     Attributes:
-        h: the output of the last step, `[*B, H]`; the recurrence does not read it.
+        h: the output of the last step, `[*B, H]`; the recurrence does not read h.
         c: the memory, `[*B, N, D, D]`, values by keys.
-        n: the normaliser, `[*B, N, D]`.
-        m: the stabiliser, `[*B, N]`: the largest logarithm of a weight in c and n. Where both are 0 it has no meaning.
+        n: the normalizer, `[*B, N, D]`.
+        m: the stabilizer, `[*B, N]`: the largest logarithm of a weight in c and n. Where c and n
+            are 0, m has no meaning.
     """
 
     h: jax.Array
@@ -50,7 +53,7 @@ class MLSTMState(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """What an `MLSTMCell` makes of an input, head by head.
+    """The projected inputs of an `MLSTMCell`, for each head.
 
     Attributes:
         q: the query, `[..., N, D]`.
@@ -71,7 +74,7 @@ class Heads(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class MLSTMCell(Cell):
-    """The matrix LSTM of xLSTM: every head stores values under keys, with exponential weights in log space.
+    """The matrix LSTM of xLSTM: every head stores values under keys, with exponential weights.
 
     q, k, v, o, i, f = split(x @ kernel + bias),  k ← k / √D,  o ← σ(o)
     log i = i,  log f = log σ(f), or f if `forget_gate` is "exp"
@@ -79,29 +82,32 @@ class MLSTMCell(Cell):
     c' = f * c + i * v kᵀ,  n' = f * n + i * k
     h' = o * c' q / max(abs(n' · q), exp(-m')),
 
-    for each head of D = H / N features. h does not depend on m but for rounding: it keeps every exponential at most 1.
-    Without a past, where c and n are 0, m' = log i, as from m = -inf, so that the initial state is all zeros and
-    nothing overflows or is divided by zero, whatever the gates.
+    for each head of D = H / N features. m keeps every exponential at most 1; h depends on m only by
+    rounding. Where c and n are 0 there is no past. There m' = log i, as if m were -inf. So the
+    initial state is all zeros. For any gates, no exponential overflows and no divisor is zero.
 
-    The state enters linearly, with weights from the inputs alone. So beside the loop there is the implementation
-    "chunked": parallel within chunks, one chunk after another, with memory for the derivative that is linear in T and
-    holds one c for each chunk, where the loop holds one for each step. `Chunked` says how long a chunk is.
+    The state enters linearly, with weights that depend only on the inputs. So there is also the
+    implementation "chunked". It is parallel inside a chunk and takes one chunk after another. Its
+    memory for the derivative is linear in T: one c for each chunk, where the loop stores one c for
+    each step. `Chunked` sets the length of a chunk.
 
     Args:
         hidden_size: the number of features H of the output.
         num_heads: the number N of heads.
         forget_gate: the activation of the forget gate, "sigmoid" or "exp".
-        forget_bias: what `init` adds to the forget gate's part of `bias`, at the first head and at the last, evenly
-            spaced between; without `bias` it has no effect.
+        forget_bias: the numbers that `init` adds to the forget gate's part of `bias` at the first
+            head and at the last head. The heads between get evenly spaced numbers. Without `bias`
+            it has no effect.
         bias: whether the projection has a bias.
-        kernel_init: draws `[I, H]` for q, k, v and o each, `[I, N]` for i and f; Glorot uniform by default.
+        kernel_init: draws `[I, H]` for each of q, k, v and o, and `[I, N]` for i and f; Glorot
+            uniform by default.
         bias_init: draws each part of the bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
     Raises:
         TypeError: if `hidden_size` is not an int.
-        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or `forget_gate` is neither of
-            the two.
+        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or
+            `forget_gate` has another value.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -111,11 +117,13 @@ class MLSTMCell(Cell):
         >>> state, ys = recurrax.scan(cell, params, xs, implementation="chunked")
         >>> ys.shape, state.c.shape, state.n.shape, state.m.shape
         ((2, 70, 8), (2, 2, 4, 4), (2, 2, 4), (2, 2))
-        >>> bool(jnp.allclose(ys, recurrax.scan(cell, params, xs, implementation="xla")[1], atol=1e-5))
+        >>> _, expected = recurrax.scan(cell, params, xs, implementation="xla")
+        >>> bool(jnp.allclose(ys, expected, atol=1e-5))
         True
 
     References:
-        Beck et al., xLSTM: Extended long short-term memory (section 2.3), 2024, https://arxiv.org/abs/2405.04517
+        Beck et al., xLSTM: Extended long short-term memory (section 2.3), 2024,
+        https://arxiv.org/abs/2405.04517
     """
 
     num_heads: int = 1
@@ -125,14 +133,18 @@ class MLSTMCell(Cell):
     kernel_init: Initializer = dataclasses.field(
         default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
     )
-    bias_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    bias_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     output_part: ClassVar[str] = "h"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_heads < 1 or self.hidden_size % self.num_heads:
-            raise ValueError(f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}.")
+            raise ValueError(
+                f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}."
+            )
         if self.forget_gate not in ("sigmoid", "exp"):
             raise ValueError(f'`forget_gate` must be "sigmoid" or "exp"; got {self.forget_gate!r}.')
 
@@ -140,43 +152,62 @@ class MLSTMCell(Cell):
         """Draws the parameters part by part, with `forget_bias` added to the forget gate's bias."""
         sizes = [self.hidden_size] * 4 + [self.num_heads] * 2
         keys = jax.random.split(key, (2, len(sizes)))
-        drawn = [self.kernel_init(k, (input_size, size), jnp.float32) for k, size in zip(keys[0], sizes, strict=True)]
+        drawn = []
+        for k, size in zip(keys[0], sizes, strict=True):
+            drawn.append(self.kernel_init(k, (input_size, size), jnp.float32))
         params = MLSTMParams(jnp.concatenate(drawn, axis=-1).astype(dtype))
         if not self.bias:
             return params
-        biases = [self.bias_init(k, (size,), jnp.float32) for k, size in zip(keys[1], sizes, strict=True)]
+        biases = []
+        for k, size in zip(keys[1], sizes, strict=True):
+            biases.append(self.bias_init(k, (size,), jnp.float32))
+        # The forget gate is the last part.
         biases[-1] += jnp.linspace(*self.forget_bias, self.num_heads, dtype=jnp.float32)
         return params._replace(bias=jnp.concatenate(biases).astype(dtype))
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> MLSTMState:
-        """Zeros: no past."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> MLSTMState:
+        """Zeros, which mean that there is no past."""
         heads, size = (*batch_shape, self.num_heads), self.hidden_size // self.num_heads
-        shapes = (*batch_shape, self.hidden_size), (*heads, size, size), (*heads, size), heads
-        return MLSTMState(*(jnp.zeros(shape, dtype) for shape in shapes))
+        return MLSTMState(
+            h=jnp.zeros((*batch_shape, self.hidden_size), dtype),
+            c=jnp.zeros((*heads, size, size), dtype),
+            n=jnp.zeros((*heads, size), dtype),
+            m=jnp.zeros(heads, dtype),
+        )
 
     def project_inputs(self, params: MLSTMParams, xs: jax.Array) -> jax.Array:
         """`xs @ kernel + bias`, one matrix product for every step."""
         return affine(xs, params.kernel, params.bias)
 
     def heads(self, z: jax.Array, dtype: DTypeLike) -> Heads:
-        """What stands in `z` `[..., 4*H + 2*N]`, with the gates in `dtype`."""
-        size, number = self.hidden_size // self.num_heads, self.num_heads
-        *qkv, o, i, f = jnp.split(z, [part * self.hidden_size for part in (1, 2, 3, 4)] + [z.shape[-1] - number], -1)
-        q, k, v = (part.reshape(*part.shape[:-1], number, size) for part in qkv)
-        o, i, f = (part.astype(dtype) for part in (o, i, f))
-        f = jax.nn.log_sigmoid(f) if self.forget_gate == "sigmoid" else f
+        """Splits `z` `[..., 4*H + 2*N]` into heads, with the gates in `dtype`."""
+        number, features = self.num_heads, self.hidden_size
+        size = features // number
+        # The columns at which q, k, v, o and i end. f ends with z.
+        ends = [features, 2 * features, 3 * features, 4 * features, z.shape[-1] - number]
+        q, k, v, o, i, f = jnp.split(z, ends, axis=-1)
+        # q, k and v of each head, [..., N, D].
+        q, k, v = (part.reshape(*part.shape[:-1], number, size) for part in (q, k, v))
+        o, i, f = o.astype(dtype), i.astype(dtype), f.astype(dtype)
+        if self.forget_gate == "sigmoid":
+            f = jax.nn.log_sigmoid(f)
         return Heads(q, k / math.sqrt(size), v, frugal(jax.nn.sigmoid)(o), i, f)
 
-    def step(self, params: MLSTMParams, state: MLSTMState, z: jax.Array) -> tuple[MLSTMState, jax.Array]:
-        """Weighs past and present, and reads the memory."""
+    def step(
+        self, params: MLSTMParams, state: MLSTMState, z: jax.Array
+    ) -> tuple[MLSTMState, jax.Array]:
+        """Weighs the past and the input, and reads the memory."""
 
-        # For its derivative this keeps what goes in, not each of its terms.
+        # The derivative stores the arguments and computes the terms again.
         @functools.partial(jax.checkpoint, prevent_cse=False)
-        def mix(c: jax.Array, n: jax.Array, m: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
-            # A rounded logarithm is a wrong factor, so nothing here is narrower than float32.
+        def mix(c: jax.Array, n: jax.Array, m: jax.Array, z: jax.Array) -> Memory:
+            # A rounded logarithm is a wrong factor, so every array has float32 or more.
             c, n, m, z = (a.astype(promote(jnp.float32, m.dtype)) for a in (c, n, m, z))
             q, k, v, o, i, f = self.heads(z, m.dtype)
             m, kept, added = weights(f + m, i, without_past(c, n))
+            # v kᵀ for each head, [*B, N, D, D].
             c = kept[..., None, None] * c + (added[..., None] * v)[..., None] * k[..., None, :]
             n = kept[..., None] * n + added[..., None] * k
             read = read_out((c * q[..., None, :]).sum(-1), (n * q).sum(-1), m)
@@ -186,64 +217,76 @@ class MLSTMCell(Cell):
         return MLSTMState(h, *rest), h
 
     def state_parts(self, state: MLSTMState) -> tuple[jax.Array, ...]:
-        """h, and the memory of each head, for which its m stands."""
+        """h, and m, which stands for the memory of its head."""
         return state.h, state.m
 
     def mix_states(self, keep: Sequence[Any], old: MLSTMState, new: MLSTMState) -> MLSTMState:
-        """H by itself, and the memories c * exp(m) and n * exp(m) of each head as one."""
+        """Mixes h, and the memories c * exp(m) and n * exp(m) of each head together."""
         keep_h, keep_memory = keep
         memory = mixed_memory(keep_memory, old[1:], new[1:], without_past(old.c, old.n))
         return MLSTMState(mixed(keep_h, old.h, new.h), *memory)
 
 
 def without_past(c: jax.Array, n: jax.Array) -> jax.Array:
-    """Whether nothing is stored; n alone does not say so, since keys may cancel."""
+    """Whether the memory is empty. n alone does not tell, because keys may cancel."""
     return ~(jnp.any(c, axis=(-2, -1)) | jnp.any(n, axis=-1))
 
 
-def weights(past: jax.Array, present: jax.Array, none: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The stabiliser of two logarithms of weights, of which the first does not count where `none`, and both weights."""
+def weights(past: jax.Array, present: jax.Array, none: jax.Array) -> Memory:
+    """The stabilizer m of two logarithms of weights, and both weights divided by exp(m).
+
+    Where `none` is True, there is no past and m is `present`.
+    """
     m = jnp.where(none, present, jnp.maximum(past, present))
     return m, bounded_exp(past - m), jnp.exp(present - m)
 
 
 def mixed_memory(keep: Any, old: Memory, new: Memory, none: jax.Array) -> Memory:
-    """Keep * old + (1 - keep) * new for memories c * exp(m) and n * exp(m), with one stabiliser for both.
+    """Keep * old + (1 - keep) * new, for memories c * exp(m) and n * exp(m).
 
     m = max(log keep + m_old, log (1 - keep) + m_new)
-    c = keep * exp(m_old - m) * c_old + (1 - keep) * exp(m_new - m) * c_new, and n alike
+    c = keep * exp(m_old - m) * c_old + (1 - keep) * exp(m_new - m) * c_new, and the same for n
 
     Args:
-        keep: a number in [0, 1), or a bool for each m.
+        keep: a number in [0, 1), or a bool for each m, True to keep the old memory.
         old: c, n and m; c and n may have more axes than m.
-        new: the same of another memory.
-        none: whether nothing is stored in the old one.
+        new: c, n and m of another memory.
+        none: whether the old memory is empty.
     """
     if isinstance(keep, jax.Array):
-        return tuple(mixed(_beside(keep, b), a, b) for a, b in zip(old, new, strict=True))
+        return tuple(mixed(_expand(keep, b), a, b) for a, b in zip(old, new, strict=True))
     *sums, past = (a.astype(b.dtype) for a, b in zip(old, new, strict=True))
-    past = past + (math.log(keep) if keep else -math.inf)
-    m, kept, taken = weights(past, new[-1] + math.log1p(-keep), none)
+    # The factors keep and 1 - keep become summands of the logarithms.
+    log_keep = -math.inf
+    if keep:
+        log_keep = math.log(keep)
+    m, kept, taken = weights(past + log_keep, new[-1] + math.log1p(-keep), none)
     pairs = zip(sums, new[:-1], strict=True)
-    return *(_beside(kept, b) * a + _beside(taken, b) * b for a, b in pairs), m
+    return *(_expand(kept, b) * a + _expand(taken, b) * b for a, b in pairs), m
 
 
-def _beside(x: jax.Array, like: jax.Array) -> jax.Array:
-    """`x` with axes behind its own, as many as `like` has."""
+def _expand(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` with trailing axes of size 1, up to the rank of `like`."""
     return jnp.expand_dims(x, tuple(range(x.ndim, like.ndim)))
 
 
 def bounded_exp(x: jax.Array) -> jax.Array:
-    """The weight of a past, at most 1; of none it is a factor of zeros, that matters to the derivative alone."""
+    """exp(x), bounded for the derivative.
+
+    The weight of a past is at most 1. Without a past, x may be large; then the weight multiplies
+    zeros.
+    """
     return jnp.exp(jnp.minimum(x, 0.5 * math.log(jnp.finfo(x.dtype).max)))
 
 
-def read_out(values: jax.Array, normaliser: jax.Array, m: jax.Array) -> jax.Array:
-    """The quotient values / max(|normaliser|, exp(-m)), both times exp(-m), without overflow."""
+def read_out(values: jax.Array, normalizer: jax.Array, m: jax.Array) -> jax.Array:
+    """The quotient values / max(|normalizer|, exp(-m)), without overflow."""
+    # Both sides of the quotient are multiplied by exp(min(m, 0)), which is at most 1.
     above = jnp.maximum(m, 0)
     scale = jnp.exp(m - above)
     least = jnp.maximum(jnp.exp(-above), jnp.finfo(m.dtype).tiny)
-    return _quotient(scale[..., None] * values, jnp.maximum(scale * jnp.abs(normaliser), least)[..., None])
+    divisor = jnp.maximum(scale * jnp.abs(normalizer), least)
+    return _quotient(scale[..., None] * values, divisor[..., None])
 
 
 @jax.custom_jvp
@@ -253,7 +296,7 @@ def _quotient(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @_quotient.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    # JAX's own rule divides by y * y, which is 0 long before y is.
+    # JAX's rule divides by y * y, which underflows to 0 while y is far from 0.
     (_, y), (dx, dy) = primals, tangents
     ratio = _quotient(*primals)
     return ratio, (dx - ratio * dy) / y

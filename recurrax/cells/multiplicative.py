@@ -1,4 +1,4 @@
-"""The multiplicative LSTM: the input chooses how the gates see the state."""
+"""The multiplicative LSTM: its recurrent weights depend on the input."""
 
 from __future__ import annotations
 
@@ -49,20 +49,22 @@ class MultiplicativeLSTMCell(LSTMCell):
     Args:
         hidden_size: the number of features H of the cell state.
         proj_size: the number of features P of the output and of m, below H; 0 for no projection.
-        forget_bias: what `init` adds to the forget gate's part of `bias`.
+        forget_bias: the number that `init` adds to the forget gate's part of `bias`.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates i, f and o.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
-        kernel_init: draws each gate of `kernel`, `factor_kernel` and `projection_kernel`; Glorot uniform by default.
-        recurrent_kernel_init: draws each gate of `recurrent_kernel`, and `recurrent_factor_kernel`; orthogonal by
-            default.
+        recurrent_bias: whether the recurrent projection has a separate bias.
+        kernel_init: draws each gate of `kernel`, `factor_kernel` and `projection_kernel`; Glorot
+            uniform by default.
+        recurrent_kernel_init: draws each gate of `recurrent_kernel`, and `recurrent_factor_kernel`;
+            orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
         dtype: the dtype of the matrix products; `None` follows the parameters and the inputs.
 
     Raises:
         TypeError: if a size is not an int.
-        ValueError: if `hidden_size` is not positive, or `proj_size` is negative or not below `hidden_size`.
+        ValueError: if `hidden_size` is not positive, or `proj_size` is negative or not below
+            `hidden_size`.
 
     Example:
         >>> import jax, recurrax
@@ -73,7 +75,8 @@ class MultiplicativeLSTMCell(LSTMCell):
         ((2, 7, 4), (2, 4))
 
     References:
-        Krause et al., Multiplicative LSTM for sequence modelling, 2016, https://arxiv.org/abs/1609.07959
+        Krause et al., Multiplicative LSTM for sequence modelling, 2016,
+        https://arxiv.org/abs/1609.07959
     """
 
     params_type: ClassVar[type] = MultiplicativeLSTMParams
@@ -82,20 +85,27 @@ class MultiplicativeLSTMCell(LSTMCell):
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
         key, factor_key, recurrent_factor_key = jax.random.split(key, 3)
         params: Params = super().init(key, input_size, dtype)
+        # m has the P features of h.
         size = self.output_size(input_size)
         factor = self.kernel_init(factor_key, (input_size, size), jnp.float32)
-        recurrent_factor = self.recurrent_kernel_init(recurrent_factor_key, (size, size), jnp.float32)
+        recurrent_factor = self.recurrent_kernel_init(
+            recurrent_factor_key, (size, size), jnp.float32
+        )
         return params._replace(
-            factor_kernel=factor.astype(dtype), recurrent_factor_kernel=recurrent_factor.astype(dtype)
+            factor_kernel=factor.astype(dtype),
+            recurrent_factor_kernel=recurrent_factor.astype(dtype),
         )
 
     def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
-        """The pre-activations z `[..., 4*H]` and the input's factor of m `[..., P]`, side by side."""
-        return jnp.concatenate([super().project_inputs(params, xs), affine(xs, params.factor_kernel)], axis=-1)
+        """The pre-activations z `[..., 4*H]`, then the input's factor of m `[..., P]`."""
+        zs = super().project_inputs(params, xs)
+        return jnp.concatenate([zs, affine(xs, params.factor_kernel)], axis=-1)
 
     def step(self, params: Params, state: LSTMState, z: jax.Array) -> tuple[LSTMState, jax.Array]:
-        """The intermediate state in the place of h, then `pointwise`."""
+        """Computes m, takes m in place of h, then `pointwise`."""
         m = affine(state.h, params.recurrent_factor_kernel)
         z, factor = jnp.split(z.astype(m.dtype), [self.gates * self.hidden_size], axis=-1)
+        # `recurrent_kernel` multiplies m, not h.
         u = self.project_state(params, factor * m)
-        return self.pointwise(self.other_params(params), self.preactivations(self.split(z), self.split(u)), state)
+        a = self.preactivations(self.split(z), self.split(u))
+        return self.pointwise(self.other_params(params), a, state)

@@ -1,4 +1,4 @@
-"""Long short-term memory whose gates see the cell state, or share one gate between input and forgetting."""
+"""LSTMs with peepholes from the cell state, or with one gate for input and forgetting."""
 
 from __future__ import annotations
 
@@ -65,18 +65,20 @@ class PeepholeLSTMCell(LSTMCell):
     o = σ(z_o + u_o + p_o * c')
     h' = o * tanh(c'), and h' @ projection_kernel if `proj_size` is positive,
 
-    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias; p_i, p_f, p_o are the rows of `peephole`.
+    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias. p_i, p_f and p_o are
+    the rows of `peephole`.
 
     Args:
         hidden_size: the number of features H of the cell state.
         proj_size: the number of features P of the output, below H; 0 for no projection.
-        forget_bias: what `init` adds to the forget gate's part of `bias`.
+        forget_bias: the number that `init` adds to the forget gate's part of `bias`.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates i, f and o.
         cell_clip: the largest magnitude of c'; None for no bound.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
-        kernel_init: draws each gate of `kernel`, and `projection_kernel`; Glorot uniform by default.
+        recurrent_bias: whether the recurrent projection has a separate bias.
+        kernel_init: draws each gate of `kernel`, and `projection_kernel`; Glorot uniform by
+            default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
         peephole_init: draws `peephole`; zeros by default.
@@ -84,8 +86,8 @@ class PeepholeLSTMCell(LSTMCell):
 
     Raises:
         TypeError: if a size is not an int.
-        ValueError: if `hidden_size` or `cell_clip` is not positive, or `proj_size` is negative or not below
-            `hidden_size`.
+        ValueError: if `hidden_size` or `cell_clip` is not positive, or `proj_size` is negative or
+            not below `hidden_size`.
 
     Example:
         >>> import jax, recurrax
@@ -96,16 +98,20 @@ class PeepholeLSTMCell(LSTMCell):
         ((2, 7, 4), (2, 4), (3, 4))
 
     References:
-        Gers and Schmidhuber, Recurrent nets that time and count, 2000, https://doi.org/10.1109/IJCNN.2000.861302
+        Gers and Schmidhuber, Recurrent nets that time and count, 2000,
+        https://doi.org/10.1109/IJCNN.2000.861302
 
-        Graves, Generating sequences with recurrent neural networks, 2013, https://arxiv.org/abs/1308.0850
+        Graves, Generating sequences with recurrent neural networks, 2013,
+        https://arxiv.org/abs/1308.0850
 
-        Sak et al., Long short-term memory based recurrent neural network architectures for large vocabulary speech
-        recognition (with a projection), 2014, https://arxiv.org/abs/1402.1128
+        Sak et al., Long short-term memory based recurrent neural network architectures for large
+        vocabulary speech recognition (with a projection), 2014, https://arxiv.org/abs/1402.1128
     """
 
     cell_clip: float | None = dataclasses.field(default=None, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    peephole_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     params_type: ClassVar[type] = PeepholeLSTMParams
 
@@ -130,25 +136,28 @@ class PeepholeLSTMCell(LSTMCell):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CIFGCell(AffineCell):
-    """Long short-term memory with a coupled input and forget gate: what is forgotten makes room for what comes in.
+    """Long short-term memory with a coupled input and forget gate: the input gate is 1 - f.
 
     f = σ(z_f + u_f),  g = tanh(z_g + u_g),  o = σ(z_o + u_o)
     c' = f * c + (1 - f) * g, within ±cell_clip
     h' = o * tanh(c'),
 
-    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias. With `peepholes`, p_f * c is added inside
-    f and p_o * c' inside o. Greff et al. name the gate by the input, f = 1 - i: the same cell, the sign of the gate's
-    parameters apart.
+    where z = x @ kernel + bias and u = h @ recurrent_kernel + recurrent_bias. With `peepholes`,
+
+    f = σ(z_f + u_f + p_f * c),  o = σ(z_o + u_o + p_o * c')
+
+    Greff et al. name the gate by the input, f = 1 - i. This is the same cell with the other sign
+    for the gate's parameters.
 
     Args:
         hidden_size: the number of features H of the state.
-        forget_bias: what `init` adds to the forget gate's part of `bias`.
+        forget_bias: the number that `init` adds to the forget gate's part of `bias`.
         peepholes: whether the gates see the cell state.
         activation: the nonlinearity of g and of c'.
         gate_activation: the nonlinearity of the gates f and o.
         cell_clip: the largest magnitude of c'; None for no bound.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
+        recurrent_bias: whether the recurrent projection has a separate bias.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws each gate of `recurrent_kernel`; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -174,9 +183,13 @@ class CIFGCell(AffineCell):
     forget_bias: float = 1.0
     peepholes: bool = dataclasses.field(default=False, kw_only=True)
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
-    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jax.nn.sigmoid, kw_only=True)
+    gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
+        default=jax.nn.sigmoid, kw_only=True
+    )
     cell_clip: float | None = dataclasses.field(default=None, kw_only=True)
-    peephole_init: Initializer = dataclasses.field(default=initializers.zeros, kw_only=True, metadata=INITIALIZER)
+    peephole_init: Initializer = dataclasses.field(
+        default=initializers.zeros, kw_only=True, metadata=INITIALIZER
+    )
 
     gates: ClassVar[int] = 3
     params_type: ClassVar[type] = CIFGParams
@@ -191,13 +204,16 @@ class CIFGCell(AffineCell):
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
         key, peephole_key = jax.random.split(key)
         params = super().init(key, input_size, dtype)
+        # Gate 0 is the forget gate.
         params = self.shifted(params, 0, self.forget_bias)
         if self.peepholes:
             peephole = self.peephole_init(peephole_key, (2, self.hidden_size), jnp.float32)
             params = params._replace(peephole=peephole.astype(dtype))
         return params
 
-    def pointwise(self, params: CIFGParams, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
+    def pointwise(
+        self, params: CIFGParams, a: Gates, state: LSTMState
+    ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
         h, c = _advance(self, params.peephole, a, state.c)
         return LSTMState(h, c), h
@@ -206,26 +222,35 @@ class CIFGCell(AffineCell):
 def _advance(
     cell: PeepholeLSTMCell | CIFGCell, peephole: jax.Array | None, a: Gates, c: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The new h and c, from the pre-activations i, f, g, o, or f, g, o where the input gate is 1 - f."""
+    """The new h and c.
+
+    `a` holds the pre-activations i, f, g, o; or f, g, o if the input gate is 1 - f.
+    """
     gate, activation = frugal(cell.gate_activation), frugal(cell.activation)
 
-    # For its derivative this keeps what goes in and works out c, what o sees of it and its activation again.
+    # The derivative stores the arguments and computes c, its peephole and its activation again.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def mix(inflow: Gates, g: jax.Array, o: jax.Array, p: jax.Array | None, c: jax.Array) -> tuple[jax.Array, ...]:
-        *i, f = inflow
-        c = f * c + (i[0] if i else 1 - f) * g
+    def mix(
+        memory_gates: Gates, g: jax.Array, o: jax.Array, p: jax.Array | None, c: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        *i, f = memory_gates
+        # A coupled cell has no gate i.
+        i = i or [1 - f]
+        c = f * c + i[0] * g
         if cell.cell_clip is not None:
             c = jnp.clip(c, -cell.cell_clip, cell.cell_clip)
-        return (o if p is None else gate(o + p * c)) * activation(c), c
+        # With a peephole, o is a pre-activation: its gate sees the new c.
+        if p is not None:
+            o = gate(o + p * c)
+        return o * activation(c), c
 
-    *inflow, g, o = a
+    *memory_gates, g, o = a
     if peephole is None:
-        h, c = mix(tuple(map(gate, inflow)), cell.update(activation(g)), gate(o), None, c)
-        return h, c
+        return mix(tuple(map(gate, memory_gates)), cell.update(activation(g)), gate(o), None, c)
+    # The gates of the memory see the old c, and o sees the new c.
     *peeps, p_o = jnp.expand_dims(peephole.astype(c.dtype), tuple(range(1, c.ndim)))
-    inflow = [x + p * c for x, p in zip(inflow, peeps, strict=True)]
-    h, c = mix(tuple(map(gate, inflow)), cell.update(activation(g)), o, p_o, c)
-    return h, c
+    memory_gates = [x + p * c for x, p in zip(memory_gates, peeps, strict=True)]
+    return mix(tuple(map(gate, memory_gates)), cell.update(activation(g)), o, p_o, c)
 
 
 def _check_clip(cell_clip: float | None) -> None:

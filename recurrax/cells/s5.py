@@ -1,4 +1,4 @@
-"""S5: a diagonal state-space model in continuous time, with many inputs and outputs and step sizes of its own."""
+"""S5: a diagonal state-space model in continuous time, with learned step sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recurrax.cells.linear import Coefficients
 
 
 class S5Params(NamedTuple):
-    """Parameters of an `S5Cell`, all real.
+    """Parameters of an `S5Cell`, all of a floating dtype.
 
     Attributes:
         log_decay: log(-Re Λ), `[N/2]`.
@@ -27,7 +27,7 @@ class S5Params(NamedTuple):
         log_step: log Δ, `[N/2]`.
         kernel: B, `[I, N]`, its real part before its imaginary part.
         output_kernel: C, `[N, H]`, its real part above its imaginary part.
-        skip: D, `[H]`, or `[I, H]` where the inputs do not have H features.
+        skip: D, `[H]`, or `[I, H]` if the inputs do not have H features.
     """
 
     log_decay: jax.Array
@@ -40,19 +40,21 @@ class S5Params(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class S5Cell(ComplexDiagonalCell):
-    """S5: a linear state-space model with N real states, as N/2 complex ones and their conjugates.
+    """S5: a linear state-space model of N states, as N/2 complex states and their conjugates.
 
-    dh/dt = Λ h + B x,  held over a step Δ:  h' = exp(ΛΔ) * h + (exp(ΛΔ) - 1) / Λ * (x @ B)
+    dh/dt = Λ h + B x,  with x constant over a step Δ:
+    h' = exp(ΛΔ) * h + (exp(ΛΔ) - 1) / Λ * (x @ B)
     y = 2 Re(h' @ C) + D x
 
-    Λ, B and C are learned in the basis in which the model is diagonal, and so is Δ, one for each state. Re Λ is minus
-    an exponential, so it stays below 0 and the model stable; the paper learns it as it is. At first Λ has the
-    eigenvalues of `num_blocks` normal parts of HiPPO-LegS matrices side by side, B and C are random real matrices
-    taken into that basis, and Δ is drawn evenly in log space. For both directions use `Bidirectional`.
+    The parameters are Λ, B and C in the basis in which the model is diagonal, and a step Δ for each
+    state. Re Λ is minus an exponential, so Re Λ stays below 0 and the model is stable; the paper
+    learns Re Λ itself. At first Λ has the eigenvalues of `num_blocks` blocks, each the normal part
+    of a HiPPO-LegS matrix. `init` draws B and C as random matrices and transforms them into that
+    basis. It draws Δ evenly in log space. For both directions use `Bidirectional`.
 
     Args:
         hidden_size: the number of features H of the output.
-        state_size: the number N of real states, the paper's P; 0 for H.
+        state_size: the number N of states before they are made complex, the paper's P; 0 for H.
         num_blocks: the number of equal blocks of the state, the paper's J.
         min_step: the least Δ at first.
         max_step: the greatest Δ at first.
@@ -60,22 +62,25 @@ class S5Cell(ComplexDiagonalCell):
 
     Raises:
         TypeError: if a size is not an int.
-        ValueError: if a size is out of range, a block has no even number of states, or not 0 < min_step <= max_step.
+        ValueError: if a size is out of range, a block has an odd number of states, or not
+            0 < min_step <= max_step.
 
     Example:
-        A block of the paper's, normalised before the model, gated behind it:
+        A block of the paper: normalization, the model and a gate:
 
         >>> import jax, recurrax as rx
         >>> model = rx.Stack((rx.S5Cell(8, 16), rx.Activation(jax.nn.gelu)))
         >>> gated = rx.Gated(rx.Dropout(0.1), rx.Dense(8, jax.nn.sigmoid))
         >>> block = rx.Residual(rx.Stack((rx.LayerNorm(), model, gated)))
         >>> params = block.init(jax.random.key(0), input_size=8)
-        >>> state, ys = rx.scan(block, params, jax.numpy.ones((2, 7, 8)), implementation="associative")
+        >>> xs = jax.numpy.ones((2, 7, 8))
+        >>> state, ys = rx.scan(block, params, xs, implementation="associative")
         >>> ys.shape, state[1][0].h.shape, state[1][0].h.dtype.name
         ((2, 7, 8), (2, 8), 'complex64')
 
     References:
-        Smith et al., Simplified state space layers for sequence modeling, 2023, https://arxiv.org/abs/2208.04933
+        Smith et al., Simplified state space layers for sequence modeling, 2023,
+        https://arxiv.org/abs/2208.04933
     """
 
     num_blocks: int = 1
@@ -90,7 +95,8 @@ class S5Cell(ComplexDiagonalCell):
         size = self.state_size or self.hidden_size
         if self.num_blocks < 1 or size % (2 * self.num_blocks):
             raise ValueError(
-                f"`state_size` of S5Cell must be an even number for each of {self.num_blocks} blocks; got {size}."
+                "`state_size` of S5Cell must be an even number for each of "
+                f"{self.num_blocks} blocks; got {size}."
             )
         if not 0 < self.min_step <= self.max_step < math.inf:
             raise ValueError(
@@ -104,18 +110,25 @@ class S5Cell(ComplexDiagonalCell):
         return (self.state_size or self.hidden_size) // 2
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> S5Params:
-        """Draws B and C in the basis of the blocks, and takes them into that of the eigenvectors."""
-        keys, blocks, half = jax.random.split(key, 4), self.num_blocks, self.modes // self.num_blocks
+        """Draws B and C in the basis of the blocks, then transforms them to the eigenvectors."""
+        keys, blocks = jax.random.split(key, 4), self.num_blocks
+        # A block has `half` pairs of conjugate states.
+        half = self.modes // blocks
         eigenvalues, vectors = _normal_hippo(2 * half)
 
         def rotate(drawn: jax.Array, basis: np.ndarray) -> jax.Array:
-            parts = [
-                jnp.einsum("...bn,nm->...bm", drawn, jnp.asarray(p, drawn.dtype)) for p in (basis.real, basis.imag)
-            ]
-            return jnp.concatenate([part.reshape(-1, self.modes) for part in parts], axis=-1)
+            parts = []
+            # The part of the real numbers, then the part of the imaginary numbers.
+            for matrix in (basis.real, basis.imag):
+                part = jnp.einsum("...bn,nm->...bm", drawn, jnp.asarray(matrix, drawn.dtype))
+                parts.append(part.reshape(-1, self.modes))
+            return jnp.concatenate(parts, axis=-1)
 
-        kernel = jax.random.normal(keys[0], (input_size, blocks, 2 * half)) * input_size**-0.5
-        output_kernel = jax.random.normal(keys[1], (self.hidden_size, blocks, 2 * half)) * (2 * self.modes) ** -0.5
+        # The variance of each product is 1 for inputs or states of variance 1.
+        kernel = jax.random.normal(keys[0], (input_size, blocks, 2 * half))
+        kernel = kernel * input_size**-0.5
+        output_kernel = jax.random.normal(keys[1], (self.hidden_size, blocks, 2 * half))
+        output_kernel = output_kernel * (2 * self.modes) ** -0.5
         low, high = math.log(self.min_step), math.log(self.max_step)
         params = S5Params(
             log_decay=jnp.log(jnp.tile(-eigenvalues.real, blocks)),
@@ -128,20 +141,24 @@ class S5Cell(ComplexDiagonalCell):
         return jax.tree.map(lambda p: p.astype(dtype), params)
 
     def project_inputs(self, params: S5Params, xs: jax.Array) -> Coefficients:
-        """Λ and B, held over each step; `rest` is D x."""
-        log_decay, frequency, log_step = (widened(p) for p in params[:3])
+        """exp(ΛΔ) and the scaled x @ B of each step; `rest` is D x."""
+        log_decay, frequency = widened(params.log_decay), widened(params.frequency)
+        log_step = widened(params.log_step)
         eigenvalues = lax.complex(-jnp.exp(log_decay), frequency)
         log_a = eigenvalues * jnp.exp(log_step).astype(eigenvalues.dtype)
+        # expm1 keeps the digits of exp(ΛΔ) - 1 where ΛΔ is small.
         return self.coefficients(params, xs, log_a, jnp.expm1(log_a) / eigenvalues)
 
 
 @functools.lru_cache
 def _normal_hippo(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenvalues above the real axis, and their eigenvectors, of the normal part of HiPPO-LegS.
+    """The eigenvalues with Im > 0 and the eigenvectors of the normal part of HiPPO-LegS.
 
-    That is -1/2 on the diagonal, -√((n + 1/2)(k + 1/2)) below it, and the same with the other sign above it.
+    This matrix has -1/2 on the diagonal, -√((n + 1/2)(k + 1/2)) below it, and √((n + 1/2)(k + 1/2))
+    above.
     """
     root = np.sqrt(np.arange(size) + 0.5)
     products = np.outer(root, root)
+    # -i times the antisymmetric part is Hermitian. Its eigenvalues ascend and come as ±pairs.
     frequencies, vectors = np.linalg.eigh(-1j * (np.triu(products, 1) - np.tril(products, -1)))
     return -0.5 + 1j * frequencies[size // 2 :], vectors[:, size // 2 :]

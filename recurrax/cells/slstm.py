@@ -1,4 +1,4 @@
-"""The scalar LSTM of xLSTM: exponential gates, a normaliser, and a recurrence in heads."""
+"""The scalar LSTM of xLSTM: exponential gates, a normalizer, and a recurrence in heads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._layer import mixed
 from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, affine, along
+from recurrax.cells.affine import AffineCell, Gates, affine, broadcast_to_rank, draw_gates
 from recurrax.cells.mlstm import bounded_exp, mixed_memory, weights
 
 
 class SLSTMParams(NamedTuple):
-    """Parameters of an `SLSTMCell`, of which each of the N heads has D = H / N features.
+    """Parameters of an `SLSTMCell`, with N heads of D = H / N features each.
 
     Attributes:
         kernel: `[I, 4*H]`, gates in the order i, f, z, o.
-        recurrent_kernel: `[N, D, 4*D]`, for each head from its own features to its own part of each gate.
+        recurrent_kernel: `[N, D, 4*D]`: for each head, from its features to its part of each gate.
         bias: `[4*H]`, or None.
         recurrent_bias: `[4*H]`, or None.
     """
@@ -35,13 +35,16 @@ class SLSTMParams(NamedTuple):
 
 
 class SLSTMState(NamedTuple):
-    """State of an `SLSTMCell`; the paper's cell state and normaliser are c * exp(m) and n * exp(m).
+    """State of an `SLSTMCell`.
+
+    The paper's cell state is c * exp(m). The paper's normalizer is n * exp(m).
 
     Attributes:
         h: the output of the last step, `[*B, H]`.
         c: the cell state, `[*B, H]`.
-        n: the normaliser, `[*B, H]`: 0 before the first step, and at least 1 after it.
-        m: the stabiliser, `[*B, H]`: the largest logarithm of a weight in c and n. Where n is 0 it has no meaning.
+        n: the normalizer, `[*B, H]`: 0 before the first step, and at least 1 after the first step.
+        m: the stabilizer, `[*B, H]`: the largest logarithm of a weight in c and n. Where n is 0, m
+            has no meaning.
     """
 
     h: jax.Array
@@ -52,7 +55,7 @@ class SLSTMState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SLSTMCell(AffineCell):
-    """The scalar LSTM of xLSTM: a mean of the past whose weights are exponential, in log space.
+    """The scalar LSTM of xLSTM: a mean of the past with exponential weights, in log space.
 
     log i = z_i + u_i,  log f = log σ(z_f + u_f), or z_f + u_f if `forget_gate` is "exp"
     z = tanh(z_z + u_z),  o = σ(z_o + u_o)
@@ -60,20 +63,23 @@ class SLSTMCell(AffineCell):
     c' = f * c + i * z,  n' = f * n + i
     h' = o * c' / n',
 
-    where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias, head by head. h does not depend on m
-    but for rounding: it keeps every exponential at most 1. Without a past, where n = 0, m' = log i, as from m = -inf,
-    so that the initial state is all zeros and nothing overflows or is divided by zero, whatever the gates. No step ends
-    with n between 0 and 1, but a learned initial state may have it. Then log n is added to log f + m in the maximum, so
-    that outputs, states and gradients are continuous at n = 0. An n below 0 counts as no past in the maximum, and n' is
-    at least 1/2.
+    where z_* = x @ kernel + bias and u_* = h @ recurrent_kernel + recurrent_bias, head by head. m
+    keeps every exponential at most 1; h depends on m only by rounding. Where n = 0 there is no
+    past. There m' = log i, as if m were -inf. So the initial state is all zeros. For any gates, no
+    exponential overflows and no divisor is zero.
+
+    No step ends with n between 0 and 1, but a learned initial state may have such an n. Then the
+    maximum takes log f + m + log n. This keeps outputs, states and gradients continuous at n = 0.
+    For the maximum, n below 0 means no past. n' is at least 1/2.
 
     Args:
         hidden_size: the number of features H of the state.
-        num_heads: the number N of heads; features of one are not mixed with those of another by the recurrence.
+        num_heads: the number N of heads. The recurrence does not mix the features of two heads.
         forget_gate: the activation of the forget gate, "sigmoid" or "exp".
-        forget_bias: what `init` adds to the forget gate's part of `bias`; without `bias` it has no effect.
+        forget_bias: the number that `init` adds to the forget gate's part of `bias`; without `bias`
+            it has no effect.
         bias: whether the input projection has a bias.
-        recurrent_bias: whether the recurrent projection has a bias of its own.
+        recurrent_bias: whether the recurrent projection has a separate bias.
         kernel_init: draws each gate of `kernel`; Glorot uniform by default.
         recurrent_kernel_init: draws `[D, D]` for each gate of each head; orthogonal by default.
         bias_init: draws each gate of each bias; zeros by default.
@@ -81,8 +87,8 @@ class SLSTMCell(AffineCell):
 
     Raises:
         TypeError: if `hidden_size` is not an int.
-        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or `forget_gate` is neither of
-            the two.
+        ValueError: if `hidden_size` is not positive, `num_heads` does not divide it, or
+            `forget_gate` has another value.
 
     Example:
         >>> import jax, recurrax
@@ -93,7 +99,8 @@ class SLSTMCell(AffineCell):
         ((2, 7, 8), (2, 8), (2, 4, 16))
 
     References:
-        Beck et al., xLSTM: Extended long short-term memory (section 2.2), 2024, https://arxiv.org/abs/2405.04517
+        Beck et al., xLSTM: Extended long short-term memory (section 2.2), 2024,
+        https://arxiv.org/abs/2405.04517
     """
 
     num_heads: int = 1
@@ -108,63 +115,73 @@ class SLSTMCell(AffineCell):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_heads < 1 or self.hidden_size % self.num_heads:
-            raise ValueError(f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}.")
+            raise ValueError(
+                f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}."
+            )
         if self.forget_gate not in ("sigmoid", "exp"):
             raise ValueError(f'`forget_gate` must be "sigmoid" or "exp"; got {self.forget_gate!r}.')
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> SLSTMParams:
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
         key, heads_key = jax.random.split(key)
-        # The recurrent kernel is drawn below, head by head.
-        params = AffineCell.init(
-            dataclasses.replace(self, recurrent_kernel_init=initializers.zeros), key, input_size, dtype
-        )
+        # The draw of the recurrent kernel comes below, for each head.
+        cell = dataclasses.replace(self, recurrent_kernel_init=initializers.zeros)
+        params = AffineCell.init(cell, key, input_size, dtype)
         size = self.hidden_size // self.num_heads
-
-        def head(key: jax.Array) -> jax.Array:
-            gates = [self.recurrent_kernel_init(k, (size, size), jnp.float32) for k in jax.random.split(key, 4)]
-            return jnp.concatenate(gates, axis=-1)
-
-        heads = jnp.stack([head(k) for k in jax.random.split(heads_key, self.num_heads)])
-        return self.shifted(params._replace(recurrent_kernel=heads.astype(dtype)), 1, self.forget_bias)
+        heads = []
+        for head_key in jax.random.split(heads_key, self.num_heads):
+            heads.append(draw_gates(self.recurrent_kernel_init, head_key, 4, (size, size), dtype))
+        params = params._replace(recurrent_kernel=jnp.stack(heads))
+        # Gate 1 is the forget gate.
+        return self.shifted(params, 1, self.forget_bias)
 
     def project_state(self, params: SLSTMParams, h: jax.Array) -> jax.Array:
-        """`u = h @ recurrent_kernel + recurrent_bias`, each head by itself; `[*B, 4*H]`, gate by gate."""
+        """`u = h @ recurrent_kernel + recurrent_bias` for each head; `[*B, 4*H]`, gate by gate."""
         kernel, bias = params.recurrent_kernel, params.recurrent_bias
         if self.num_heads == 1:
             return affine(h, kernel[0], bias)
         batch, size = h.shape[:-1], self.hidden_size // self.num_heads
         heads = h.reshape(*batch, self.num_heads, size).astype(kernel.dtype)
         u = jnp.einsum("...nd,ndg->...ng", heads, kernel, preferred_element_type=h.dtype)
-        u = jnp.swapaxes(u.reshape(*batch, self.num_heads, 4, size), -3, -2).reshape(*batch, 4 * self.hidden_size)
-        return u if bias is None else u + along(bias, u)
+        # From [*B, N, 4, D], head by head, to [*B, 4, N, D], gate by gate.
+        u = jnp.swapaxes(u.reshape(*batch, self.num_heads, 4, size), -3, -2)
+        u = u.reshape(*batch, 4 * self.hidden_size)
+        if bias is None:
+            return u
+        return u + broadcast_to_rank(bias, u)
 
-    def pointwise(self, params: SLSTMParams, a: Gates, state: SLSTMState) -> tuple[SLSTMState, jax.Array]:
-        """The gates, both sums over the past and their quotient."""
+    def pointwise(
+        self, params: SLSTMParams, a: Gates, state: SLSTMState
+    ) -> tuple[SLSTMState, jax.Array]:
+        """Computes the gates, both sums over the past and their quotient."""
 
-        # For its derivative this keeps what goes in, not each of its terms.
+        # The derivative stores the arguments and computes the terms again.
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
             i, f, z, o, c, n, m = a
-            past = (jax.nn.log_sigmoid(f) if self.forget_gate == "sigmoid" else f) + m
+            if self.forget_gate == "sigmoid":
+                f = jax.nn.log_sigmoid(f)
+            past = f + m
+            # Where n is 0 there is no past. Where 0 < n < 1 the past weighs less than exp(m).
             some = n >= jnp.finfo(n.dtype).tiny
             size = jnp.log(jnp.where(some & (n < 1), n, 1))
             m, _, i = weights(past + size, i, ~some)
             f = bounded_exp(past - m)
-            # Every step from n >= 0 leaves n >= 1; the bound tames other states, and is far from where these meet.
+            # After a step from n >= 0, n is at least 1. The bound 0.5 only changes other states.
             c, n = f * c + i * z, jnp.maximum(f * n + i, 0.5)
             return o * (c / n), c, n, m
 
         i, f, z, o = a
-        h, *rest = mix(i, f, self.update(frugal(jnp.tanh)(z)), frugal(jax.nn.sigmoid)(o), state.c, state.n, state.m)
+        z, o = self.update(frugal(jnp.tanh)(z)), frugal(jax.nn.sigmoid)(o)
+        h, *rest = mix(i, f, z, o, state.c, state.n, state.m)
         return SLSTMState(h, *rest), h
 
     def state_parts(self, state: SLSTMState) -> tuple[jax.Array, ...]:
-        """h, and the memory of each unit, for which its m stands."""
+        """h, and m, which stands for the memory of its unit."""
         return state.h, state.m
 
     def mix_states(self, keep: Sequence[Any], old: SLSTMState, new: SLSTMState) -> SLSTMState:
-        """H by itself, and the memories c * exp(m) and n * exp(m) of each unit as one."""
+        """Mixes h, and the memories c * exp(m) and n * exp(m) of each unit together."""
         keep_h, keep_memory = keep
         memory = mixed_memory(keep_memory, old[1:], new[1:], old.n == 0)
         return SLSTMState(mixed(keep_h, old.h, new.h), *memory)

@@ -1,4 +1,4 @@
-"""Inputs at irregular times, for cells whose step depends on how much time has passed."""
+"""Inputs at irregular times, for cells whose step depends on the elapsed time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from recurrax._layer import Layer
 class TimedInputs(NamedTuple):
     """Inputs at irregular times: features, and the time that passes before each step.
 
-    `CfCCell` and `LTCCell` read the time, and so does every layer with one of them among its parts. Other layers act
-    on the features. What they put out goes on to the next layer with the same times.
+    `CfCCell` and `LTCCell` read the time. So does every layer with one of these cells among its
+    parts. Other layers read only the features. The next layer gets their outputs with the same
+    times.
 
-    `dt` of a step is the time since the last unmasked step. What `dt` holds at a masked step is not read, so the gap
-    behind a masked step must hold the time of both.
+    `dt` of a step is the time since the last unmasked step. No cell reads `dt` at a masked step. So
+    the `dt` after a masked step must contain the time of both steps.
 
-    In reverse, step t comes after step t + 1, so the elapsed time is `dt[t+1]`: each unmasked step takes the `dt` of
-    the next one of its segment. The last step of a segment comes first then. It takes the `dt` of the first step, so
-    that the gap before a segment stays before it. A reversed part of a sequence does not know the gap to the part
-    behind it.
+    In reverse, step t comes after step t + 1, so the elapsed time is `dt[t+1]`. Each unmasked step
+    takes the `dt` of the next unmasked step in its segment. In reverse, the last step of a segment
+    comes first. It takes the `dt` of the first step, so the gap before a segment stays before the
+    segment. If only a part of a sequence is reversed, the gap to the next part is unknown.
 
     Attributes:
         x: the features, `[*B, T, I]`.
@@ -45,7 +46,7 @@ class TimedInputs(NamedTuple):
 
 
 def check_time(layer: Layer, xs: Any) -> None:
-    """Checks `TimedInputs`, where `xs` are that.
+    """Checks `xs` if they are `TimedInputs`.
 
     Raises:
         TypeError: if `dt` is not of numbers.
@@ -55,73 +56,93 @@ def check_time(layer: Layer, xs: Any) -> None:
         return
     if not layer.reads_time:
         raise ValueError(
-            f"`xs` must be an array of features, since no part of {layer} reads the time; got TimedInputs. "
-            "Give it `xs.x`, or put a CfCCell or an LTCCell into it. A cell of your own that reads the time says so "
-            "by `reads_time = True`."
+            f"`xs` must be an array of features, since no part of {layer} reads the time; "
+            "got TimedInputs. Give it `xs.x`, or put a CfCCell or an LTCCell into it. "
+            "A cell of your own that reads the time says so by `reads_time = True`."
         )
     if xs.dt is None:
         return
+    # All axes before the features: batch and time.
     steps = xs.x.shape[: xs.x.ndim - layer.feature_ndim]
-    must = f"`dt` must be [{', '.join(map(str, steps))}], one number per step of `x` {describe(xs.x)}"
+    shape = ", ".join(map(str, steps))
+    must = f"`dt` must be [{shape}], one number per step of `x` {describe(xs.x)}"
     if xs.dt.shape != steps:
         raise ValueError(f"{must}; got {describe(xs.dt)}.")
-    if not (jnp.issubdtype(xs.dt.dtype, jnp.floating) or jnp.issubdtype(xs.dt.dtype, jnp.integer)):
+    dtype = xs.dt.dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise TypeError(f"{must}; got {describe(xs.dt)}. Is it a mask?")
 
 
 def with_features(xs: Any, ys: jax.Array) -> Any:
-    """The inputs of the layer above one that made `ys` of `xs`: `ys`, at the times of `xs` where it has any."""
-    return xs._replace(x=ys) if isinstance(xs, TimedInputs) else ys
+    """The inputs of the next layer: `ys`, with the times of `xs` if `xs` has times."""
+    if isinstance(xs, TimedInputs):
+        return xs._replace(x=ys)
+    return ys
 
 
 def without_time(xs: Any) -> Any:
-    """The features alone of `TimedInputs`; other inputs as they are."""
-    return xs.x if isinstance(xs, TimedInputs) else xs
+    """The features of `TimedInputs`; other inputs stay unchanged."""
+    if isinstance(xs, TimedInputs):
+        return xs.x
+    return xs
 
 
 def in_reverse(xs: Any, mask: jax.Array | None, reset: jax.Array | None) -> Any:
-    """The inputs with each `dt` at the step that it leads to in reverse, as `TimedInputs` says.
+    """The inputs with every `dt` at the step that reads it in reverse. `TimedInputs` has the rule.
 
     Args:
-        xs: inputs `[T, *B, ...]`, among them `TimedInputs`, anywhere in the tree.
+        xs: a pytree of inputs `[T, *B, ...]`, which may contain `TimedInputs`.
         mask: `bool[T, *B]`, or None.
         reset: `bool[T, *B]`, the flags of the data, or None.
     """
 
-    def turned(part: Any) -> Any:
+    def reverse_time(part: Any) -> Any:
         if not isinstance(part, TimedInputs) or part.dt is None or not len(part.dt):
             return part
+        # One segment without masked steps: the next step, and after the last step the first.
         if mask is None and reset is None:
             return part._replace(dt=jnp.roll(part.dt, -1, axis=0))
         return part._replace(dt=jnp.take_along_axis(part.dt, _next_step(mask, reset), axis=0))
 
-    return jax.tree.map(turned, xs, is_leaf=lambda part: isinstance(part, TimedInputs))
+    return jax.tree.map(reverse_time, xs, is_leaf=lambda part: isinstance(part, TimedInputs))
 
 
 def _next_step(mask: Any, reset: Any) -> jax.Array:
-    """For each step the next unmasked one of its segment; for the last of a segment, the first."""
-    real = jnp.ones_like(reset) if mask is None else mask
-    segment = jnp.zeros_like(real, jnp.int32) if reset is None else jnp.cumsum(reset, axis=0, dtype=jnp.int32)
+    """The next unmasked step in the segment of each step; after the last step, the first."""
+    unmasked = mask
+    if mask is None:
+        unmasked = jnp.ones_like(reset)
+    # The number of the segment of each step.
+    segment = jnp.zeros_like(unmasked, jnp.int32)
+    if reset is not None:
+        segment = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
     end = jnp.full_like(segment[:1], jnp.iinfo(jnp.int32).max)
-    # Made of the flags, so that it lies on a mesh as they do.
-    at = lax.broadcasted_iota(jnp.int32, real.shape, 0) + jnp.zeros_like(segment)
+    # The number of each step. The sum with zeros from the flags gives it the flags' place on a
+    # mesh.
+    at = lax.broadcasted_iota(jnp.int32, unmasked.shape, 0) + jnp.zeros_like(segment)
 
-    def behind(x: jax.Array) -> jax.Array:
-        """What `x`, which never falls, is at the next unmasked step."""
-        seen = lax.cummin(jnp.where(real, x, end), axis=0, reverse=True)
+    def at_next(x: jax.Array) -> jax.Array:
+        """The value of `x`, which must not decrease, at the next unmasked step."""
+        seen = lax.cummin(jnp.where(unmasked, x, end), axis=0, reverse=True)
         return jnp.concatenate([seen[1:], end])
 
-    seen = lax.cummax(jnp.where(real, segment, -1), axis=0)
-    begins = real & (jnp.concatenate([jnp.full_like(end, -1), seen[:-1]]) != segment)
+    # An unmasked step begins a segment if no unmasked step before has the same segment.
+    seen = lax.cummax(jnp.where(unmasked, segment, -1), axis=0)
+    before = jnp.concatenate([jnp.full_like(end, -1), seen[:-1]])
+    begins = unmasked & (before != segment)
     first = lax.cummax(jnp.where(begins, at, 0), axis=0)
-    return jnp.where(behind(segment) == segment, behind(at), first)
+    return jnp.where(at_next(segment) == segment, at_next(at), first)
 
 
 def timed(xs: jax.Array | TimedInputs) -> TimedInputs:
-    """The inputs of a cell in continuous time, whichever way they came."""
-    return xs if isinstance(xs, TimedInputs) else TimedInputs(xs)
+    """The inputs of a cell in continuous time, as `TimedInputs`."""
+    if isinstance(xs, TimedInputs):
+        return xs
+    return TimedInputs(xs)
 
 
 def elapsed(dt: jax.Array | None, dtype: DTypeLike) -> jax.Array:
-    """The time of each step beside its features."""
-    return jnp.ones((), dtype) if dt is None else jnp.expand_dims(dt.astype(dtype), -1)
+    """The time of each step, with an axis for the features; 1 without `dt`."""
+    if dt is None:
+        return jnp.ones((), dtype)
+    return jnp.expand_dims(dt.astype(dtype), -1)

@@ -91,8 +91,10 @@ def from_linen(
         return part_of(module.cell, "cell")
     if type(module) is nn.Bidirectional:
         check_directions(module)
-        forward, forward_params = part_of(module.forward_rnn.cell, "forward_rnn", "cell")
-        backward, backward_params = part_of(module.backward_rnn.cell, "backward_rnn", "cell")
+        ahead: Any = module.forward_rnn
+        back: Any = module.backward_rnn
+        forward, forward_params = part_of(ahead.cell, "forward_rnn", "cell")
+        backward, backward_params = part_of(back.cell, "backward_rnn", "cell")
         both = Bidirectional(forward, backward, merge_of(module))
         return both, Directions(forward_params, backward_params)
     if type(module) is nn.Sequential:

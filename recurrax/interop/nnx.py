@@ -71,8 +71,10 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
         return from_nnx(module.cell)
     if type(module) is nnx.Bidirectional:
         check_directions(module)
-        forward, forward_params = from_nnx(module.forward_rnn.cell)
-        backward, backward_params = from_nnx(module.backward_rnn.cell)
+        ahead: Any = module.forward_rnn
+        back: Any = module.backward_rnn
+        forward, forward_params = from_nnx(ahead.cell)
+        backward, backward_params = from_nnx(back.cell)
         both = Bidirectional(forward, backward, merge_of(module))
         return both, Directions(forward_params, backward_params)
     if type(module) is nnx.Sequential:

@@ -140,6 +140,7 @@ class Bidirectional(Layer):
         # The backward layer puts out the last step first.
         if ahead.return_sequences:
             zs = jnp.flip(zs, 0 if ahead.time_major else 1)
+        outputs: tuple[Any, ...]
         if self.merge_mode is None:
             outputs = ys, zs, *final, *final_back
         else:

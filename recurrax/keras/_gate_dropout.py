@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._layer import Params, State
-from recurrax.cells.affine import AffineCell, along
+from recurrax.cells.affine import AffineCell, broadcast_to_rank
 from recurrax.layers._random import bernoulli
 from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
@@ -33,7 +33,9 @@ class GateDropout(CellWrapper):
         """Whether a rate is positive."""
         return self.rate > 0 or self.recurrent_rate > 0
 
-    def replacement(self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any) -> tuple:
+    def replacement(
+        self, cell: AffineCell, key: jax.Array | None, params: Params, state: State, xs: Any
+    ) -> tuple:
         """The cell with masks for all steps."""
         if key is None or not self.stochastic:
             return cell, params, xs
@@ -47,7 +49,9 @@ class GateDropout(CellWrapper):
     def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
         if not rate:
             return None
-        return bernoulli(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (1 - rate)
+        return bernoulli(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (
+            1 - rate
+        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -73,7 +77,10 @@ class _Masked(AffineStandIn):
         # One mask serves all gates, or each gate has a mask.
         parts = [params] if len(masks) == 1 else self.cell.gate_params(params)
         return jnp.concatenate(
-            [project(part, x * along(mask, x)) for part, mask in zip(parts, masks, strict=True)],
+            [
+                project(part, x * broadcast_to_rank(mask, x))
+                for part, mask in zip(parts, masks, strict=True)
+            ],
             axis=-1,
         )
 

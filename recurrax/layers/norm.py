@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
-from recurrax.cells.affine import along
+from recurrax.cells.affine import broadcast_to_rank
 from recurrax.layers._stateless import Stateless
 
 
@@ -97,7 +97,7 @@ class LayerNorm(Stateless):
 def _normalized(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
     """Divides `xs` by the root of its mean square, then applies scale and bias."""
     mean_square = jnp.mean(xs * xs, axis=-1, keepdims=True)  # [T, *B, 1]
-    ys = xs * lax.rsqrt(mean_square + epsilon) * along(params.scale, xs)
+    ys = xs * lax.rsqrt(mean_square + epsilon) * broadcast_to_rank(params.scale, xs)
     if params.bias is None:
         return ys
-    return ys + along(params.bias, ys)
+    return ys + broadcast_to_rank(params.bias, ys)

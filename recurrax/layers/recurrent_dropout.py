@@ -12,7 +12,7 @@ import jax
 from recurrax._check import check_rate
 from recurrax._dtype import compute_dtype
 from recurrax._layer import Params, State
-from recurrax.cells.affine import AffineCell, along
+from recurrax.cells.affine import AffineCell, broadcast_to_rank
 from recurrax.layers._random import bernoulli
 from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
@@ -160,7 +160,7 @@ class _WithMask(AffineStandIn):
 
     def masked(self, mask: jax.Array, x: jax.Array) -> jax.Array:
         """Returns `x` with zeros where the mask has zeros; the rest is scaled."""
-        return x * along(mask, x) / (1 - self.rate)
+        return x * broadcast_to_rank(mask, x) / (1 - self.rate)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

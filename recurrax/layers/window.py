@@ -19,7 +19,7 @@ from recurrax._check import check_input_size
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import INITIALIZER, Initializer, Layer, Params, ScanContext, State
 from recurrax._mask import restarts, restarts_last, where
-from recurrax.cells.affine import along
+from recurrax.cells.affine import broadcast_to_rank
 
 
 class WindowState(NamedTuple):
@@ -275,8 +275,10 @@ class CausalConv(_Windowed):
 
     def _combine(self, params: CausalConvParams, windows: Sequence[jax.Array]) -> jax.Array:
         # One product for each row of the kernel; all arrays are [T, *B, H].
-        weighted = [along(k, x) * x for k, x in zip(params.kernel, windows, strict=True)]
+        weighted = [
+            broadcast_to_rank(k, x) * x for k, x in zip(params.kernel, windows, strict=True)
+        ]
         ys = functools.reduce(jnp.add, weighted)
         if params.bias is None:
             return ys
-        return ys + along(params.bias, ys)
+        return ys + broadcast_to_rank(params.bias, ys)

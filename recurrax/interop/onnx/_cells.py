@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._layer import INITIALIZER, Initializer
 from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, along
+from recurrax.cells.affine import AffineCell, Gates, broadcast_to_rank
 from recurrax.cells.lstm import LSTMState
 
 
@@ -123,7 +123,7 @@ class OnnxLSTMCell(AffineCell):
         *before, g, o = a  # i and f, or i alone
         if params.peephole is not None:
             # i and f see the cell state before the step, o sees the state after the step.
-            *peepholes, p_o = (along(p, o) for p in params.peephole)
+            *peepholes, p_o = (broadcast_to_rank(p, o) for p in params.peephole)
             before = [x + p * state.c for x, p in zip(before, peepholes, strict=True)]
         i, *forget = map(gate, before)
         f = forget[0] if forget else 1 - i

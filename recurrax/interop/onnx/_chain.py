@@ -34,7 +34,8 @@ def find(graph: Graph, node: str | None) -> list[Node]:
 
     # Begin with a node that reads no other, and go up from reader to reader.
     below = _below(graph, recurrent)
-    above, order = {}, []
+    above: dict[int, Any] = {}
+    order: list[Any] = []
     for proto in recurrent:
         source = below[id(proto)]
         if source is not None:

@@ -145,7 +145,7 @@ class Node:
         """The layer of the node, and its parameters."""
         cells, params = zip(*map(cell_of, self.operators()), strict=True)
         if self.direction == "bidirectional":
-            return Bidirectional(*cells, merge), Directions(*params)
+            return Bidirectional(cells[0], cells[1], merge), Directions(*params)
         if self.direction == "reverse":
             return Reverse(cells[0]), params[0]
         return cells[0], params[0]
