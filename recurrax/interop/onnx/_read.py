@@ -141,7 +141,7 @@ class Node:
             operators.append(Operator(self.kind, functions, *flags, W[d], R[d], b, p))
         return operators
 
-    def layer(self, merge: str = "concat") -> tuple[Layer, Params]:
+    def layer(self, merge: Any = "concat") -> tuple[Layer, Params]:
         """The layer of the node, and its parameters."""
         cells, params = zip(*map(cell_of, self.operators()), strict=True)
         if self.direction == "bidirectional":
