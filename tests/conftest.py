@@ -32,6 +32,13 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves the contract of most layers to what runs before a change lands: it compiles for many seconds each."""
+    for item in items:
+        if item.name.startswith("test_contract") and item.path.name != "test_contract.py":
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture
 def standard_promotion():
     """For programs with an optimiser in them: optax's Adam does not run under strict dtype promotion."""

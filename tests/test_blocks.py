@@ -109,6 +109,7 @@ def test_contract(layer: rx.Layer, implementation: str, promises: tuple[str, ...
     check_contract(layer, 4, implementation=implementation, promises=promises)
 
 
+@pytest.mark.thorough
 def test_a_block_under_every_implementation_and_in_both_directions() -> None:
     layer = rx.Stack((rx.Bidirectional(GRIFFIN, merge="sum"), griffin(rx.LRUCell(4, 3))))
     params, xs = perturbed_params(layer, 4), normal(2, 7, 4)

@@ -35,7 +35,7 @@ def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
 
 
 # Abstract, shown by the cells that derive from it; or a tool of `check_contract`, shown there.
-WITHOUT_EXAMPLE = {"Layer", "AffineCell", "noise", "run_segments_apart", "pull", "assert_close"}
+WITHOUT_EXAMPLE = {"Layer", "AffineCell", "run_segments_apart", "values_and_gradients", "assert_close"}
 
 
 def public(module) -> dict:

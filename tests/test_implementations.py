@@ -86,6 +86,7 @@ def test_the_rule_equals_plain_autodiff(name: str, platform: str) -> None:
         assert_close(f"{name} on {platform}, {list(options)}", run("hoisted"), run("xla"), 1e-5)
 
 
+@pytest.mark.thorough
 def test_a_cell_with_maps_of_its_own_keeps_the_contract() -> None:
     check_contract(GainCell(4), implementation="hoisted")
 
@@ -158,6 +159,7 @@ def test_choice() -> None:
         rx.scan(cho, params, few, implementation="fast")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("steps", "reverse"),
     [(0, False), (11, True)]

@@ -175,6 +175,7 @@ def test_products_in_bfloat16_leave_the_decays_alone(cell: rx.LinearCell, implem
     assert jnp.sqrt(jnp.mean((ys - expected) ** 2) / jnp.mean(expected**2)) < 0.01
 
 
+@pytest.mark.thorough
 def test_gates_far_out_are_gates() -> None:
     for cell in (rx.MinGRUCell(1), rx.MinLSTMCell(1), rx.QRNNCell(1), rx.SRUCell(1), rx.RGLRUCell(1)):
         params = cell.init(jax.random.key(0), 1)

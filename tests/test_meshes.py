@@ -51,6 +51,7 @@ def test_outputs_are_the_same_under_an_explicit_mesh() -> None:
     assert_close("sharded by rows", jax.device_get(got), jax.device_get(expected), 1e-6)
 
 
+@pytest.mark.thorough
 def test_gradients_of_convolutions_are_the_same_under_an_explicit_mesh() -> None:
     cell, mesh = ConvElmanCell(2, (4,), 3, strides=2), explicit(8)
     params, xs = perturbed_params(cell, 2), normal_like(jax.ShapeDtypeStruct((8, 2, 4, 2), jnp.float32), 1)
@@ -61,6 +62,7 @@ def test_gradients_of_convolutions_are_the_same_under_an_explicit_mesh() -> None
     assert_close("sharded by rows", jax.device_get(got), jax.device_get(expected), 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layer", MORE, ids=range(len(MORE)))
 def test_a_training_step_has_a_place_for_every_array_under_an_explicit_mesh(layer: rx.Layer) -> None:
     """Types say where arrays lie, so tracing is enough; numbers are compared above."""
@@ -117,6 +119,7 @@ def test_masks_of_features_of_words_and_of_single_rows_do_not_depend_on_the_mesh
     assert_close("shard_map, where every device draws alike", mapped, jnp.concatenate([rows(x[None]) for x in xs]), 0.0)
 
 
+@pytest.mark.thorough
 def test_convolutions_with_two_batch_axes_and_space_spread_over_an_explicit_mesh() -> None:
     cell, mesh = ConvLSTMCell(2, (4,), 3), explicit(4, 2)
     params, xs = perturbed_params(cell, 3), normal_like(jax.ShapeDtypeStruct((4, 2, 3, 4, 3), jnp.float32), 1)

@@ -141,6 +141,7 @@ def test_the_authors_package(cell: MLSTMCell) -> None:
                     assert_close("gradients", ours_leaf, leaf, 1e-10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("steps", "lengths"), [(0, (1,)), (1, (4,)), (13, (4, 64))])
 def test_forms_agree(steps: int, lengths: tuple[int, ...]) -> None:
     cell = MLSTMCell(6, 2)
@@ -207,6 +208,7 @@ def test_no_past_is_told_from_keys_that_cancel() -> None:
         assert float(state.c[0, 0, 0]) > 2
 
 
+@pytest.mark.thorough
 def test_a_learned_initial_state_learns_from_zeros() -> None:
     layer = rx.LearnedInitialState(MLSTMCell(4, 2))
     params, xs = layer.init(jax.random.key(0), 3), normal_like(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
@@ -224,6 +226,7 @@ def test_a_learned_initial_state_learns_from_zeros() -> None:
         assert_close("gradients", gradient(at, Chunked(2)), expected, 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_inputs_sharded_over_a_mesh(axis_type: AxisType) -> None:
     cell, chunked = MLSTMCell(6, 3), Chunked(4)

@@ -45,6 +45,7 @@ def test_contract(cell: rx.Cell, newton: rx.experimental.Newton, promises: tuple
     check_contract(cell, implementation=newton, promises=promises)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("steps", "reverse"), [(0, True), (1, False), (5, False), (5, True), (64, False), (100, True)])
 @pytest.mark.parametrize(
     ("cell", "newton"),
@@ -73,6 +74,7 @@ def _timed(cell: rx.Cell) -> Any:
     return rx.cells.TimedInputs(normal(2, 9, 3), jnp.abs(normal(2, 9, seed=4)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("layer", "newton"),
     [
@@ -99,6 +101,7 @@ def test_other_layers(layer: rx.Layer, newton: rx.experimental.Newton) -> None:
     assert_close(str(layer), got, expected, 2e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cell", [rx.GRUCell(6), rx.DiagonalLSTMCell(6)], ids=str)
 def test_a_trained_cell(cell: rx.Cell) -> None:
     """It keeps the sign of the last input that is not small: states that stay, gates that close."""
@@ -136,6 +139,7 @@ def test_long_sequences_need_few_iterations(cell: rx.Cell) -> None:
     assert_close("4096 steps", got, expected, 2e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("newton", [FULL, DIAGONAL, rx.experimental.Newton("full", damping=0.5)], ids=str)
 def test_a_cell_that_expands_takes_as_many_iterations_as_steps_at_most(newton: rx.experimental.Newton) -> None:
     xs = normal(2, 80, 3)
@@ -218,6 +222,7 @@ def test_report(newton: rx.experimental.Newton, time_major: bool) -> None:
         rx.experimental.newton_report(rx.Stack((cell,)), (params,), xs)
 
 
+@pytest.mark.thorough
 def test_parts_are_windows() -> None:
     cell, args = rx.LSTMCell(4), (perturbed_params(rx.LSTMCell(4), 3), normal(2, 50, 3))
     got, expected = (pulled(name, cell, *args, remat=16) for name in ("newton", "xla"))

@@ -42,6 +42,19 @@ def normal_like(like: Any, seed: int) -> Any:
     """Standard normal noise in the structure, shapes and dtypes of a pytree.
 
     Complex leaves get noise in both parts.
+
+    Args:
+        like: a pytree of arrays, or of `jax.ShapeDtypeStruct`.
+        seed: the seed of the noise.
+
+    Returns:
+        A pytree like `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from recurrax.testing import normal_like
+        >>> normal_like({"x": jnp.zeros((2, 3))}, seed=0)["x"].shape
+        (2, 3)
     """
     rng = np.random.default_rng(seed)
 
