@@ -48,7 +48,7 @@ def export(
         ys, state = call(xs, dt, lengths, mask, reset, state)
 
     The last line has all arguments in their order. A call has only the arguments that you ask for.
-    Features in space have the axes of space too: xs [B, T, *input_shape, I].
+    Features in space have the axes of space too: `xs [B, T, *input_shape, I]`.
 
     States are dictionaries with the names of the core's states:
     `{"layers_0": {"h": ..., "c": ...}}`. The initial state is zero, unless it is learned.
