@@ -37,6 +37,7 @@ def test_floating_point_operations_are_those_of_the_products() -> None:
     assert flops["gru", "forward", "35x32x256x256"] == forward * 3 // 4
 
 
+@pytest.mark.thorough
 def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
     out = tmp_path / "tasks.json"
     figures = {"accuracy to 40": [0.5], "accuracy at 256": [0.5]}

@@ -122,6 +122,7 @@ def test_a_block_under_every_implementation_and_in_both_directions() -> None:
         assert_close(name, run(name), expected, 1e-5)
 
 
+@pytest.mark.thorough
 def test_a_block_in_nnx() -> None:
     layer, xs = GRIFFIN, normal(2, 7, 4)
     model = rnn.Recurrent(layer, 4, rngs=nnx.Rngs(0))

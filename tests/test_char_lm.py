@@ -137,7 +137,7 @@ def test_sample_writes_what_seed_and_top_k_say(finished: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     "options",
     [
-        "--cell gru --windows random --dropout 0.2 --weight-decay 0.1",
+        pytest.param("--cell gru --windows random --dropout 0.2 --weight-decay 0.1", marks=pytest.mark.thorough),
         pytest.param("--layers 2 --dropout 0.2", marks=pytest.mark.thorough),
         pytest.param("--cell rnn --seed 7", marks=pytest.mark.thorough),
     ],

@@ -12,10 +12,13 @@ LAYERS = [
     pytest.param(rx.ElmanCell(4, recurrent_bias=True), marks=THOROUGH),
     pytest.param(rx.ElmanCell(4, jax.nn.relu, bias=False), marks=THOROUGH),
     pytest.param(rx.LSTMCell(4), marks=THOROUGH),
-    rx.LSTMCell(5, proj_size=3, recurrent_bias=True, gate_activation=jax.nn.hard_sigmoid, activation=jnp.arctan),
+    pytest.param(
+        rx.LSTMCell(5, proj_size=3, recurrent_bias=True, gate_activation=jax.nn.hard_sigmoid, activation=jnp.arctan),
+        marks=THOROUGH,
+    ),
     rx.GRUCell(4),
     pytest.param(rx.GRUCell(4, reset_after=False, recurrent_bias=True), marks=THOROUGH),
-    rx.Stack((rx.LSTMCell(4), rx.GRUCell(3)), dropout=0.5),
+    pytest.param(rx.Stack((rx.LSTMCell(4), rx.GRUCell(3)), dropout=0.5), marks=THOROUGH),
     pytest.param(
         rx.Bidirectional(rx.ElmanCell(3), rx.LSTMCell(5, proj_size=3), merge="mul"), marks=pytest.mark.thorough
     ),

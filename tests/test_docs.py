@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import recurrax
+from quick import quick_first
 from recurrax import initializers, interop, keras, linen, testing
 from recurrax import nnx as rnn
 
@@ -29,7 +30,7 @@ def test_what_a_page_says_of_other_libraries(run_page) -> None:
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", quick_first(PAGES))
 def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
     run_page(page)
 

@@ -40,6 +40,7 @@ sys.stdout.buffer.write(pickle.dumps(outputs))
 """
 
 
+@pytest.mark.thorough
 def test_without_recurrax() -> None:
     params = {name: perturbed_params(layer, 3) for name, layer in LAYERS.items()}
     inputs, expected = {}, {}

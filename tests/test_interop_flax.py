@@ -63,6 +63,7 @@ def test_linen(module: nn.Module) -> None:
     check(in_linen(module, XS), XS, lengths=LENGTHS)
 
 
+@pytest.mark.thorough
 def test_linen_convolution() -> None:
     theirs = in_linen(nn.RNN(nn.ConvLSTMCell(H, (3, 2))), IMAGES)
     layer = check(theirs, IMAGES, exact=False, lengths=LENGTHS)

@@ -18,6 +18,7 @@ def test_contract() -> None:
     check_contract(rx.LearnedInitialState(rx.GRUCell(3)), implementation="hoisted")
 
 
+@pytest.mark.thorough
 def test_every_way_to_walk_gives_the_same_gradients() -> None:
     layer = rx.LearnedInitialState(rx.LSTMCell(4))
     params = perturbed_params(layer, 3)

@@ -157,6 +157,7 @@ def test_implementations_agree(cell: rx.LinearCell, steps: int, reverse: bool) -
         assert_close(name, got, sequential, 1e-5)
 
 
+@pytest.mark.thorough
 def test_long_sequences() -> None:
     cell = rx.S5Cell(2, 4)
     params, xs = perturbed_params(cell, 2), normal_like(jax.ShapeDtypeStruct((4096, 2), jnp.float32), 1)
@@ -290,6 +291,7 @@ def test_outputs_are_those_of_other_packages(name: str) -> None:
     assert_close(name, ys, theirs["y"], 1e-5)
 
 
+@pytest.mark.thorough
 def test_parameters_are_finite_at_the_ends_of_what_a_cell_may_be() -> None:
     cells = (
         rx.LRUCell(8, max_radius=1e-30),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recurrax as rx
+from quick import quick_first
 from recurrax._layer import Params, State
 from recurrax.testing import (
     assert_close,
@@ -65,7 +66,9 @@ def test_masked_steps_have_no_influence_where_a_function_has_no_derivative(layer
 
 
 @pytest.mark.parametrize(
-    "layer", [rx.LSTMCell(3), rx.MinGRUCell(3), rx.MLSTMCell(3), rx.CausalConv(3), rx.Residual(rx.SRUCell(3))], ids=str
+    "layer",
+    quick_first([rx.LSTMCell(3), rx.CausalConv(3), rx.MinGRUCell(3), rx.MLSTMCell(3), rx.Residual(rx.SRUCell(3))], 2),
+    ids=str,
 )
 def test_a_broken_state_that_no_step_sees_breaks_nothing(layer: rx.Layer) -> None:
     params = perturbed_params(layer, 3)

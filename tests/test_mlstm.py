@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import recurrax as rx
+from quick import quick_first
 from recurrax.cells.mlstm import MLSTMCell, MLSTMParams, MLSTMState
 from recurrax.implementations import Chunked, _choose
 from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
@@ -47,7 +48,7 @@ def _of_the_paper(state: MLSTMState) -> tuple[jax.Array, jax.Array]:
     return state.c * scale[..., None], state.n * scale
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", quick_first(CELLS), ids=str)
 def test_equations(cell: MLSTMCell) -> None:
     params = _double(perturbed_params(cell, 3, scale=0.5))
     rng, size = np.random.default_rng(1), cell.hidden_size // cell.num_heads
@@ -263,6 +264,7 @@ def test_choice() -> None:
     assert chosen(2) == Chunked()
 
 
+@pytest.mark.thorough
 def test_memory_is_linear_in_steps() -> None:
     cell = MLSTMCell(64)
     params, chunked = perturbed_params(cell, 16), Chunked(32)

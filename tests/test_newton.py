@@ -133,6 +133,7 @@ def test_a_trained_cell(cell: rx.Cell) -> None:
         assert_close(str(newton), got, expected, 2e-4)  # What stays passes on every rounding.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cell", [rx.GRUCell(4), rx.DiagonalLSTMCell(4)], ids=str)
 def test_long_sequences_need_few_iterations(cell: rx.Cell) -> None:
     params, xs = perturbed_params(cell, 3), normal(1, 4096, 3)
@@ -194,6 +195,7 @@ def test_fallback() -> None:
     assert jnp.isnan(rx.scan(cell, params, nan, implementation=few)[1]).sum() == 35 * 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("newton", "time_major"), [(FULL, False), (DIAGONAL, True)], ids=str)
 def test_report(newton: rx.experimental.Newton, time_major: bool) -> None:
     cell, xs = rx.GRUCell(4), normal(2, 3, 50, 3)
