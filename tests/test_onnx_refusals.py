@@ -134,7 +134,7 @@ def test_files_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     assert isinstance(from_onnx(placed("weights"))[0], rx.Layer)
     for location in ("one", "a" * 5000, "a/" * 3000, "../weights", "none"):
-        with pytest.raises(ValueError, match=rf"`model` must hold '{name}' whole; .* is no file beside the model"):
+        with pytest.raises(ValueError, match=rf"`model` must hold all of '{name}': .* is no file beside the model"):
             from_onnx(placed(location))
     # Any number of tensors may lie in one file, and any number of nodes may have the same weights.
     graph, other = (_graph.Graph(placed("weights"), None) for _ in range(2))
