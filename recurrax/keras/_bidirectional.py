@@ -107,18 +107,9 @@ class Bidirectional(Layer):
         mask: Any = None,
         training: bool | None = None,
     ) -> Any:
-        """Runs both layers and merges their outputs.
+        """Runs both layers; returns the merged outputs, or two if `merge_mode` is None.
 
-        Args:
-            sequences: as in the layer.
-            initial_state: a list with the parts of the forward layer's state and then of the
-                backward layer's.
-            mask: as in the layer.
-            training: as in the layer.
-
-        Returns:
-            The merged outputs, or two if `merge_mode` is None. With `return_state` a tuple: these,
-            the parts of the forward layer's final state, then of the backward layer's.
+        With `return_state` the parts of both final states come after the outputs.
         """
         ahead, back = self.recurrent_layers
         build_for(self, jnp.shape(sequences))

@@ -118,15 +118,9 @@ class ConvLSTM2D(_ConvLSTM):
     Args:
         filters: the number of channels H of the state.
         kernel_size: the spatial shape of both kernels, an int or one for each axis.
-        strides: the steps between the windows of the input convolution.
-        padding: of the input convolution, `"valid"` or `"same"`.
+        strides: of the input convolution, and so are `padding` and `dilation_rate`.
         data_format: `"channels_last"`, which None means, or `"channels_first"`.
-        dilation_rate: the distance between the taps of the input convolution.
-        activation: as in `LSTM`, and so are all other arguments.
-
-    Raises:
-        TypeError: as `LSTM`.
-        ValueError: as `LSTM`, or from `build`, if the kernel does not fit into the input.
+        activation: as in `LSTM`, and so are all other arguments and errors.
 
     Example:
         >>> import jax.numpy as jnp

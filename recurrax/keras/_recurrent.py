@@ -21,6 +21,8 @@ from recurrax.keras._layer import Layer, Shape, build_for, source_of
 from recurrax.keras._names import Named
 
 Sizes = int | tuple[int, ...]
+# The weights in Keras' order, and their names in the arguments.
+_ARGUMENTS = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
 
 
 class RNNState(nnx.Variable):
@@ -32,11 +34,15 @@ class ActivityLoss(nnx.Variable):
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class Arguments(Layer):
-    """Keras' arguments in Keras' order.
+class Recurrent(Layer):
+    """A recurrent layer: Keras' arguments in Keras' order, and a cell of the core.
 
     A layer that takes an argument with `init=False` declares it again.
     """
+
+    cell_type: ClassVar[Any]
+    size_name: ClassVar[str] = "units"
+    rank: ClassVar[int] = 0  # the number of spatial axes
 
     units: int = dataclasses.field(init=False)
     filters: int = dataclasses.field(init=False)
@@ -72,19 +78,6 @@ class Arguments(Layer):
     _: dataclasses.KW_ONLY
     zero_output_for_mask: bool = False
     time_major: bool = False
-
-
-# The weights in Keras' order, and their names in the arguments.
-_ARGUMENTS = {"kernel": "kernel", "recurrent_kernel": "recurrent", "bias": "bias"}
-
-
-@dataclasses.dataclass(eq=False, repr=False)
-class Recurrent(Arguments):
-    """A recurrent layer. A subclass declares its cell of the core, and how the weights go there."""
-
-    cell_type: ClassVar[Any]
-    size_name: ClassVar[str] = "units"
-    rank: ClassVar[int] = 0  # the number of spatial axes
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
         super().__post_init__(rngs)
@@ -135,6 +128,7 @@ class Recurrent(Arguments):
         return self.cell_type(self.size, **self._options())
 
     def _options(self) -> dict[str, Any]:
+        # The options that all cells have.
         _, dtype = self._dtypes
         options = {"bias": self.use_bias, "activation": self._meaning("activation"), "dtype": dtype}
         if hasattr(self, "recurrent_activation"):
@@ -159,12 +153,7 @@ class Recurrent(Arguments):
         return hasattr(self, "kernel") and has_state
 
     def build(self, input_shape: Shape) -> None:
-        """Draws the weights, and makes the state of a stateful layer.
-
-        Args:
-            input_shape: `(B, T, I)`, laid out as the inputs; B and T may be None, but B not for a
-                stateful layer.
-        """
+        """Draws the weights, and makes the state of a stateful layer, whose B must be given."""
         batch: Any = input_shape[1 - self._time]
         if self.stateful and batch is None:
             must = "must begin with the batch size where `stateful` is True"
@@ -254,8 +243,7 @@ class Recurrent(Arguments):
 
         Args:
             sequences: `[B, T, I]`, or `[T, B, I]` if `time_major`.
-            initial_state: a list with each part of the state, `[B, H]`; None for zeros, or the
-                state that a stateful layer kept.
+            initial_state: each part of the state, `[B, H]`; None for zeros or the kept state.
             mask: `[B, T]`, laid out as `sequences`: False or 0 at the masked steps.
             training: whether dropout acts; None for no, but after `train()`.
 
@@ -264,8 +252,7 @@ class Recurrent(Arguments):
             `return_state` a tuple of these and each part of the final state.
 
         Raises:
-            ValueError: if an argument has the wrong shape, or the layer is not built and the call
-                is under jit or grad.
+            ValueError: if a shape is wrong, or the layer is not built and the call is under jit.
         """
         sequences = jnp.asarray(sequences)
         self._check_rank(sequences)
