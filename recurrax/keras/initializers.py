@@ -14,8 +14,8 @@ Example:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,12 +49,12 @@ def variance_scaling(
 
 
 # Each takes a seed. The variance is 2 / (fan_in + fan_out), 2 / fan_in or 1 / fan_in.
-glorot_normal = functools.partial(variance_scaling, 1.0, "fan_avg", "truncated_normal")
-glorot_uniform = functools.partial(variance_scaling, 1.0, "fan_avg", "uniform")
-he_normal = functools.partial(variance_scaling, 2.0, "fan_in", "truncated_normal")
-he_uniform = functools.partial(variance_scaling, 2.0, "fan_in", "uniform")
-lecun_normal = functools.partial(variance_scaling, 1.0, "fan_in", "truncated_normal")
-lecun_uniform = functools.partial(variance_scaling, 1.0, "fan_in", "uniform")
+glorot_normal = partial(variance_scaling, 1.0, "fan_avg", "truncated_normal")
+glorot_uniform = partial(variance_scaling, 1.0, "fan_avg", "uniform")
+he_normal = partial(variance_scaling, 2.0, "fan_in", "truncated_normal")
+he_uniform = partial(variance_scaling, 2.0, "fan_in", "uniform")
+lecun_normal = partial(variance_scaling, 1.0, "fan_in", "truncated_normal")
+lecun_uniform = partial(variance_scaling, 1.0, "fan_in", "uniform")
 
 
 def orthogonal(gain: float = 1.0, seed: Seed = None) -> Initializer:
@@ -69,12 +69,13 @@ def random_normal(mean: float = 0.0, stddev: float = 0.05, seed: Seed = None) ->
 
 def truncated_normal(mean: float = 0.0, stddev: float = 0.05, seed: Seed = None) -> Initializer:
     """A normal distribution without what lies more than two standard deviations from its mean."""
-    return _shifted(mean, jax.nn.initializers.truncated_normal(stddev), seed)
+    draw = jax.nn.initializers.truncated_normal(stddev)
+    return _shifted(mean, draw, seed)
 
 
 def random_uniform(minval: float = -0.05, maxval: float = 0.05, seed: Seed = None) -> Initializer:
     """A uniform distribution."""
-    draw = functools.partial(jax.random.uniform, minval=minval, maxval=maxval)
+    draw = partial(jax.random.uniform, minval=minval, maxval=maxval)
     return _seeded(draw, seed)
 
 
@@ -88,8 +89,8 @@ def identity(gain: float = 1.0) -> Initializer:
     return lambda key, shape, dtype: gain * jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
-zeros = functools.partial(constant, 0.0)
-ones = functools.partial(constant, 1.0)
+zeros = partial(constant, 0.0)
+ones = partial(constant, 1.0)
 
 # Keras has more than one name for each.
 VarianceScaling, Orthogonal, OrthogonalInitializer = variance_scaling, orthogonal, orthogonal

@@ -36,9 +36,11 @@ class Graph:
     def __init__(self, model: Any, weights: Mapping[str, Any] | None) -> None:
         onnx = library("onnx", "recurrax[interop]")
         model, self._folder = _opened(model)
-        # Custom domains have opsets of their own, which do not count.
-        versions = [entry.version for entry in model.opset_import if _is_onnx(entry)]
-        self.opset = max(versions, default=0)
+        self.opset = 0
+        for entry in model.opset_import:
+            # Custom domains have opsets of their own, which do not count.
+            if _is_onnx(entry):
+                self.opset = max(self.opset, entry.version)
         latest = onnx.defs.onnx_opset_version()
         if not _OLDEST <= self.opset <= latest:
             must = f"be of an opset from {_OLDEST} to {latest}"
@@ -66,7 +68,8 @@ class Graph:
         for name, count in made.items():
             if count > 1:
                 raise ValueError(f"`model` must name each value once; got {name!r} twice.")
-        names = {value.name for value in model.graph.input} | self._tensors.keys()
+        names = {value.name for value in model.graph.input}
+        names |= self._tensors.keys()
         self._weights = {}
         for name, array in (weights or {}).items():
             self._weights[name] = np.asarray(array)
@@ -84,15 +87,14 @@ class Graph:
         import onnx
 
         try:
-            if any(attribute.ref_attr_name for attribute in node.attribute):
-                raise onnx.checker.ValidationError(
-                    "it refers to attributes of a function, and is in none."
-                )
+            for attribute in node.attribute:
+                if attribute.ref_attr_name:
+                    reason = "it refers to attributes of a function, and is in none."
+                    raise onnx.checker.ValidationError(reason)
             onnx.checker.check_node(node, self._context)
         except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"`model` must hold valid nodes; {named(node)} is none: {error}"
-            ) from error
+            must = "must hold valid nodes"
+            raise ValueError(f"`model` {must}; {named(node)} is none: {error}") from error
 
     def consumers(self, name: str) -> Iterator[Any]:
         """The nodes that read a value."""
@@ -221,9 +223,8 @@ def _opened(model: Any) -> tuple[Any, Path | None]:
         try:
             return onnx.ModelProto.FromString(model), folder
         except DecodeError as error:
-            raise ValueError(
-                f"`model` must be a model of ONNX's; got {len(model)} bytes that are none."
-            ) from error
+            got = f"{len(model)} bytes that are none"
+            raise ValueError(f"`model` must be a model of ONNX's; got {got}.") from error
     if not isinstance(model, onnx.ModelProto):
         got = type(model).__name__
         raise TypeError(f"`model` must be an onnx.ModelProto, its bytes or a path; got {got}.")
