@@ -107,10 +107,8 @@ def _check_kind(name: str, leaf: Any, wanted: Any, layer: Any) -> None:
         narrow = ""
         if _is_narrow(leaf):
             narrow = " Floats of 8 bits are for storage: cast them first."
-        raise TypeError(
-            f"`{name}` must be of a {kind(wanted)} dtype, as {describe(wanted)} is, for {layer}; "
-            f"got {describe(leaf)}.{narrow}"
-        )
+        must = f"must be of a {kind(wanted)} dtype, as {describe(wanted)} is, for {layer}"
+        raise TypeError(f"`{name}` {must}; got {describe(leaf)}.{narrow}")
 
 
 def _is_narrow(leaf: Any) -> bool:
@@ -267,9 +265,8 @@ def check_steps(
         ValueError: if one has the wrong shape, or `lengths` and `mask` are both given.
     """
     if lengths is not None and mask is not None:
-        raise ValueError(
-            "`lengths` and `mask` must not both be given; fold the lengths into the mask."
-        )
+        hint = "fold the lengths into the mask"
+        raise ValueError(f"`lengths` and `mask` must not both be given; {hint}.")
     what = f"`{of}` {describe(xs)}"
     # The batch axes have no axis of time.
     batch = steps[:-1]
@@ -310,10 +307,8 @@ def check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], meani
 def check_input_size(layer: Layer, input_size: int, expected: int) -> None:
     """Checks the number of input features against the number that the layer was made for."""
     if input_size != expected:
-        raise ValueError(
-            f"`input_size` of {layer} must be {expected}; got {input_size}. Project the inputs to "
-            f"{expected} features first, as with Dense({expected})."
-        )
+        hint = f"Project the inputs to {expected} features first, as with Dense({expected})."
+        raise ValueError(f"`input_size` of {layer} must be {expected}; got {input_size}. {hint}")
 
 
 def check_layer(name: str, layer: Any) -> None:
@@ -344,10 +339,9 @@ def check_axes(name: str, first: Layer, second: Layer) -> None:
     # Where a layer mixes several numbers of axes, its own check raises.
     axes, other = _axes_of_cells(first), _axes_of_cells(second)
     if len(axes) == len(other) == 1 and axes != other:
-        raise ValueError(
-            f"`{name}` must take inputs with one number of axes of features; got {axes.pop()} "
-            f"for {first} and {other.pop()} for {second}."
-        )
+        must = "must take inputs with one number of axes of features"
+        got = f"{axes.pop()} for {first} and {other.pop()} for {second}"
+        raise ValueError(f"`{name}` {must}; got {got}.")
 
 
 def _axes_of_cells(layer: Layer) -> set[int]:

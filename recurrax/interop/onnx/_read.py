@@ -76,7 +76,7 @@ class Node:
         for size, must in zip(array.shape, shape, strict=False):
             wanted.append(must or max(size, 1))
         if array.ndim != len(shape) or list(array.shape) != wanted:
-            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            sizes = ", ".join(map(str, shape)).replace("None", "any")
             raise self.wrong(name, f"[{sizes}]", describe(array))
         return array
 
@@ -84,14 +84,12 @@ class Node:
         """A weight that the node must have."""
         array = self.array(name, *shape)
         if array is None:
-            got, hint = "none", ""
+            must = "must be known before the model runs"
+            got = "none."
             if name in self.inputs:
-                got = f"the value {self.inputs[name]!r}"
-                hint = " If that is a graph input, give its array in `weights`."
-            raise ValueError(
-                f"`{name}` of {named(self.proto)} must be known before the model runs; "
-                f"got {got}.{hint}"
-            )
+                got = f"the value {self.inputs[name]!r}. "
+                got += "If that is a graph input, give its array in `weights`."
+            raise ValueError(f"`{name}` of {named(self.proto)} {must}; got {got}")
         return array
 
     @functools.cached_property
@@ -198,4 +196,5 @@ class Node:
         lengths = arrays["sequence_lens"]
         if lengths is not None and not np.issubdtype(lengths.dtype, np.integer):
             raise self.wrong("sequence_lens", "of an integer dtype", describe(lengths))
+        # An input that only the model's user gives is None.
         return {name: array for name, array in arrays.items() if array is not None}

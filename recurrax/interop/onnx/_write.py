@@ -136,6 +136,7 @@ class Writer:
             return final, self.add("Squeeze", ys, self.constant([1]))
         if type(layer) is Bidirectional:
             return self._bidirectional(layer, params, state, xs, reverse)
+        # The parts of all other layers add nodes one after another.
         if type(layer) is Stack:
             states = []
             for part, own, before in zip(layer.layers, params, state, strict=True):
@@ -148,9 +149,10 @@ class Writer:
             after, ys = self.layer(layer.layer, params, state, xs, reverse)
             return after, self.add("Add", xs, ys)
         if type(layer) is Gated:
-            after, ys = self.layer(layer.layer, params.layer, state.layer, xs, reverse)
-            gate, zs = self.layer(layer.gate, params.gate, state.gate, xs, reverse)
-            return Branches(after, gate), self.add("Mul", ys, zs)
+            main, gate = layer.layer, layer.gate
+            after, ys = self.layer(main, params.layer, state.layer, xs, reverse)
+            after_gate, zs = self.layer(gate, params.gate, state.gate, xs, reverse)
+            return Branches(after, after_gate), self.add("Mul", ys, zs)
         return state, self._stateless(layer, params, xs)
 
     def _stateless(self, layer: Layer, params: Any, xs: str) -> str:
@@ -185,10 +187,8 @@ class Writer:
         # The recurrent operators know two functions that are no operators.
         kind, numbers = activations.named(function)
         if kind in ("Affine", "ScaledTanh"):
-            raise ValueError(
-                f"{kind} must stand within a recurrent layer for ONNX; "
-                "it is no operator of its own."
-            )
+            must = "must stand within a recurrent layer for ONNX"
+            raise ValueError(f"{kind} {must}; it is no operator of its own.")
         pairs = zip(("alpha", "beta"), numbers, strict=False)
         attributes: dict[str, Any] = dict(pairs)
         return self.add(kind, xs, **attributes)
