@@ -65,4 +65,4 @@ def default_state_dtype(params: Params, xs: Any) -> jnp.dtype:
 def promote(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
     """Returns the dtype that holds all of these, under any promotion rules of the user."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*map(jnp.dtype, dtypes))
+        return jnp.result_type(*[jnp.dtype(dtype) for dtype in dtypes])

@@ -123,7 +123,8 @@ def _axes_by_name(
 ) -> list[tuple | None]:
     """Looks up the mesh axes of each path by the longest key that ends it."""
     # The keys that end no path so far, and the axes of each path.
-    unknown, axes = set(sharding), []
+    unknown = set(sharding)
+    axes: list[tuple | None] = []
     for path in paths:
         keys = [key for key in sharding if f"/{path}".endswith(f"/{key}")]
         unknown.difference_update(keys)
