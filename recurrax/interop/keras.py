@@ -240,6 +240,7 @@ def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[n
     if isinstance(layer, Stack):
         return _made_stack(layer, params, options)
     if isinstance(layer, Bidirectional):
+        # Keras' second layer runs from the last step to the first.
         forward, ahead = _cell(layer.forward, params.forward, **options)
         backward, back = _cell(layer.backward, params.backward, go_backwards=True, **options)
         made = keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward)

@@ -46,9 +46,9 @@ class LSTM(Recurrent):
     The first call draws the weights, or `build(input_shape)`, which must come first if the call is
     under jit or grad. Keras' weights move with `layer.set_weights(keras_layer.get_weights())`.
 
-    All arguments of Keras have Keras' meaning. An initializer, a regularizer, a constraint or an
-    activation is a name, an object or a configuration of Keras', or a function: `(key, shape,
-    dtype) -> array` for an initializer, else a function of an array.
+    All arguments of Keras have Keras' meaning. An initializer is a name, an object or a
+    configuration of Keras', or a function `(key, shape, dtype) -> array`. A regularizer, a
+    constraint or an activation is the same, or a function of an array.
 
     Args:
         units: the number of features H of the state.

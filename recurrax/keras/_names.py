@@ -56,6 +56,7 @@ def meaning(argument: str, value: Any) -> Any:
         return jax.nn.identity
     if value is None:
         return None
+    # What Keras knows has a name. All else is a function.
     name, config = _description(value)
     if name is not None:
         return _named(argument, kind, name, config)

@@ -353,6 +353,7 @@ class Recurrent(Layer):
                 f"got {batch_size}. Call `build` with another batch size to begin anew."
             )
         leaves = jax.tree.leaves(initial_state)
+        # A stateful layer goes on from its own state.
         if initial_state is None:
             leaves = kept or self.get_initial_state(batch_size)
         _, dtype = self._dtypes

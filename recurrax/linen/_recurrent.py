@@ -247,19 +247,21 @@ class Recurrent(Module):
             The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
             without `return_state`.
         """
-        options: dict[str, Any] = {
-            "lengths": lengths,
-            "mask": mask,
-            "reset": reset,
-            "reverse": reverse,
-        }
-        options |= {
-            "time_major": time_major,
-            "unroll": unroll,
-            "remat": remat,
-            "implementation": implementation,
-        }
-        output, state = self._run(scan, self.layer, x, state, deterministic, **options)
+        output, state = self._run(
+            scan,
+            self.layer,
+            x,
+            state,
+            deterministic,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            reverse=reverse,
+            time_major=time_major,
+            unroll=unroll,
+            remat=remat,
+            implementation=implementation,
+        )
         if not self.return_state:
             return output
         return output, state

@@ -245,11 +245,12 @@ def _unclipped(cell: Layer, functions: list[Any]) -> tuple[list[Function], float
     bounds: list[float | None] = []
     plain = []
     for function in functions:
-        bound = None
         if isinstance(function, Clipped):
-            function, bound = function.function, function.bound
-        bounds.append(bound)
-        plain.append(function)
+            bounds.append(function.bound)
+            plain.append(function.function)
+        else:
+            bounds.append(None)
+            plain.append(function)
     # The third function of an LSTM is the output activation.
     if len(set(bounds[:2])) > 1 or bounds[2:] not in ([], [None]):
         raise ValueError(

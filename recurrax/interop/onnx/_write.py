@@ -169,7 +169,7 @@ class Writer:
                 ys = self._function(layer.activation, ys)
             return ys
         if type(layer) is LayerNorm:
-            options = {"axis": -1, "epsilon": layer.epsilon}
+            options: dict[str, Any] = {"axis": -1, "epsilon": layer.epsilon}
             scale = self._weights(params.scale)
             bias = self._weights(params.bias)
             return self.add("LayerNormalization", xs, scale, bias, **options)
