@@ -31,14 +31,14 @@ BY_HAND = "by hand"
 
 
 def by_hand(params: Any, xs: jax.Array) -> jax.Array:
-    """A minimal GRU as it is written without a library."""
+    """A minGRU as it is written without a library."""
     z, n = jnp.split(xs @ params.kernel + params.bias, 2, axis=-1)
     a, b = jax.nn.sigmoid(-z), jax.nn.sigmoid(z) * jnp.where(n >= 0, n + 0.5, jax.nn.sigmoid(n))
     return lax.associative_scan(lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, b), axis=0)[1]
 
 
 def driven(layer: recurrax.Layer, implementation: Any = None) -> tuple[recurrax.Layer, Callable]:
-    """A layer, and how the driver takes it along."""
+    """A layer, and how the driver runs it."""
     scan = recurrax.scan
     return layer, lambda params, xs: scan(layer, params, xs, time_major=True, implementation=implementation)[1]
 

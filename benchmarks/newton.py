@@ -58,8 +58,8 @@ def trained(cell: rx.Cell, params: Any, updates: int) -> tuple[Any, float]:
         xs, wanted = inputs(key, 32, 128)
         return jnp.mean((rx.scan(cell, everything[0], xs)[1] @ everything[1] - wanted) ** 2)
 
-    def train_step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        everything, state = carry
+    def train_step(learner: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        everything, state = learner
         value, grads = jax.value_and_grad(loss)(everything, key)
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(everything, updates), state), value

@@ -1,4 +1,4 @@
-"""What rematerialisation saves and costs: temporary memory and time of a training step against one whole scan.
+"""What rematerialization saves and costs: temporary memory and time of a training step against one scan.
 
 Run `python benchmarks/remat_memory.py`. The memory is that of XLA's own analysis of the compiled program; the time is
 the median, over alternating rounds, of the ratio to the plain scan's.
@@ -50,11 +50,11 @@ def main() -> None:
     for chunk, run in compiled.items():
         memory = run.memory_analysis().temp_size_in_bytes / 1e6
         if chunk is None:
-            whole = memory
+            baseline = memory
         ratio = statistics.median(a / b for a, b in zip(seconds[chunk], seconds[None], strict=True))
         kept = "every step" if chunk is None else f"every {chunk}th state"
-        rows.append({"chunk": chunk, "temporary_mb": memory, "memory_ratio": memory / whole, "time_ratio": ratio})
-        table.add_row(kept, f"{memory:.0f}", f"{memory / whole:.3f}", f"{ratio:.2f}")
+        rows.append({"chunk": chunk, "temporary_mb": memory, "memory_ratio": memory / baseline, "time_ratio": ratio})
+        table.add_row(kept, f"{memory:.0f}", f"{memory / baseline:.3f}", f"{ratio:.2f}")
     Console().print(table)
     result = {"platform": jax.default_backend(), "jax": jax.__version__, "shape": [T, B, I, H], "rows": rows}
     (Path(__file__).parent / "results").mkdir(exist_ok=True)

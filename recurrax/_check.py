@@ -78,7 +78,8 @@ _KINDS = {
 def _check_leaves(name: str, tree: Any, expected: Any, layer: Any, why: str) -> None:
     got, wanted = named_leaves(tree), named_leaves(expected)
     for path, leaf in wanted.items():
-        must = f"`{name}{path}` must be [{', '.join(map(str, leaf.shape))}]"
+        sizes = ", ".join(map(str, leaf.shape))
+        must = f"`{name}{path}` must be [{sizes}]"
         if path not in got:
             raise ValueError(f"{must} {why}; got none in {describe(tree)}.")
         if np.shape(got[path]) != leaf.shape:
@@ -86,10 +87,8 @@ def _check_leaves(name: str, tree: Any, expected: Any, layer: Any, why: str) -> 
         _check_kind(f"{name}{path}", got[path], leaf, layer)
     # All expected leaves are there, so any other leaf is too much.
     if left := got.keys() - wanted.keys():
-        names = ", ".join(sorted(left))
-        raise ValueError(
-            f"`{name}` must hold only {', '.join(wanted)} for {layer}; got also {names}."
-        )
+        must = f"must hold only {', '.join(wanted)} for {layer}"
+        raise ValueError(f"`{name}` {must}; got also {', '.join(sorted(left))}.")
 
 
 def check_kinds(name: str, tree: Any, expected: Any, layer: Any) -> None:
@@ -108,10 +107,8 @@ def _check_kind(name: str, leaf: Any, wanted: Any, layer: Any) -> None:
         narrow = ""
         if _is_narrow(leaf):
             narrow = " Floats of 8 bits are for storage: cast them first."
-        raise TypeError(
-            f"`{name}` must be of a {kind(wanted)} dtype, as {describe(wanted)} is, for {layer}; "
-            f"got {describe(leaf)}.{narrow}"
-        )
+        must = f"must be of a {kind(wanted)} dtype, as {describe(wanted)} is, for {layer}"
+        raise TypeError(f"`{name}` {must}; got {describe(leaf)}.{narrow}")
 
 
 def _is_narrow(leaf: Any) -> bool:
@@ -126,20 +123,20 @@ def _check_nodes(name: str, tree: Any, expected: Any, layer: Any) -> None:
         return
     both_leaves = _is_leaf(tree) and _is_leaf(expected)
     if type(tree) is not type(expected) and not both_leaves:
+        must = f"must be {_node(expected)} for {layer}"
         hint = _node_hint(name, tree, expected)
-        raise ValueError(
-            f"`{name}` must be {_node(expected)} for {layer}; got {_node(tree)}.{hint}"
-        )
+        raise ValueError(f"`{name}` {must}; got {_node(tree)}.{hint}")
     if not isinstance(expected, tuple):
         return
     if len(tree) != len(expected):
-        raise ValueError(
-            f"`{name}` must have {len(expected)} entries for {layer}; got {len(tree)}."
-        )
+        must = f"must have {len(expected)} entries for {layer}"
+        raise ValueError(f"`{name}` {must}; got {len(tree)}.")
     fields = getattr(expected, "_fields", None)
     for number, (part, wanted) in enumerate(zip(tree, expected, strict=True)):
-        entry = f".{fields[number]}" if fields else f"[{number}]"
-        _check_nodes(f"{name}{entry}", part, wanted, layer)
+        entry = f"[{number}]"
+        if fields:
+            entry = f".{fields[number]}"
+        _check_nodes(name + entry, part, wanted, layer)
 
 
 def _is_leaf(node: Any) -> bool:
@@ -159,7 +156,8 @@ def _node(node: Any) -> str:
 
 def _node_hint(name: str, tree: Any, expected: Any) -> str:
     """Returns a hint: the code that the user may have meant."""
-    name_of_class, fields = type(expected).__name__, getattr(expected, "_fields", ())
+    name_of_class = type(expected).__name__
+    fields = getattr(expected, "_fields", ())
     # A plain tuple in the place of a `NamedTuple`.
     if type(tree) in (tuple, list) and len(tree) == len(fields):
         return f" Write `{name_of_class}(*{name})`."
@@ -234,16 +232,14 @@ def _check_beside(inputs: Any, steps: tuple[int, ...], of: str) -> None:
     for path, leaf in named_leaves(inputs).items():
         if leaf.shape[: len(steps)] != steps:
             axes = ", ".join(map(str, steps))
-            raise ValueError(
-                f"`{of}{path}` must begin with the axes of the features, [{axes}]; got "
-                f"{describe(leaf)}."
-            )
+            must = f"must begin with the axes of the features, [{axes}]"
+            raise ValueError(f"`{of}{path}` {must}; got {describe(leaf)}.")
 
 
 def check_features(layer: Layer, xs: jax.Array, params: Any, state: Any, of: str) -> None:
     """Checks that a layer with complex features has complex parameters or a complex state."""
-    held = jax.tree.leaves((params, state))
-    if kind(xs) != "complex" or not held or any(kind(leaf) == "complex" for leaf in held):
+    kinds = set(map(kind, jax.tree.leaves((params, state))))
+    if kind(xs) != "complex" or not kinds or "complex" in kinds:
         return
     raise TypeError(
         f"`{of}` must be of a floating dtype for {layer}, which has no complex numbers; "
@@ -269,16 +265,18 @@ def check_steps(
         ValueError: if one has the wrong shape, or `lengths` and `mask` are both given.
     """
     if lengths is not None and mask is not None:
-        raise ValueError(
-            "`lengths` and `mask` must not both be given; fold the lengths into the mask."
-        )
+        hint = "fold the lengths into the mask"
+        raise ValueError(f"`lengths` and `mask` must not both be given; {hint}.")
     what = f"`{of}` {describe(xs)}"
-    batch_shape = steps[1:] if time_major else steps[:-1]  # without the axis of time
-    lengths = check_flags(
-        "lengths", lengths, jnp.integer, batch_shape, f"one length per sequence of {what}"
-    )
-    mask = check_flags("mask", mask, jnp.bool_, steps, f"one flag per step of {what}")
-    reset = check_flags("reset", reset, jnp.bool_, steps, f"one flag per step of {what}")
+    # The batch axes have no axis of time.
+    batch = steps[:-1]
+    if time_major:
+        batch = steps[1:]
+    per_sequence = f"one length per sequence of {what}"
+    per_step = f"one flag per step of {what}"
+    lengths = check_flags("lengths", lengths, jnp.integer, batch, per_sequence)
+    mask = check_flags("mask", mask, jnp.bool_, steps, per_step)
+    reset = check_flags("reset", reset, jnp.bool_, steps, per_step)
     return lengths, mask, reset
 
 
@@ -287,10 +285,11 @@ def check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], meani
     if flags is None:
         return None
     flags = jnp.asarray(flags)
-    kind = "bool" if dtype is jnp.bool_ else "int"
-    must = (
-        f"`{name}` must be {kind}[{', '.join(map(str, shape))}], {meaning}; got {describe(flags)}."
-    )
+    kind = "int"
+    if dtype is jnp.bool_:
+        kind = "bool"
+    sizes = ", ".join(map(str, shape))
+    must = f"`{name}` must be {kind}[{sizes}], {meaning}; got {describe(flags)}."
     if flags.shape != shape:
         # Moves the last axis to the front, or the first axis to the back.
         time_first = flags.shape[-1:] + flags.shape[:-1]
@@ -308,10 +307,8 @@ def check_flags(name: str, flags: Any, dtype: Any, shape: tuple[int, ...], meani
 def check_input_size(layer: Layer, input_size: int, expected: int) -> None:
     """Checks the number of input features against the number that the layer was made for."""
     if input_size != expected:
-        raise ValueError(
-            f"`input_size` of {layer} must be {expected}; got {input_size}. Project the inputs to "
-            f"{expected} features first, as with Dense({expected})."
-        )
+        hint = f"Project the inputs to {expected} features first, as with Dense({expected})."
+        raise ValueError(f"`input_size` of {layer} must be {expected}; got {input_size}. {hint}")
 
 
 def check_layer(name: str, layer: Any) -> None:
@@ -320,9 +317,8 @@ def check_layer(name: str, layer: Any) -> None:
         hint = ""
         if isinstance(layer, type):
             hint = " Construct it first."
-        raise TypeError(
-            f"`{name}` must be a recurrax.Layer, such as LSTMCell(128); got {short(layer)}.{hint}"
-        )
+        must = "must be a recurrax.Layer, such as LSTMCell(128)"
+        raise TypeError(f"`{name}` {must}; got {short(layer)}.{hint}")
 
 
 def check_rate(name: str, rate: float) -> None:
@@ -343,10 +339,9 @@ def check_axes(name: str, first: Layer, second: Layer) -> None:
     # Where a layer mixes several numbers of axes, its own check raises.
     axes, other = _axes_of_cells(first), _axes_of_cells(second)
     if len(axes) == len(other) == 1 and axes != other:
-        raise ValueError(
-            f"`{name}` must take inputs with one number of axes of features; got {axes.pop()} "
-            f"for {first} and {other.pop()} for {second}."
-        )
+        must = "must take inputs with one number of axes of features"
+        got = f"{axes.pop()} for {first} and {other.pop()} for {second}"
+        raise ValueError(f"`{name}` {must}; got {got}.")
 
 
 def _axes_of_cells(layer: Layer) -> set[int]:

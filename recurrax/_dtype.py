@@ -12,12 +12,15 @@ from recurrax._layer import Cell, Layer, Params, features
 
 def compute_dtype(layer: Layer, params: Params, xs: Any) -> jnp.dtype:
     """Returns the dtype of matrix products: `layer.dtype`, else from parameters and inputs."""
-    if (dtype := getattr(layer, "dtype", None)) is not None:
+    dtype = getattr(layer, "dtype", None)
+    if dtype is not None:
         return jnp.dtype(dtype)
-    # Complex parameters have no part in this: they keep their dtype.
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
-    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    return promote(features(xs).dtype, *floats)
+    dtypes = [features(xs).dtype]
+    for leaf in jax.tree.leaves(params):
+        # Complex parameters have no part in this: they keep their dtype.
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            dtypes.append(leaf.dtype)
+    return promote(*dtypes)
 
 
 def cast(tree: Any, dtype: jnp.dtype) -> Any:
@@ -53,8 +56,8 @@ def widened(x: jax.Array) -> jax.Array:
 
 def default_state_dtype(params: Params, xs: Any) -> jnp.dtype:
     """Returns the dtype of a default state: float32, or float64 if parameters or inputs have it."""
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
-    dtype = promote(jnp.float32, features(xs).dtype, *dtypes)
+    leaves = [features(xs), *jax.tree.leaves(params)]
+    dtype = promote(jnp.float32, *(leaf.dtype for leaf in leaves))
     # `finfo` maps a complex dtype to the dtype of its parts.
     return jnp.finfo(dtype).dtype
 
@@ -62,4 +65,4 @@ def default_state_dtype(params: Params, xs: Any) -> jnp.dtype:
 def promote(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
     """Returns the dtype that holds all of these, under any promotion rules of the user."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*(jnp.dtype(dtype) for dtype in dtypes))
+        return jnp.result_type(*[jnp.dtype(dtype) for dtype in dtypes])

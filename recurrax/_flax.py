@@ -50,10 +50,11 @@ def from_names(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> Params:
         for name, leaf in leaves.items():
             axes = ", ".join(map(str, jax.numpy.shape(leaf)))
             held.append(f"{'.'.join(name)} [{axes}]")
-        raise ValueError(f"parameters must be those of {layer}; got {', '.join(held) or 'none'}.")
+        got = ", ".join(held) or "none"
+        raise ValueError(f"parameters must be those of {layer}; got {got}.")
     _, expected = found
     # The leaves in the order of the layer's own parameters.
-    ordered = [leaves[name] for name in by_name(expected)]
+    ordered = map(leaves.get, by_name(expected))
     params = jax.tree.unflatten(jax.tree.structure(expected), ordered)
     check_kinds("params", params, expected, layer)
     return params
@@ -68,7 +69,9 @@ def input_size_of(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> int | 
 
 
 def _fitting(layer: Layer, leaves: Mapping[tuple[str, ...], Any]) -> tuple[int, Params] | None:
-    shapes = {name: jax.numpy.shape(leaf) for name, leaf in leaves.items()}
+    shapes = {}
+    for name, leaf in leaves.items():
+        shapes[name] = jax.numpy.shape(leaf)
     return fitting(layer, shapes, lambda params: by_name(params).items())
 
 
@@ -86,27 +89,31 @@ def mesh_axes(layer: Layer, params: Params, sharding: Sharding | None) -> list[t
         ValueError: if it names a parameter that the layer does not have, or does not give one mesh
             axis for each array axis.
     """
-    leaves = [("/".join(name), leaf) for name, leaf in by_name(params).items()]
+    named = by_name(params)
+    paths = list(map("/".join, named))
+    shapes = [leaf.shape for leaf in named.values()]
     # Each form of `sharding` gives one entry for each leaf, in the order of the leaves.
     if callable(sharding):
-        axes = [sharding(path, leaf.shape) for path, leaf in leaves]
+        axes = list(map(sharding, paths, shapes))
     elif sharding is None or isinstance(sharding, Mapping):
-        axes = _axes_by_name(layer, [path for path, _ in leaves], sharding or {})
+        axes = _axes_by_name(layer, paths, sharding or {})
     else:
         raise TypeError(
             "`sharding` must be a mapping, such as {'kernel': (None, 'model')}, "
             "or a function of path and shape; "
             f"got {sharding!r}."
         )
-    for (path, leaf), names in zip(leaves, axes, strict=True):
+    for path, shape, names in zip(paths, shapes, axes, strict=True):
         # None leaves an array without a sharding.
-        if names is not None and len(names) != leaf.ndim:
+        if names is not None and len(names) != len(shape):
             name = path.split("/")[-1]
+            sizes = ", ".join(map(str, shape))
             raise ValueError(
-                f"`sharding[{name!r}]` must give {leaf.ndim} mesh axes, one for each axis of "
-                f"{path} [{', '.join(map(str, leaf.shape))}], None for those that are not sharded; "
-                f"got {names}. Where parameters of one name differ in their axes, name them by "
-                f"path, as {path!r}."
+                f"`sharding[{name!r}]` must give {len(shape)} mesh axes, "
+                f"one for each axis of {path} [{sizes}], "
+                f"None for those that are not sharded; got {names}. "
+                "Where parameters of one name differ in their axes, "
+                f"name them by path, as {path!r}."
             )
     return axes
 
@@ -116,19 +123,21 @@ def _axes_by_name(
 ) -> list[tuple | None]:
     """Looks up the mesh axes of each path by the longest key that ends it."""
     # The keys that end no path so far, and the axes of each path.
-    unknown, axes = set(sharding), []
+    unknown = set(sharding)
+    axes: list[tuple | None] = []
     for path in paths:
         keys = [key for key in sharding if f"/{path}".endswith(f"/{key}")]
         unknown.difference_update(keys)
         longest = max(keys, key=len, default=None)
-        axes.append(None if longest is None else sharding[longest])
+        if longest is None:
+            axes.append(None)
+        else:
+            axes.append(sharding[longest])
     if unknown:
         names = [path.split("/")[-1] for path in paths]
         known = ", ".join(dict.fromkeys(names + paths))
-        raise ValueError(
-            f"`sharding` must name parameters of {layer}: {known}; got "
-            f"{', '.join(sorted(unknown))}."
-        )
+        got = ", ".join(sorted(unknown))
+        raise ValueError(f"`sharding` must name parameters of {layer}: {known}; got {got}.")
     return axes
 
 
@@ -138,10 +147,11 @@ def check_features(x: Any, input_size: int) -> None:
     Raises:
         ValueError: if they have another number.
     """
-    size = jax.numpy.shape(features(x))[-1:]
+    x = features(x)
+    size = jax.numpy.shape(x)[-1:]
     if size and size[0] != input_size:
         raise ValueError(
-            f"`x` must have {input_size} features, got {size[0]}: it is {describe(features(x))}."
+            f"`x` must have {input_size} features, got {size[0]}: it is {describe(x)}."
         )
 
 
@@ -157,15 +167,17 @@ def teaches(kind: type[Kind]) -> type[Kind]:
     def checked(self: Any, *args: Any, **options: Any) -> None:
         for name in options:
             if name not in parameters:
-                raise TypeError(f"{kind.__name__} has no argument `{name}`. {_hint(name, known)}")
+                hint = _hint(name, known)
+                raise TypeError(f"{kind.__name__} has no argument `{name}`. {hint}")
         if len(args) > len(places) == 1:
             # PyTorch's users write the input size first: `LSTM(input_size, hidden_size)`.
             example = ""
             if "num_layers" in known:
                 example = f": {kind.__name__}(hidden_size={args[1]!r}, num_layers=...)"
+            got = ", ".join(map(repr, args))
             raise TypeError(
-                f"{kind.__name__} takes `{places[0]}` alone by position; got "
-                f"{', '.join(map(repr, args))}. In Linen the input size is inferred{example}."
+                f"{kind.__name__} takes `{places[0]}` alone by position; got {got}. "
+                f"In Linen the input size is inferred{example}."
             )
         init(self, *args, **options)
 

@@ -40,13 +40,15 @@ def stack(
     is_int = isinstance(num_layers, (int, np.integer)) and not isinstance(num_layers, bool)
     if not is_int or num_layers < 1:
         raise ValueError(f"`num_layers` must be an int of at least 1; got {num_layers!r}.")
-    bias, bidirectional = check_flag("bias", bias), check_flag("bidirectional", bidirectional)
+    bias = check_flag("bias", bias)
+    bidirectional = check_flag("bidirectional", bidirectional)
     if recurrent_bias is None:
         recurrent_bias = bias
-    cell = cell_type(hidden_size, bias=bias, recurrent_bias=recurrent_bias, **cell_options)
-    layer: Layer = cell
+    cell_options["bias"] = bias
+    cell_options["recurrent_bias"] = recurrent_bias
+    layer: Layer = cell_type(hidden_size, **cell_options)
     if bidirectional:
-        layer = Bidirectional(cell)
+        layer = Bidirectional(layer)
     return Stack((layer,) * num_layers, dropout=dropout)
 
 
@@ -57,9 +59,8 @@ def check_flag(name: str, value: Any) -> bool:
         TypeError: if it is neither True nor False.
     """
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(
-            f"`{name}` must be True or False; got {value!r} of type {type(value).__name__}."
-        )
+        kind = type(value).__name__
+        raise TypeError(f"`{name}` must be True or False; got {value!r} of type {kind}.")
     return bool(value)
 
 
@@ -98,10 +99,14 @@ def check_lengths(lengths: Any, x: jax.Array, batch_first: bool) -> None:
     if not batch_first:
         here, other = other, here
         layout, hint = "[T, *B, I]", "If `x` is [*B, T, I], construct with `batch_first=True`."
-    if lengths is not None and jnp.shape(lengths) != here and jnp.shape(lengths) == other:
+    if lengths is None:
+        return
+    shape = jnp.shape(lengths)
+    if shape == other and shape != here:
+        sizes = ", ".join(map(str, here))
         raise ValueError(
-            f"`lengths` must be int[{', '.join(map(str, here))}], one length per sequence of `x` "
-            f"{describe(x)}, which is {layout} here; got {describe(lengths)}. {hint}"
+            f"`lengths` must be int[{sizes}], one length per sequence of `x` {describe(x)}, "
+            f"which is {layout} here; got {describe(lengths)}. {hint}"
         )
 
 
@@ -114,9 +119,8 @@ def activation_of(nonlinearity: Any) -> Any:
     if callable(nonlinearity):
         return nonlinearity
     if nonlinearity not in NONLINEARITIES:
-        raise ValueError(
-            f'`nonlinearity` must be "tanh", "relu" or a function; got {nonlinearity!r}.'
-        )
+        must = 'must be "tanh", "relu" or a function'
+        raise ValueError(f"`nonlinearity` {must}; got {nonlinearity!r}.")
     return NONLINEARITIES[nonlinearity]
 
 
@@ -136,10 +140,12 @@ def split_state(layer: Layer, state: Any, x: jax.Array, batch_shape: tuple[int, 
     expected, cells, structure = _layout(layer, batch_shape)
     if isinstance(expected, LSTMState):
         if not isinstance(state, (tuple, list)) or len(state) != 2:
-            h, c = (f"[{', '.join(map(str, part.shape))}]" for part in expected)
+            h = ", ".join(map(str, expected.h.shape))
+            c = ", ".join(map(str, expected.c.shape))
             raise ValueError(
-                f"`state` of an LSTM must be a pair (h, c) of {h} and {c} for `x` {describe(x)}; "
-                f"got {describe(state)}. Give zeros for c if there is only h."
+                f"`state` of an LSTM must be a pair (h, c) of [{h}] and [{c}] "
+                f"for `x` {describe(x)}; got {describe(state)}. "
+                "Give zeros for c if there is only h."
             )
         state = LSTMState(*state)  # PyTorch's plain pair (h, c)
     elif hasattr(state, "h"):

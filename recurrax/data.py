@@ -101,7 +101,7 @@ def pack(sequences: Iterable[Any], row_length: int, *, rows: int | None = None) 
     sequences = list(sequences)
     if not sequences:
         raise ValueError("`sequences` must hold at least 1 sequence; got none.")
-    lengths = [_length(sequence, number) for number, sequence in enumerate(sequences)]
+    lengths = list(map(_length, sequences, range(len(sequences))))
     for number, sequence in enumerate(sequences):
         _check_alike(sequence, number, sequences[0])
     if max(lengths) > row_length:
@@ -112,24 +112,26 @@ def pack(sequences: Iterable[Any], row_length: int, *, rows: int | None = None) 
         )
     used: list[int] = []  # the number of steps in each row
     counts: list[int] = []  # the number of sequences in each row
-    places, ids = np.zeros((len(lengths), 3), np.int64), np.zeros(len(lengths), np.int64)
+    count = len(lengths)
+    places = np.zeros((count, 3), np.int64)
+    ids = np.zeros(count, np.int32)
     # First fit, with the longest sequences first.
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+    for number in sorted(range(count), key=lengths.__getitem__, reverse=True):
         length = lengths[number]
         row = _first_fit(used, row_length - length)
         if row == len(used):
             used.append(0)
             counts.append(0)
-        places[number], ids[number] = (row, used[row], length), counts[row] + 1
+        places[number] = row, used[row], length
         used[row] += length
         counts[row] += 1
+        ids[number] = counts[row]
     if rows is not None and len(used) > rows:
-        raise ValueError(
-            f"`rows` must be at least {len(used)}, which {len(lengths)} sequences need; got {rows}."
-        )
+        must = f"must be at least {len(used)}, which {count} sequences need"
+        raise ValueError(f"`rows` {must}; got {rows}.")
     rows = rows or len(used)
     # The segment ids are placed like the sequences.
-    segments = list(map(np.full, lengths, ids.astype(np.int32)))
+    segments = list(map(np.full, lengths, ids))
     xs = _place(sequences, places, rows, row_length)
     segment_ids = _place(segments, places, rows, row_length)
     return Packed(xs, segment_ids, places)
@@ -166,9 +168,8 @@ def unpack(ys: Any, packed: Packed) -> list[Any]:
     for leaf in jax.tree.leaves(ys):
         if np.shape(leaf)[:2] != packed.segment_ids.shape:
             rows, steps = packed.segment_ids.shape
-            raise ValueError(
-                f"`ys` must be [{rows}, {steps}, ...], as the rows are; got {describe(leaf)}."
-            )
+            must = f"must be [{rows}, {steps}, ...], as the rows are"
+            raise ValueError(f"`ys` {must}; got {describe(leaf)}.")
     parts = []
     for row, start, length in packed.places.tolist():
         place = row, slice(start, start + length)
@@ -222,15 +223,18 @@ def batch_by_length(
     bounds = sorted({check_number("lengths", length) for length in lengths})
     if not bounds:
         raise ValueError("`lengths` must hold at least 1 length; got none.")
+    batch_size = check_number("batch_size", batch_size)
     # The generator is a separate function. So a wrong argument raises at the call, not at the first
     # batch.
-    return _batches(sequences, bounds, check_number("batch_size", batch_size))
+    return _batches(sequences, bounds, batch_size)
 
 
 def _batches(sequences: Iterable[Any], bounds: list[int], batch_size: int) -> Iterator[PaddedBatch]:
     first = None
     # The sequences of each padded length that wait for a full batch, with their indices.
-    waiting: dict[int, list[tuple[int, Any]]] = {bound: [] for bound in bounds}
+    waiting: dict[int, list[tuple[int, Any]]] = {}
+    for bound in bounds:
+        waiting[bound] = []
     for index, sequence in enumerate(sequences):
         steps = _length(sequence, index)
         if first is None:
@@ -241,10 +245,12 @@ def _batches(sequences: Iterable[Any], bounds: list[int], batch_size: int) -> It
                 "`lengths` must reach the number of steps of every sequence; the greatest is "
                 f"{bounds[-1]}, and sequence {index} has {steps}."
             )
-        bound = bounds[bisect.bisect_left(bounds, steps)]  # the least bound that is long enough
-        waiting[bound].append((index, sequence))
-        if len(waiting[bound]) == batch_size:
-            yield _padded(waiting[bound], bound, batch_size)
+        # The least bound that is long enough.
+        bound = bounds[bisect.bisect_left(bounds, steps)]
+        group = waiting[bound]
+        group.append((index, sequence))
+        if len(group) == batch_size:
+            yield _padded(group, bound, batch_size)
             waiting[bound] = []
     # The last batches, which are not full.
     for bound, rest in waiting.items():
@@ -254,12 +260,17 @@ def _batches(sequences: Iterable[Any], bounds: list[int], batch_size: int) -> It
 
 def _padded(numbered: list[tuple[int, Any]], steps: int, batch_size: int) -> PaddedBatch:
     """Makes a batch of sequences with their indices; rows without a sequence have length 0."""
-    lengths, indices = np.zeros(batch_size, np.int32), np.full(batch_size, -1)
+    lengths = np.zeros(batch_size, np.int32)
+    indices = np.full(batch_size, -1)
+    sequences = []
+    places = []
     for row, (index, sequence) in enumerate(numbered):
-        lengths[row], indices[row] = _length(sequence, index), index
-    places = [(row, 0, length) for row, length in enumerate(lengths[: len(numbered)])]
-    sequences = [sequence for _, sequence in numbered]
-    return PaddedBatch(_place(sequences, places, batch_size, steps), lengths, indices)
+        length = _length(sequence, index)
+        lengths[row], indices[row] = length, index
+        sequences.append(sequence)
+        places.append((row, 0, length))
+    xs = _place(sequences, places, batch_size, steps)
+    return PaddedBatch(xs, lengths, indices)
 
 
 def _place(sequences: Sequence[Any], places: Iterable[Any], rows: int, steps: int) -> Any:
@@ -283,9 +294,8 @@ def _check_several(sequences: Any) -> None:
             "If it holds several, one for each index of its first axis, write list(sequences)."
         )
     if isinstance(sequences, (str, dict)) or not isinstance(sequences, Iterable):
-        raise TypeError(
-            f"`sequences` must be a list of arrays [T, ...]; got a {type(sequences).__name__}."
-        )
+        got = type(sequences).__name__
+        raise TypeError(f"`sequences` must be a list of arrays [T, ...]; got a {got}.")
 
 
 def _check_alike(sequence: Any, number: int, first: Any) -> None:
@@ -294,17 +304,15 @@ def _check_alike(sequence: Any, number: int, first: Any) -> None:
     leaves, structure = jax.tree.flatten(sequence)
     wanted, needed = jax.tree.flatten(first)
     if structure != needed:
-        raise ValueError(
-            f"`sequences[{number}]` must have the structure of `sequences[0]`, {needed}; got "
-            f"{structure}."
-        )
-    for leaf, like in zip(map(np.asarray, leaves), map(np.asarray, wanted), strict=True):
-        if (leaf.shape[1:], leaf.dtype) != (like.shape[1:], like.dtype):
+        must = f"must have the structure of `sequences[0]`, {needed}"
+        raise ValueError(f"`sequences[{number}]` {must}; got {structure}.")
+    for leaf, like in zip(leaves, wanted, strict=True):
+        leaf, like = np.asarray(leaf), np.asarray(like)
+        # Only the first axis, time, may differ.
+        if leaf.shape[1:] != like.shape[1:] or leaf.dtype != like.dtype:
             axes = ", ".join(map(str, ("T", *like.shape[1:])))
-            raise ValueError(
-                f"`sequences[{number}]` must be {like.dtype}[{axes}] as `sequences[0]` is; got "
-                f"{describe(leaf)}."
-            )
+            must = f"must be {like.dtype}[{axes}] as `sequences[0]` is"
+            raise ValueError(f"`sequences[{number}]` {must}; got {describe(leaf)}.")
 
 
 def _length(sequence: Any, number: int) -> int:
@@ -312,8 +320,8 @@ def _length(sequence: Any, number: int) -> int:
     leaves = jax.tree.leaves(sequence)
     steps = {np.shape(leaf)[:1] for leaf in leaves}
     if len(steps) != 1 or () in steps:
-        came = ", ".join(map(describe, leaves)) or "nothing"
-        raise ValueError(
-            f"`sequences[{number}]` must be [T, ...], or arrays of as many steps; got {came}."
-        )
-    return steps.pop()[0]
+        must = "must be [T, ...], or arrays of as many steps"
+        got = ", ".join(map(describe, leaves)) or "nothing"
+        raise ValueError(f"`sequences[{number}]` {must}; got {got}.")
+    [(length,)] = steps
+    return length

@@ -104,7 +104,9 @@ def temporal_activation_penalty(
         counts = mask[1:] & mask[:-1]
     if reset is not None:
         same_segment = ~reset[1:]
-        counts = same_segment if counts is None else counts & same_segment
+        if counts is not None:
+            same_segment = counts & same_segment
+        counts = same_segment
     return _mean_square(ys[1:] - ys[:-1], counts)
 
 
@@ -122,7 +124,10 @@ def _time_first(
             f"`ys` must be [*B, T, O], at least {1 + feature_ndim} axes; got {describe(ys)}."
         )
     lengths, mask, reset = check_steps("ys", ys, steps, time_major, lengths, mask, reset)
-    time = 0 if time_major else len(steps) - 1  # the axis of time
+    # The axis of time.
+    time = len(steps) - 1
+    if time_major:
+        time = 0
     if lengths is not None:
         mask = jnp.moveaxis(lengths_to_mask(lengths, steps[time]), -1, time)
     ys = ys.astype(promote(ys.dtype, jnp.float32))

@@ -74,7 +74,7 @@ def keras(strict_keras):
 
 @pytest.fixture
 def promises() -> tuple[str, ...] | None:
-    """What differs from cell to cell where all share one walk; with CONTRACT=whole, the whole contract."""
+    """What differs from cell to cell where all share one path; with CONTRACT=whole, all of the contract."""
     return None if os.environ.get("CONTRACT") == "whole" else ("steps", "dtypes", "derivatives", "identity")
 
 

@@ -15,7 +15,7 @@ def assert_obeys(
 ) -> None:
     """Compares a cell, on perturbed parameters, with `equations(params, x, *state) -> (state, y)` of one step.
 
-    Gradients are compared along random directions, with central differences of the loop.
+    Gradients are compared in random directions, with central differences of the loop.
     """
     rng = np.random.default_rng(3)
 
@@ -53,5 +53,5 @@ def assert_obeys(
 
             grads, got = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*args)
             assert_close(f"values of {implementation}", got, expected, 1e-10)
-            along = [dot(jax.tree.map(np.asarray, grads), d) for d in directions]
-            np.testing.assert_allclose(along, slopes, rtol=1e-6, atol=1e-6)
+            changes = [dot(jax.tree.map(np.asarray, grads), d) for d in directions]
+            np.testing.assert_allclose(changes, slopes, rtol=1e-6, atol=1e-6)

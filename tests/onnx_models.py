@@ -56,7 +56,7 @@ def random_node(seed: int, kind: str, **fixed: Any) -> tuple[onnx.ModelProto, di
     if rng.random() < 0.5:
         names, alpha, beta = [], [], []
         for place in range(D * FUNCTIONS[kind]):
-            # A gate without bounds may make a walk explode.
+            # A gate without bounds may make a state explode.
             gate = kind != "RNN" and place % FUNCTIONS[kind] == 0
             names.append(rng.choice(["Sigmoid", "HardSigmoid", "Softsign"] if gate else list(ACTIVATIONS)))
             alpha += [rng.uniform(0.1, 0.9)] * (ACTIVATIONS[names[-1]] > 0)

@@ -25,7 +25,7 @@ class OnnxRecurrence:
         layer: the layer that the node is.
         params: its parameters.
         layout: 0 for time before batch, 1 for batch before time and directions.
-        sequence_lens: the lengths where a call gives none, `int[B]`; None for whole sequences.
+        sequence_lens: the lengths where a call gives none, `int[B]`; None for full sequences.
         initial_h: the initial h where a call gives none, `[D, B, H]`, or `[B, D, H]` with layout 1; None for zeros.
         initial_c: the same of c, for an LSTM.
 
@@ -72,7 +72,7 @@ class OnnxRecurrence:
         found, *others = chain.find(graph, node)
         if others:
             raise ValueError(
-                f"`node` must name one node; there are {1 + len(others)}. `from_onnx` reads a whole stack."
+                f"`node` must name one node; there are {1 + len(others)}. `from_onnx` reads a complete stack."
             )
         return cls(*found.layer(), found.layout, **found.fixed())
 
@@ -83,13 +83,13 @@ class OnnxRecurrence:
 
         Args:
             X: `[T, B, I]`, or `[B, T, I]` with layout 1.
-            sequence_lens: `int[B]`; by default what the node fixes, or whole sequences.
+            sequence_lens: `int[B]`; by default what the node fixes, or full sequences.
             initial_h: `[D, B, H]`, or `[B, D, H]` with layout 1; by default what the node fixes, or zeros.
             initial_c: the same of c, for an LSTM.
 
         Returns:
-            Y `[T, D, B, H]`, or `[B, T, D, H]` with layout 1, zero where steps are not real; Y_h, and for an LSTM Y_c,
-            in the layout of `initial_h`: the states after the last real step, the initial ones if there is none.
+            Y `[T, D, B, H]`, or `[B, T, D, H]` with layout 1, zero where steps are masked; Y_h, and for an LSTM Y_c,
+            in the layout of `initial_h`: the states after the last unmasked step, the initial ones if there is none.
 
         Raises:
             TypeError: as `recurrax.scan`.

@@ -1,4 +1,4 @@
-"""Windows, convolutions and what else stands around a recurrence: in loops, under masks, composed, and in Flax."""
+"""Windows, convolutions and what else stands beside a recurrence: in loops, under masks, composed, and in Flax."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int = 1) -> jax.Array:
 
 
 def windows(xs: np.ndarray, state: np.ndarray, mask: np.ndarray, reset: np.ndarray, reverse: bool) -> tuple:
-    """The last inputs of each real step, row by row, as a stream would see them."""
+    """The last inputs of each unmasked step, row by row, as a stream would see them."""
     ys, finals = np.zeros((*xs.shape[:2], state.shape[1] + 1, xs.shape[2])), []
     for row, past in enumerate(map(list, state)):
         nothing = [np.zeros(xs.shape[2])] * len(past)
@@ -46,9 +46,9 @@ def test_windows_hold_the_last_real_steps_of_a_segment(steps: int, width: int, r
     layer = rx.Window(2, width)
     with jax.enable_x64(True):
         for options in ({}, {"mask": mask}, {"reset": reset}, {"mask": mask, "reset": reset}):
-            real, fresh = options.get("mask", every), options.get("reset", none)
-            expected = windows(xs, state, real, fresh, reverse)
-            held = np.where(real[..., None], xs, np.nan)
+            valid, restart = options.get("mask", every), options.get("reset", none)
+            expected = windows(xs, state, valid, restart, reverse)
+            held = np.where(valid[..., None], xs, np.nan)
             final, ys = rx.scan(layer, (), held, rx.layers.WindowState(state), reverse=reverse, **options)
             assert_close(f"{list(options)}", (final.xs, ys.reshape(expected[1].shape)), expected, 0.0)
 

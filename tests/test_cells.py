@@ -33,7 +33,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def normalised(a: np.ndarray) -> np.ndarray:
+def normalized(a: np.ndarray) -> np.ndarray:
     return (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5)
 
 
@@ -59,23 +59,23 @@ def coupled(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.nda
 
 
 def layer_norm_elman(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
-    return (np.tanh(p.scale * normalised(x @ p.kernel + h @ p.recurrent_kernel) + p.bias),)
+    return (np.tanh(p.scale * normalized(x @ p.kernel + h @ p.recurrent_kernel) + p.bias),)
 
 
 def layer_norm_indrnn(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
-    return (np.maximum(p.scale * normalised(x @ p.kernel + h * p.recurrent_kernel) + p.bias, 0),)
+    return (np.maximum(p.scale * normalized(x @ p.kernel + h * p.recurrent_kernel) + p.bias, 0),)
 
 
 def layer_norm_lstm(p: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
-    a = normalised(h @ p.recurrent_kernel) * p.recurrent_scale + p.recurrent_bias
-    i, f, g, o = np.split(a + normalised(x @ p.kernel) * p.scale + p.bias, 4, -1)
+    a = normalized(h @ p.recurrent_kernel) * p.recurrent_scale + p.recurrent_bias
+    i, f, g, o = np.split(a + normalized(x @ p.kernel) * p.scale + p.bias, 4, -1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(normalised(c) * p.cell_scale + p.cell_bias), c
+    return sigmoid(o) * np.tanh(normalized(c) * p.cell_scale + p.cell_bias), c
 
 
 def layer_norm_gru(p: Any, x: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, ...]:
     def terms(product: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        parts = [normalised(product[..., : 2 * H]), normalised(product[..., 2 * H :])]
+        parts = [normalized(product[..., : 2 * H]), normalized(product[..., 2 * H :])]
         return np.concatenate(parts, -1) * scale + bias
 
     z, u = terms(x @ p.kernel, p.scale, p.bias), terms(h @ p.recurrent_kernel, p.recurrent_scale, p.recurrent_bias)

@@ -1,4 +1,4 @@
-"""The example program: whole runs of a tiny model, through the command line."""
+"""The example program: complete runs of a tiny model, through the command line."""
 
 import json
 import os
@@ -146,8 +146,8 @@ def test_a_stopped_run_resumes_bit_equal(
     options: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     options += " --steps 30 --eval-every 9 --sample-every 8 --checkpoint-every 10"
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped run"
-    assert train(text, whole, options) == 0
+    entire, stopped = tmp_path / "entire", tmp_path / "stopped run"
+    assert train(text, entire, options) == 0
 
     train_step = Learner.train_step
     with monkeypatch.context() as patch:
@@ -161,17 +161,17 @@ def test_a_stopped_run_resumes_bit_equal(
         capsys.readouterr()
         assert train(text, stopped, options) == 130
     assert f"python -m examples.char_lm resume '{stopped}'" in capsys.readouterr().out
-    assert rows(stopped) == [row for row in rows(whole) if row["step"] <= 17]
+    assert rows(stopped) == [row for row in rows(entire) if row["step"] <= 17]
 
     assert main(["resume", str(stopped)]) == 0
-    assert rows(stopped) == rows(whole)
-    np.testing.assert_equal(last_state(stopped), last_state(whole))
+    assert rows(stopped) == rows(entire)
+    np.testing.assert_equal(last_state(stopped), last_state(entire))
 
 
 def test_a_killed_run_resumes_bit_equal(text: Path, tmp_path: Path):
     options = "--steps 30 --eval-every 6 --checkpoint-every 10 --dropout 0.1"
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train(text, whole, options) == 0
+    entire, killed = tmp_path / "entire", tmp_path / "killed"
+    assert train(text, entire, options) == 0
     # Step 26 comes after a best checkpoint, at 24, that the last one, at 20, does not know of.
     script = """if True:
         import os, signal, sys
@@ -191,8 +191,8 @@ def test_a_killed_run_resumes_bit_equal(text: Path, tmp_path: Path):
     with (killed / "log.jsonl").open("a") as log:
         log.write('{"step": 26, "lo')
     assert main(["resume", str(killed)]) == 0
-    assert rows(killed) == rows(whole)
-    np.testing.assert_equal(last_state(killed), last_state(whole))
+    assert rows(killed) == rows(entire)
+    np.testing.assert_equal(last_state(killed), last_state(entire))
 
 
 def test_streams_keep_the_state_and_begin_anew_with_each_epoch(text: Path):
@@ -204,10 +204,10 @@ def test_streams_keep_the_state_and_begin_anew_with_each_epoch(text: Path):
     windows = length // 10
     model = learner.model(state.params)
     streams = jnp.stack([ids[i * length : i * length + windows * 10 + 1] for i in range(3)])
-    logits, _ = model(streams[:, :-1])  # each stream read whole, where training reads windows
-    whole = optax.softmax_cross_entropy_with_integer_labels(logits, streams[:, 1:])
-    expected = whole.reshape(3, windows, 10).mean((0, 2))
-    assert float(learner.evaluate(state.params, ids)) == pytest.approx(float(whole.mean()), rel=1e-5)
+    logits, _ = model(streams[:, :-1])  # each stream read at once, where training reads windows
+    entire = optax.softmax_cross_entropy_with_integer_labels(logits, streams[:, 1:])
+    expected = entire.reshape(3, windows, 10).mean((0, 2))
+    assert float(learner.evaluate(state.params, ids)) == pytest.approx(float(entire.mean()), rel=1e-5)
     losses = []
     for _ in range(2 * windows):
         state, loss = learner.train_step(state, ids)
@@ -252,6 +252,8 @@ def test_wrong_texts_and_options_are_told_before_anything_is_written(
     begin = ["train", "--out", out, *TINY.split()]
     assert "'absent.txt'" in told(capsys, *begin, "--text", "absent.txt")
     assert "no file" in told(capsys, *begin, "--text", str(tmp_path / "*.nothing"))
+    # Neither the current folder nor the standard library is meant.
+    assert "'' names no file" in told(capsys, *begin, "--text", "")
     bad.write_text(" \n")
     assert "empty" in told(capsys, *begin, "--text", bad)
     # 4 windows of 10 need 41 characters in nine tenths, and 11 in the last: 110 is the least.
@@ -329,6 +331,7 @@ def test_a_changed_text_or_setting_is_told(finished: Path, tmp_path: Path, capsy
     changed.write_text(changed.read_text().replace("return", "retour"))
     before = contents(finished)
     assert "no longer the one" in told(capsys, "resume", finished, "--text", changed)
+    assert "'' names no file" in told(capsys, "resume", finished, "--text", "")
     assert contents(finished) == before
 
     mine = shutil.copytree(finished, tmp_path / "run")
@@ -345,15 +348,15 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(
     intact = last_state(mine)
     files = [path for path in sorted((mine / "last" / "80").rglob("*")) if path.is_file()]
     for path in files:
-        whole = path.read_bytes()
-        middle = len(whole) // 2
-        flipped = whole[:middle] + bytes(byte ^ 1 for byte in whole[middle : middle + 1]) + whole[middle + 1 :]
-        for damaged in {whole[:middle], flipped} - {whole}:  # orbax itself would not see the second
+        entire = path.read_bytes()
+        middle = len(entire) // 2
+        flipped = entire[:middle] + bytes(byte ^ 1 for byte in entire[middle : middle + 1]) + entire[middle + 1 :]
+        for damaged in {entire[:middle], flipped} - {entire}:  # orbax itself would not see the second
             path.write_bytes(damaged)
             error = told(capsys, "resume", mine)
             assert str(mine / "last" / "80") in error
             assert ("is damaged" in error) != ("is of other settings" in error)
-        path.write_bytes(whole)
+        path.write_bytes(entire)
     assert len(files) > 3
     np.testing.assert_equal(last_state(mine), intact)
     shutil.rmtree(mine / "last" / "80" / "tree")

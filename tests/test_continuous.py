@@ -86,16 +86,16 @@ def test_equations(cell: Any) -> None:
         (_, got), gradients = jax.jit(jax.value_and_grad(total, tuple(range(4)), has_aux=True))(*args)
         for ours, theirs in zip(got, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-10)
-        along = _double(normal_like(args, 5))
+        directions = _double(normal_like(args, 5))
     for at, name in enumerate(("params", "x", "dt", "h")):
 
         def moved(by: float, at: int = at) -> float:
-            there = jax.tree.map(lambda a, way: a + by * way, args[at], along[at])
+            there = jax.tree.map(lambda a, way: a + by * way, args[at], directions[at])
             leaves = loop(cell, *args[:at], there, *args[at + 1 :])
             return float(sum((w * leaf).sum() for w, leaf in zip(weigh, leaves, strict=True)))
 
         slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
-        leaves = zip(jax.tree.leaves(gradients[at]), jax.tree.leaves(along[at]), strict=True)
+        leaves = zip(jax.tree.leaves(gradients[at]), jax.tree.leaves(directions[at]), strict=True)
         np.testing.assert_allclose(sum(np.vdot(g, d) for g, d in leaves), slope, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
@@ -166,8 +166,8 @@ def test_ncps(cell: Any) -> None:
 def test_timed_inputs_are_ragged_and_streamed(cell: Any) -> None:
     params, xs = perturbed_params(cell, 3), TimedInputs(jnp.asarray(X, jnp.float32), jnp.asarray(DT, jnp.float32))
     lengths = jnp.array([5, 3])
-    real = rx.lengths_to_mask(lengths, 5)
-    holed = TimedInputs(jnp.where(real[..., None], xs.x, jnp.nan), jnp.where(real, xs.dt, jnp.nan))
+    unmasked = rx.lengths_to_mask(lengths, 5)
+    holed = TimedInputs(jnp.where(unmasked[..., None], xs.x, jnp.nan), jnp.where(unmasked, xs.dt, jnp.nan))
 
     @jax.jit
     def run(params: Any, xs: Any) -> Any:
@@ -182,10 +182,10 @@ def test_timed_inputs_are_ragged_and_streamed(cell: Any) -> None:
     assert not gradients[1].dt[1, 3:].any()
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), gradients))
 
-    step, streamed = jax.jit(lambda state, x, real: rx.step(cell, params, x, state, mask=real)), None
+    step, streamed = jax.jit(lambda state, x, unmasked: rx.step(cell, params, x, state, mask=unmasked)), None
     for t in range(5):
         streamed = cell.initial_state((2,)) if streamed is None else streamed
-        streamed, y = step(streamed, jax.tree.map(lambda leaf, t=t: leaf[:, t], holed), real[:, t])
+        streamed, y = step(streamed, jax.tree.map(lambda leaf, t=t: leaf[:, t], holed), unmasked[:, t])
         assert_close(f"step {t}", y, ys[:, t], 1e-5)
     assert_close("the state", streamed, state, 1e-5)
 
@@ -240,16 +240,20 @@ def test_in_reverse_each_step_takes_the_gap_to_the_next_of_its_segment() -> None
     rng = np.random.default_rng(0)
     dt, mask, reset = rng.uniform(size=(11, 5)), rng.random((11, 5)) < 0.7, rng.random((11, 5)) < 0.3
     mask[:, 4], none = False, np.zeros_like(reset)
-    for real, fresh in ((mask, reset), (mask, none), (np.ones_like(mask), reset), (np.ones_like(mask), none)):
+    for unmasked, restart in ((mask, reset), (mask, none), (np.ones_like(mask), reset), (np.ones_like(mask), none)):
         expected = np.zeros_like(dt)
         for row in range(5):
-            segment = np.cumsum(fresh[:, row])
+            segment = np.cumsum(restart[:, row])
             for own in np.unique(segment):
-                steps = np.flatnonzero(real[:, row] & (segment == own))
+                steps = np.flatnonzero(unmasked[:, row] & (segment == own))
                 expected[steps, row] = np.roll(dt[steps, row], -1)
-        given = [jnp.asarray(f) if seldom else None for f, seldom in ((real, not real.all()), (fresh, fresh.any()))]
-        nested = in_reverse({"a": TimedInputs(jnp.ones((11, 5, 2)), jnp.asarray(dt)), "b": 0}, *given)
-        np.testing.assert_array_equal(np.where(real, nested["a"].dt, 0), np.float32(expected))
+        flags: list[Any] = [None, None]
+        if not unmasked.all():
+            flags[0] = jnp.asarray(unmasked)
+        if restart.any():
+            flags[1] = jnp.asarray(restart)
+        nested = in_reverse({"a": TimedInputs(jnp.ones((11, 5, 2)), jnp.asarray(dt)), "b": 0}, *flags)
+        np.testing.assert_array_equal(np.where(unmasked, nested["a"].dt, 0), np.float32(expected))
     for shape in ((0, 5), (5, 0)):
         empty = in_reverse(TimedInputs(None, jnp.ones(shape)), jnp.ones(shape, bool), jnp.ones(shape, bool))
         assert empty.dt.shape == shape

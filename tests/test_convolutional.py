@@ -40,7 +40,7 @@ def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
 
 @pytest.mark.parametrize("cell", quick_first([DILATED, STRIDED]), ids=str)
 def test_the_rule_equals_plain_autodiff(cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all inputs are convolved at once, as off a CPU; with two batch axes, and recurrent dropout around it."""
+    """Where all inputs are convolved at once, as off a CPU; with two batch axes, and with recurrent dropout."""
     monkeypatch.setattr(_platform.jax, "default_backend", lambda: "tpu")
     params, xs = perturbed_params(cell, 3), jnp.reshape(inputs(cell, batch=6), (2, 3, 4, *cell.input_shape, 3))
     state = normal_like(jax.eval_shape(lambda: cell.initial_state((2, 3))), 2)
@@ -151,12 +151,12 @@ def test_values_and_derivatives_are_those_of_the_equations(cell: Any) -> None:
 
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        along = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), args)  # noqa: B023
+        directions = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), args)  # noqa: B023
         losses = []
         for small in (1e-5, -1e-5):
-            moved = jax.tree.map(lambda leaf, d: leaf + small * d, args, along)  # noqa: B023
+            moved = jax.tree.map(lambda leaf, d: leaf + small * d, args, directions)  # noqa: B023
             losses.append(dot(by_hand(cell, *moved), cotangent))
-        np.testing.assert_allclose(dot(grads, along), (losses[0] - losses[1]) / 2e-5, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(dot(grads, directions), (losses[0] - losses[1]) / 2e-5, rtol=1e-6, atol=1e-6)
 
 
 def test_flax_modules_take_channels_for_the_input_size() -> None:

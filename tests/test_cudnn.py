@@ -1,4 +1,4 @@
-"""cuDNN's LSTM: everything around the call against "xla" on any machine, and the call itself where there is a GPU."""
+"""cuDNN's LSTM: everything beside the call against "xla" on any machine, and the call itself where there is a GPU."""
 
 from functools import partial
 from typing import Any
@@ -53,16 +53,16 @@ def scan(layer: rx.Layer, lengths: Any, reverse: bool, name: str, params: Any, x
 def holed(xs: jax.Array, lengths: Any) -> jax.Array:
     if lengths is None:
         return xs
-    real = jnp.moveaxis(rx.lengths_to_mask(lengths, xs.shape[0]), -1, 0)
-    return jnp.where(real[..., None], xs, jnp.nan)
+    unmasked = jnp.moveaxis(rx.lengths_to_mask(lengths, xs.shape[0]), -1, 0)
+    return jnp.where(unmasked[..., None], xs, jnp.nan)
 
 
 def reference(xs: Any, h: Any, c: Any, weights: Any, lengths: Any, dims: dict[str, Any]) -> Any:
     """jax's own, strict where cuDNN may fail (at a length of 0), and with nothing of use in the padding."""
     sizes = (dims["input_size"], dims["hidden_size"], dims["num_layers"], 0.0, dims["bidirectional"])
     ys, *state = rnn.lstm_ref(xs, h, c, *rnn.unpack_lstm_weights(weights, **dims), lengths, *sizes)
-    real = rx.lengths_to_mask(lengths, xs.shape[1])[..., None] & jnp.all(lengths > 0)
-    return jnp.where(real, ys, jnp.nan), *state
+    unmasked = rx.lengths_to_mask(lengths, xs.shape[1])[..., None] & jnp.all(lengths > 0)
+    return jnp.where(unmasked, ys, jnp.nan), *state
 
 
 @pytest.mark.parametrize("case", quick_first(list(CASES)))

@@ -7,7 +7,7 @@ import pytest
 
 import recurrax as rx
 
-FRESH = """
+SCRIPT = """
 import sys
 import recurrax
 
@@ -21,7 +21,7 @@ recurrax.interop.from_torch, recurrax.nnx.LSTM, recurrax.linen.GRU, recurrax.ker
 
 
 def test_subpackages_load_on_first_use() -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", FRESH], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], check=True)
 
 
 def test_the_door_is_small() -> None:

@@ -97,10 +97,10 @@ def test_a_cell_with_maps_of_its_own_keeps_the_contract() -> None:
 
 def _loops(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
-        inner = [
+        nested = [
             value for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(value)
         ]
-        for value in inner:
+        for value in nested:
             body = getattr(value, "jaxpr", value)
             if equation.primitive.name == "scan":
                 yield body
@@ -176,9 +176,9 @@ def test_remat_changes_nothing_but_memory(steps: int, reverse: bool) -> None:
     run = lambda remat: values_and_gradients(  # noqa: E731
         lambda params, xs: rx.scan(layer, params, xs, lengths=lengths, reverse=reverse, remat=remat), params, xs
     )
-    whole = run(None)
+    without = run(None)
     for remat in (1, 4, 50):
-        assert_close(f"remat={remat}", run(remat), whole, 1e-6)
+        assert_close(f"remat={remat}", run(remat), without, 1e-6)
 
 
 def test_remat_keeps_less() -> None:

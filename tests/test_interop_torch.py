@@ -1,4 +1,4 @@
-"""PyTorch in and out: its runs against ours, weights both ways, whole models, and a file where it is not installed."""
+"""PyTorch in and out: its runs against ours, weights both ways, models, and a file where it is not installed."""
 
 import random
 from pathlib import Path
@@ -58,8 +58,8 @@ def test_layers(kind: str, torch: Any) -> None:
     name, options = LAYERS[kind]
     module = perturbed(torch, getattr(torch.nn, name)(I, H, **options))
     layer, params = interop.from_torch(module)
-    inner = module(torch.zeros(1, I))[0].shape[-1]
-    assert layer.output_size(I) == inner
+    width = module(torch.zeros(1, I))[0].shape[-1]
+    assert layer.output_size(I) == width
 
     def ours(params: Any, xs: Any) -> Any:
         state, ys = rx.scan(layer, params, xs, lengths=jnp.array(LENGTHS), time_major=True)
@@ -225,9 +225,9 @@ def test_layers_that_torch_has_not(error: type, layer: rx.Layer, message: str) -
 
 def test_mappings_that_fit_no_layer_are_refused() -> None:
     """Whatever is done to a mapping, it is refused, or it is that of a layer."""
-    whole = {"l": (16, 3), "l_reverse": (16, 3), "m": (16, 8), "m_reverse": (16, 8)}
+    shapes_of = {"l": (16, 3), "l_reverse": (16, 3), "m": (16, 8), "m_reverse": (16, 8)}
     weights: dict[str, Any] = {}
-    for place, shape in whole.items():
+    for place, shape in shapes_of.items():
         at = place.replace("l", "_l0", 1) if place.startswith("l") else place.replace("m", "_l1")
         weights |= {f"weight_ih{at}": np.zeros(shape, np.float32), f"weight_hh{at}": np.zeros((16, 4), np.float32)}
         weights |= {f"bias_ih{at}": np.zeros(16, np.float32), f"bias_hh{at}": np.zeros(16, np.float32)}

@@ -15,7 +15,7 @@ from flax import nnx
 from recurrax import keras as ours
 from recurrax.testing import assert_close, normal_like, values_and_gradients
 
-# A row each: all real, padded right, padded left, with holes, and with no real step at all.
+# A row each: all unmasked, padded right, padded left, with holes, and with no unmasked step at all.
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
 ALL = {"return_sequences": True, "return_state": True}
 
@@ -36,7 +36,7 @@ def draw(*shape: int, seed: int = 1) -> jax.Array:
     return normal_like(jax.ShapeDtypeStruct(shape, jnp.float32), seed)
 
 
-def fresh(keras: Any, make: Any, shape: tuple) -> tuple[Any, Any]:
+def pair(keras: Any, make: Any, shape: tuple) -> tuple[Any, Any]:
     """A layer of ours and the same of Keras', as they are drawn."""
     with their_world():
         theirs = make(keras.layers)
@@ -53,7 +53,7 @@ def weights_of(theirs: Any) -> list[np.ndarray]:
 
 def twins(keras: Any, make: Any, shape: tuple) -> tuple[Any, Any, list]:
     """A layer of Keras' and the same of ours, built, and weights for both with noise upon each."""
-    layer, theirs = fresh(keras, make, shape)
+    layer, theirs = pair(keras, make, shape)
     with their_world():
         weights = [weight + 0.3 * np.asarray(draw(*weight.shape)) for weight in weights_of(theirs)]
         theirs.set_weights(weights)
@@ -119,7 +119,7 @@ def test_layers(name: str, options: dict, keras: Any) -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
 def test_options_and_both_directions(make: Any, mask: Any, keras: Any) -> None:
     compare(keras, make, draw(5, 5, 2), None, mask)
 
@@ -219,7 +219,7 @@ def test_parameter_counts_and_initial_weights(name: str, keras: Any) -> None:
         more = [{}, {"reset_after": False}] if name == "GRU" else [{}]
         more = [{}, {"unit_forget_bias": False}] if "LSTM" in name else more
         for extra in more:
-            layer, theirs = fresh(keras, lambda L: getattr(L, name)(*sizes, **options, **extra), shape)  # noqa: B023
+            layer, theirs = pair(keras, lambda L: getattr(L, name)(*sizes, **options, **extra), shape)  # noqa: B023
             if options.get("use_bias", True):
                 np.testing.assert_array_equal(layer.get_weights()[2], weights_of(theirs)[2])
             if "kernel_initializer" in options:
@@ -229,7 +229,7 @@ def test_parameter_counts_and_initial_weights(name: str, keras: Any) -> None:
             np.testing.assert_allclose(tall @ tall.T, np.eye(len(tall)), atol=1e-5)
     kernel = ours.LSTM(64, seed=0)
     kernel.build((None, None, 32))
-    bound = np.sqrt(6 / (32 + 256))  # of the whole kernel, as Keras draws it
+    bound = np.sqrt(6 / (32 + 256))  # of all gates of the kernel, as Keras draws it
     assert 0.99 * bound < np.abs(kernel.get_weights()[0]).max() <= bound
 
 
@@ -237,8 +237,8 @@ def test_parameter_counts_and_initial_weights(name: str, keras: Any) -> None:
     "initializer",
     ["RandomNormal", "truncated_normal", "random_uniform", "he_normal", "lecun_uniform", "glorot_normal"],
 )
-def test_initialisers_draw_from_the_same_distribution(initializer: str, keras: Any) -> None:
-    layer, theirs = fresh(keras, lambda L: L.LSTM(50, kernel_initializer=initializer), (None, None, 60))
+def test_initializers_draw_from_the_same_distribution(initializer: str, keras: Any) -> None:
+    layer, theirs = pair(keras, lambda L: L.LSTM(50, kernel_initializer=initializer), (None, None, 60))
     levels = np.linspace(0.01, 0.99, 9)
     quantiles = [np.quantile(drawn, levels) for drawn in (layer.get_weights()[0], weights_of(theirs)[0])]
     np.testing.assert_allclose(*quantiles, atol=0.05 * np.abs(quantiles[1]).max())

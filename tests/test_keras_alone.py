@@ -12,7 +12,7 @@ from flax import nnx
 from recurrax import keras as ours
 from recurrax.testing import assert_close, normal_like
 
-# A row each: all real, padded right, padded left, with holes, and with no real step at all.
+# A row each: all unmasked, padded right, padded left, with holes, and with no unmasked step at all.
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
 ALL = {"return_sequences": True, "return_state": True}
 

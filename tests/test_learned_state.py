@@ -37,7 +37,7 @@ def test_every_way_to_walk_gives_the_same_gradients() -> None:
         assert hoisted.state.h.all()
         assert hoisted.state.c.all()
         assert_close("hoisted and plain", hoisted, plain, 1e-5)
-        assert_close("in parts and whole", in_parts, plain, 1e-5)
+        assert_close("in parts and at once", in_parts, plain, 1e-5)
 
 
 def test_modules_begin_with_it() -> None:

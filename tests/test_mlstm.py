@@ -55,10 +55,10 @@ def test_equations(cell: MLSTMCell) -> None:
     xs, past = rng.standard_normal((2, 7, 3)), rng.standard_normal((2, cell.num_heads, size, size))
     args = (params, xs, past, rng.standard_normal((2, cell.num_heads, size)))
     zeros = tuple(map(np.zeros_like, args[2:]))
-    expected, fresh = loop(cell, *args[:2], args[2:])[0], loop(cell, *args[:2], zeros)[1]
+    expected, from_zeros = loop(cell, *args[:2], args[2:])[0], loop(cell, *args[:2], zeros)[1]
     weigh = [np.random.default_rng(k).standard_normal(leaf.shape) for k, leaf in enumerate(expected)]
     with jax.enable_x64(True):
-        along = _double(normal_like(args, 5))
+        directions = _double(normal_like(args, 5))
     m = rng.standard_normal((2, cell.num_heads))
 
     def total(leaves: Any) -> Any:
@@ -66,7 +66,7 @@ def test_equations(cell: MLSTMCell) -> None:
 
     def slope(at: int) -> float:
         def moved(by: float) -> float:
-            there = jax.tree.map(lambda a, way: a + by * way, args[at], along[at])
+            there = jax.tree.map(lambda a, way: a + by * way, args[at], directions[at])
             params, xs, *state = (*args[:at], there, *args[at + 1 :])
             return float(total(loop(cell, params, xs, state)[0]))
 
@@ -83,12 +83,13 @@ def test_equations(cell: MLSTMCell) -> None:
             return total(leaves), leaves
 
         with jax.enable_x64(True):
-            np.testing.assert_allclose(rx.scan(cell, params, xs, implementation=implementation)[1], fresh, atol=1e-10)
+            _, ys = rx.scan(cell, params, xs, implementation=implementation)
+            np.testing.assert_allclose(ys, from_zeros, atol=1e-10)
             (_, got), gradients = jax.jit(jax.value_and_grad(ours, range(4), has_aux=True))(*args)
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
         for at, name in enumerate(("params", "xs", "c", "n")):
-            leaves = zip(jax.tree.leaves(gradients[at]), jax.tree.leaves(along[at]), strict=True)
+            leaves = zip(jax.tree.leaves(gradients[at]), jax.tree.leaves(directions[at]), strict=True)
             got = sum(np.vdot(g, d) for g, d in leaves)
             np.testing.assert_allclose(got, slopes[at], rtol=1e-6, atol=1e-6, err_msg=f"{name}, {implementation}")
 

@@ -1,4 +1,4 @@
-"""Newton iterations over whole trajectories: equal to the loop, refused where they do not converge, told of in full."""
+"""Newton iterations over all of time: equal to the loop, refused where they do not converge, told of in full."""
 
 import dataclasses
 import re
@@ -118,8 +118,8 @@ def test_a_trained_cell(cell: rx.Cell) -> None:
 
     @jax.jit
     def train(params: Any) -> Any:
-        def train_step(carry: Any, _: None) -> Any:
-            params, speed = carry
+        def train_step(learner: Any, _: None) -> Any:
+            params, speed = learner
             value, grads = jax.value_and_grad(loss)(params)
             speed = jax.tree.map(lambda v, g: 0.9 * v + g, speed, grads)
             return (jax.tree.map(lambda p, v: p - 0.1 * v, params, speed), speed), value
@@ -201,8 +201,8 @@ def test_report(newton: rx.experimental.Newton, time_major: bool) -> None:
     cell, xs = rx.GRUCell(4), normal(2, 3, 50, 3)
     params, lengths = perturbed_params(cell, 3), jnp.array([[50, 1, 0], [20, 50, 50]])
     xs = jnp.moveaxis(xs, 2, 0) if time_major else xs
-    walk = {"lengths": lengths, "time_major": time_major}
-    report = rx.experimental.newton_report(cell, params, xs, newton=newton, **walk)
+    flags = {"lengths": lengths, "time_major": time_major}
+    report = rx.experimental.newton_report(cell, params, xs, newton=newton, **flags)
     assert report.converged.all()
     assert report.residual.max() <= 8 * np.finfo(np.float32).eps
     assert report.iterations[0, 2] == 0
@@ -211,12 +211,12 @@ def test_report(newton: rx.experimental.Newton, time_major: bool) -> None:
     assert 1 < most < 30
     for limit in (most, most - 1):
         limited = rx.experimental.newton_report(
-            cell, params, xs, newton=dataclasses.replace(newton, max_iterations=limit), **walk
+            cell, params, xs, newton=dataclasses.replace(newton, max_iterations=limit), **flags
         )
         assert limited.converged.all() == (limit == most)
         assert (limited.iterations == jnp.minimum(report.iterations, limit)).all()
         assert (limited.converged == (report.iterations <= limit)).all()
-    loose = rx.experimental.newton_report(cell, params, xs, newton=dataclasses.replace(newton, tol=0.1), **walk)
+    loose = rx.experimental.newton_report(cell, params, xs, newton=dataclasses.replace(newton, tol=0.1), **flags)
     assert loose.iterations.max() < most
     assert 1e-6 < loose.residual.max() <= 0.1
     nothing = rx.experimental.newton_report(cell, params, xs[:0] if time_major else xs[:, :, :0], time_major=time_major)
@@ -239,7 +239,7 @@ def test_what_an_implementation_can_be() -> None:
     assert rx.experimental.Newton("full", tol=1e-3) == rx.experimental.Newton("full", tol=1e-3)
     assert hash(rx.experimental.Newton()) == hash(rx.experimental.Newton())
     for options, message in {
-        ("whole",): '`jacobian` must be "full", "diagonal" or None; got \'whole\'.',
+        ("all of it",): '`jacobian` must be "full", "diagonal" or None; got \'all of it\'.',
         (None, 1.0): "`damping` must be at least 0 and below 1; got 1.0.",
         (None, 0.0, 0.0): "`tol` must be above 0, or None; got 0.0.",
         (None, 0.0, None, 0): "`max_iterations` must be an int of at least 1; got 0.",

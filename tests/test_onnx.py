@@ -91,10 +91,10 @@ def test_layout_and_what_a_node_fixes() -> None:
     swapped = arrays | {name: np.moveaxis(arrays[name], 1, 0) for name in ("initial_h", "initial_c")}
     batchwise = (jnp.transpose(Y, (2, 0, 1, 3)), jnp.moveaxis(Y_h, 1, 0), jnp.moveaxis(Y_c, 1, 0))
     assert_close("layout 1", read(1, swapped)(np.moveaxis(X, 1, 0)), batchwise, 1e-6)
-    np.testing.assert_array_equal(Y_c[:, 2], arrays["initial_c"][:, 2])  # No step is real.
+    np.testing.assert_array_equal(Y_c[:, 2], arrays["initial_c"][:, 2])  # Every step is masked.
     assert (Y[2:, :, 1] == 0).all()
-    whole = read(0, arrays)(X, sequence_lens=np.array([T] * B), initial_h=np.zeros((2, B, H), np.float32))
-    assert (whole[0][-1] != 0).all()
+    at_once = read(0, arrays)(X, sequence_lens=np.array([T] * B), initial_h=np.zeros((2, B, H), np.float32))
+    assert (at_once[0][-1] != 0).all()
     with pytest.raises(ValueError, match=re.escape("`initial_h` must be [2, 3, 4]; got float32[1, 3, 4].")):
         read(0, arrays)(X, initial_h=np.zeros((1, B, H), np.float32))
 
@@ -170,10 +170,10 @@ def test_a_model_of_one_step_streams() -> None:
         jnp.asarray(np.random.default_rng(0).standard_normal((9, I)), jnp.float32),
     )
     ids = np.random.default_rng(1).integers(0, 9, (B, T)).astype(np.int32)
-    whole = onnxruntime_of(to_onnx(layer, params, embedding=table))({"ids": ids})
-    assert_close("whole", whole[0], np.asarray(rx.scan(layer, params, table[ids])[1]), 1e-5)
+    at_once = onnxruntime_of(to_onnx(layer, params, embedding=table))({"ids": ids})
+    assert_close("at_once", at_once[0], np.asarray(rx.scan(layer, params, table[ids])[1]), 1e-5)
     time_major = onnxruntime_of(to_onnx(layer, params, embedding=table, time_major=True))({"ids": ids.T})
-    np.testing.assert_array_equal(time_major[0], whole[0].swapaxes(0, 1))
+    np.testing.assert_array_equal(time_major[0], at_once[0].swapaxes(0, 1))
 
     model = to_onnx(layer, params, step=True, embedding=table)
     assert [value.name for value in model.graph.input] == ["ids", "h_0", "c_0", "h_1"]
@@ -182,7 +182,7 @@ def test_a_model_of_one_step_streams() -> None:
     for t in range(T):
         y, *states = run(fed(model, ids[:, t], states))
         ys.append(y)
-    assert_close("joined", [np.stack(ys, axis=1), *states], whole, 1e-6)
+    assert_close("joined", [np.stack(ys, axis=1), *states], at_once, 1e-6)
 
 
 def test_peepholes_equal_those_of_the_reference() -> None:

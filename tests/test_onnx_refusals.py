@@ -1,4 +1,4 @@
-"""ONNX models that are damaged, foreign or beyond what can be said: refused, or whole."""
+"""ONNX models that are damaged, foreign or beyond what can be said: refused, or complete."""
 
 import os
 import random
@@ -134,7 +134,7 @@ def test_files_beside_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     assert isinstance(from_onnx(placed("weights"))[0], rx.Layer)
     for location in ("one", "a" * 5000, "a/" * 3000, "../weights", "none"):
-        with pytest.raises(ValueError, match=rf"`model` must hold '{name}' whole; .* is no file beside the model"):
+        with pytest.raises(ValueError, match=rf"`model` must hold all of '{name}': .* is no file beside the model"):
             from_onnx(placed(location))
     # Any number of tensors may lie in one file, and any number of nodes may have the same weights.
     graph, other = (_graph.Graph(placed("weights"), None) for _ in range(2))
@@ -185,8 +185,8 @@ def test_what_is_refused() -> None:
     short = {"W": np.ones((1, 3 * H, I), np.float32)}
     refuses(ValueError, re.escape("`W` of LSTM 'one' must be [1, 16, any]; got float32[1, 12, 3]"), from_onnx, two,
             node="one", weights=short)  # fmt: skip
-    whole = {"W": np.ones((1, 4 * H, I), np.int32)}
-    refuses(ValueError, "`W` of LSTM 'one' must be of one floating dtype", from_onnx, two, node="one", weights=whole)
+    integers = {"W": np.ones((1, 4 * H, I), np.int32)}
+    refuses(ValueError, "`W` of LSTM 'one' must be of one floating dtype", from_onnx, two, node="one", weights=integers)
     refuses(TypeError, "`model` must be an onnx.ModelProto, its bytes or a path; got int", from_onnx, 3)
     for name, value, message in (
         ("clip", 0.0, "above 0; got 0.0"),

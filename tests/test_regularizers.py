@@ -129,13 +129,13 @@ def test_update_dropout_loses_no_memory_and_masks_the_same_features_at_every_ste
     def by_hand(params: rx.cells.LSTMParams, xs: jax.Array) -> tuple[rx.cells.LSTMState, jax.Array]:
         h, c, ys = jnp.zeros((2, 4)), jnp.zeros((2, 4)), []
         for t in range(6):
-            real, fresh = flags["mask"][:, t, None], flags["reset"][:, t, None]
-            old_h, old_c = jnp.where(fresh, 0, h), jnp.where(fresh, 0, c)
+            valid, restart = flags["mask"][:, t, None], flags["reset"][:, t, None]
+            old_h, old_c = jnp.where(restart, 0, h), jnp.where(restart, 0, c)
             i, f, g, o = jnp.split(xs[:, t] @ params.kernel + old_h @ params.recurrent_kernel + params.bias[None], 4, 1)
             new_c = jax.nn.sigmoid(f) * old_c + jax.nn.sigmoid(i) * mask * jnp.tanh(g)
             new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
-            h, c = jnp.where(real, new_h, h), jnp.where(real, new_c, c)
-            ys.append(jnp.where(real, new_h, 0))
+            h, c = jnp.where(valid, new_h, h), jnp.where(valid, new_c, c)
+            ys.append(jnp.where(valid, new_h, 0))
         return rx.cells.LSTMState(h, c), jnp.stack(ys, axis=1)
 
     expected = values_and_gradients(by_hand, params, XS)

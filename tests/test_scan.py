@@ -135,11 +135,11 @@ def test_inside_shard_map() -> None:
     layer = LAYERS["deep"]
     params, xs = perturbed_params(layer, 3), normal(8, 5, 3)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows, whole = PartitionSpec("data"), PartitionSpec()
+    rows, everywhere = PartitionSpec("data"), PartitionSpec()
     run = jax.shard_map(
         lambda params, xs: rx.scan(layer, params, xs, implementation="hoisted")[1],
         mesh=mesh,
-        in_specs=(whole, rows),
+        in_specs=(everywhere, rows),
         out_specs=rows,
     )
     assert_close("outputs", jax.jit(run)(params, xs), rx.scan(layer, params, xs)[1], 1e-5)
@@ -241,7 +241,7 @@ class Stateless(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CountingCell(rx.Cell):
-    """Puts out the number of real steps so far."""
+    """Puts out the number of unmasked steps so far."""
 
     def init(self, key, input_size, dtype=jnp.float32):
         return ()

@@ -50,7 +50,7 @@ def plain(cell: SLSTMCell, params: SLSTMParams, xs: np.ndarray, state: Any) -> t
     return (h, c, n), np.stack(ys, axis=1)
 
 
-def stabilised(cell: SLSTMCell, params: SLSTMParams, xs: np.ndarray) -> np.ndarray:
+def stabilized(cell: SLSTMCell, params: SLSTMParams, xs: np.ndarray) -> np.ndarray:
     """The equations with a stabiliser that begins at minus infinity."""
     h, c, n = (np.zeros((len(xs), cell.hidden_size)) for _ in range(3))
     m, ys = np.full_like(h, -np.inf), []
@@ -74,11 +74,11 @@ def test_equations(cell: SLSTMCell) -> None:
     params = _double(perturbed_params(cell, 3, scale=0.5))
     xs = np.random.default_rng(1).standard_normal((2, 7, 3))
     zeros = np.zeros((2, 6))
-    (h, c, n), fresh = plain(cell, params, xs, (zeros, zeros, zeros))
-    np.testing.assert_allclose(stabilised(cell, params, xs), fresh, atol=1e-12)
+    (h, c, n), from_zeros = plain(cell, params, xs, (zeros, zeros, zeros))
+    np.testing.assert_allclose(stabilized(cell, params, xs), from_zeros, atol=1e-12)
     with jax.enable_x64(True):
         state, ys = rx.scan(cell, params, xs)
-        np.testing.assert_allclose(ys, fresh, atol=1e-10)
+        np.testing.assert_allclose(ys, from_zeros, atol=1e-10)
         scale = np.exp(state.m)
         np.testing.assert_allclose((state.h, state.c * scale, state.n * scale), (h, c, n), rtol=1e-10, atol=1e-10)
         assert np.all(state.n >= 1)
@@ -89,7 +89,7 @@ def test_equations(cell: SLSTMCell) -> None:
         past = past._replace(n=1.5 + np.abs(past.n))
         own_scale = np.exp(past.m)
         args = (params, xs, past.h, past.c * own_scale, past.n * own_scale)
-        along = normal_like(args, 5)
+        directions = normal_like(args, 5)
         weigh = normal_like((h, c, n, ys), 6)
 
         def total(leaves: Any) -> Any:
@@ -111,11 +111,12 @@ def test_equations(cell: SLSTMCell) -> None:
             for at, name in enumerate(names):
 
                 def moved(by: float, at: int = at) -> float:
-                    there = jax.tree.map(lambda a, way: a + by * np.asarray(way), args[at], along[at])
+                    there = jax.tree.map(lambda a, way: a + by * np.asarray(way), args[at], directions[at])
                     return float(theirs(*args[:at], there, *args[at + 1 :]))
 
                 expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
-                got = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradients[at], along[at])), strict=True))
+                pairs = zip(*map(jax.tree.leaves, (gradients[at], directions[at])), strict=True)
+                got = sum(np.vdot(g, d) for g, d in pairs)
                 np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6, err_msg=f"{name}, {implementation}")
 
 
@@ -158,7 +159,7 @@ def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
     run = jax.jit(lambda params, xs: rx.scan(cell, params, xs))
     state, ys = run(params, xs)
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), state))
-    assert_close("float64", ys, stabilised(cell, _double(params), _double(xs)), 1e-4)
+    assert_close("float64", ys, stabilized(cell, _double(params), _double(xs)), 1e-4)
     gradients = jax.jit(jax.grad(lambda *args: jnp.sum(jnp.sin(rx.scan(cell, *args)[1])), (0, 1)))(params, xs)
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), gradients))
 

@@ -55,13 +55,13 @@ class Case(NamedTuple):
 
 # Every value of every field meets every value of every other; PyTorch's defaults and the richest case come first.
 CASES = [
-    Case(1, False, False, True, False, "whole"),
+    Case(1, False, False, True, False, "full"),
     Case(3, True, False, True, True, "ragged"),
     Case(3, False, True, False, True, "unbatched"),
     Case(1, True, True, False, False, "ragged"),
     Case(1, True, False, True, False, "unbatched"),
-    Case(3, True, True, True, False, "whole"),
-    Case(1, False, False, False, True, "whole"),
+    Case(3, True, True, True, False, "full"),
+    Case(1, False, False, False, True, "full"),
     Case(1, False, True, False, True, "ragged"),
 ]
 
@@ -194,7 +194,7 @@ def compare(run: Callable, run_other: Callable, module: Any, args: tuple) -> Non
 
 
 def test_cases_meet_every_pair():
-    values = [(1, 3), *[(False, True)] * 4, ("whole", "ragged", "unbatched")]
+    values = [(1, 3), *[(False, True)] * 4, ("full", "ragged", "unbatched")]
     for i, j in itertools.combinations(range(len(values)), 2):
         met = {(case[i], case[j]) for case in CASES}
         assert met == set(itertools.product(values[i], values[j])), (Case._fields[i], Case._fields[j])

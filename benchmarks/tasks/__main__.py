@@ -56,7 +56,7 @@ def about() -> dict[str, Any]:
 
 
 def write(path: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Writes both files so that whenever the run ends, they are whole."""
+    """Writes both files so that whenever the run ends, they are complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {path: json.dumps({**about, "rows": rows}, indent=1) + "\n"}
     for file, content in (contents | {path.with_suffix(".md"): report.markdown(about, rows)}).items():

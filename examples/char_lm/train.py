@@ -140,11 +140,12 @@ class Learner:
         # Randomness follows from the step's number alone, so a resumed run draws the same numbers.
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         starts_key, dropout_key = jax.random.split(step_key)
+        batch, window = config.batch, config.window
         if config.windows == "random":
-            starts = jax.random.randint(starts_key, [config.batch], 0, text.size - config.window)
+            starts = jax.random.randint(starts_key, [batch], 0, text.size - window)
             first = jnp.array(True)
         else:
-            starts, first = stream_starts(state.step, text.size, config.batch, config.window)
+            starts, first = stream_starts(state.step, text.size, batch, window)
 
         def zero_if_first(leaf: jax.Array) -> jax.Array:
             return jnp.where(first, jnp.zeros_like(leaf), leaf)
@@ -157,12 +158,14 @@ class Learner:
             nnx.reseed(model, dropout=dropout_key)
             # The state enters as a constant, so gradients end where the window begins.
             # The literature calls this truncated backpropagation through time.
-            return mean_loss(model, text, starts, config.window, rnn_state)
+            return mean_loss(model, text, starts, window, rnn_state)
 
-        (loss, rnn_state), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        grads_of = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, rnn_state), grads = grads_of(state.params)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, rnn_state), loss
+        state = TrainState(state.step + 1, params, opt_state, rnn_state)
+        return state, loss
 
     @partial(jax.jit, static_argnums=0)
     def evaluate(self, params: nnx.State, text: jax.Array) -> jax.Array:
@@ -222,8 +225,10 @@ class _Log:
         self._file.write(json.dumps(row) + "\n")
 
     def lowest_validation_loss(self) -> float:
-        losses = [row["validation_loss"] for row in self.rows if "validation_loss" in row]
-        return min(losses, default=math.inf)
+        lowest = math.inf
+        for row in self.rows:
+            lowest = min(lowest, row.get("validation_loss", math.inf))
+        return lowest
 
     def flush(self) -> None:
         self._file.flush()
@@ -267,7 +272,8 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         model = learner.model(params)
         chars = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
         sample = Text("".join(chars))
-        console.print(Panel(sample, title=title, title_align="left", border_style="dim"))
+        panel = Panel(sample, title=title, title_align="left", border_style="dim")
+        console.print(panel)
 
     progress = Progress(
         MofNCompleteColumn(),
@@ -302,14 +308,16 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
             else:
                 seconds_per_step = seconds
             speed = config.batch * config.window / seconds_per_step
-            status = f"loss {loss:.3f} · {_bits(loss):.3f} bits/char · {speed:,.0f} chars/s"
+            bits = f"{_bits(loss):.3f} bits/char"
+            status = f"loss {loss:.3f} · {bits} · {speed:,.0f} chars/s"
             progress.update(task, completed=step, description=status)
             stopping = ctrl_c.asked
 
             if due(config.eval_every):
                 validation = float(learner.evaluate(state.params, held_out))
                 log.note(step, validation_loss=validation)
-                status = f"step {step:,}: validation {_bits(validation):.3f} bits/char"
+                bits = f"{_bits(validation):.3f} bits/char"
+                status = f"step {step:,}: validation {bits}"
                 if validation < best:
                     best = validation
                     status += ", the best so far"

@@ -63,7 +63,9 @@ class Limits:
 
 def _functions() -> dict[str, Any]:
     """The functions that a description may call by name."""
-    named = {f"jax.nn.{name}": getattr(jax.nn, name) for name in _ACTIVATIONS.split()}
+    named: dict[str, Any] = {}
+    for name in _ACTIVATIONS.split():
+        named[f"jax.nn.{name}"] = getattr(jax.nn, name)
     for name in ("tanh", "sin", "cos", "arctan", "exp"):
         named[f"jax.numpy.{name}"] = getattr(jnp, name)
     for name, function in vars(initializers).items():
@@ -81,20 +83,13 @@ _known_classes: dict[str, type] = {}
 
 def make_known(*classes: type) -> None:
     """Lets descriptions name these classes."""
-    _known_classes.update({kind.__name__: kind for kind in classes})
+    for kind in classes:
+        _known_classes[kind.__name__] = kind
 
 
-def _public_layers() -> list[type]:
-    public = [*vars(cells).values(), *vars(layers).values()]
-    classes = [value for value in public if isinstance(value, type)]
-    return [kind for kind in classes if issubclass(kind, (Layer, NCPWiring))]
-
-
-make_known(*_public_layers())
-
-
-def _classes() -> dict[str, type]:
-    return dict(_known_classes)
+for _public in (*vars(cells).values(), *vars(layers).values()):
+    if isinstance(_public, type) and issubclass(_public, (Layer, NCPWiring)):
+        make_known(_public)
 
 
 def describe(layer: Layer) -> str:
@@ -126,8 +121,8 @@ def _written(value: Any, where: str) -> Any:
         return {"dtype": np.dtype(value).name}
     except TypeError:
         raise ValueError(
-            f"`{where}` must have a name to be written down, as jax.nn.relu or a function defined "
-            f"by `def` in a module has one; got {value!r}."
+            f"`{where}` must have a name to be written down, such as jax.nn.relu "
+            f"or a function that a module defines by `def`; got {value!r}."
         ) from None
 
 
@@ -146,7 +141,10 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
 
 
 def _named(value: Any) -> bool:
-    return any(value is function for function in _functions().values()) or _has_own_name(value)
+    for function in _functions().values():
+        if value is function:
+            return True
+    return _has_own_name(value)
 
 
 def _has_own_name(value: Any) -> bool:
@@ -201,8 +199,12 @@ def _count(layer: Layer) -> int:
 
 def _repeats(layer: Layer) -> int:
     """How often the step of a layer traces its parts."""
-    numbers = [getattr(layer, name, 1) for name in _REPEATS]
-    return max([1, *(number for number in numbers if isinstance(number, int))])
+    most = 1
+    for name in _REPEATS:
+        number = getattr(layer, name, 1)
+        if isinstance(number, int):
+            most = max(most, number)
+    return most
 
 
 def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = None) -> Layer:
@@ -220,10 +222,12 @@ def understand(text: str, known: Iterable[Any] = (), limits: Limits | None = Non
         ValueError: if the text is no description, names an unknown thing, or exceeds the limits.
     """
     check_known(known := tuple(known))
-    classes, functions = _classes(), _functions()
+    classes, functions = dict(_known_classes), _functions()
     for value in known:
-        table = classes if isinstance(value, type) else functions
-        table[value.__name__] = value
+        if isinstance(value, type):
+            classes[value.__name__] = value
+        else:
+            functions[value.__name__] = value
     # Python's own reader of JSON refuses text that is nested too deep.
     try:
         layer = _Reader(classes, functions, limits).read(json.loads(text), 0)
@@ -275,8 +279,9 @@ class _Reader:
         if depth > _DEEPEST:
             raise ValueError(f"the description must be at most {_DEEPEST} levels deep.")
         # Numbers, strings and None mean themselves. A list means a tuple.
+        below = depth + 1
         if isinstance(value, list):
-            return tuple(self.read(entry, depth + 1) for entry in value)
+            return tuple([self.read(entry, below) for entry in value])
         if not isinstance(value, dict):
             return value
 
@@ -293,7 +298,9 @@ class _Reader:
         if not isinstance(content, dict):
             got = reprlib.repr(content)
             raise ValueError(f"the description of {name} must hold its arguments; got {got}.")
-        arguments = {key: self.read(entry, depth + 1) for key, entry in content.items()}
+        arguments = {}
+        for key, entry in content.items():
+            arguments[key] = self.read(entry, below)
         # A constructor may allocate by its arguments, so they are checked before it runs.
         for key, argument in arguments.items():
             self.check(kind, key, argument)
@@ -314,7 +321,9 @@ class _Reader:
             ValueError: if the argument has a wrong type, or exceeds the limits.
         """
         # JAX takes many forms of a dtype. A description holds only one.
-        hint = np.dtype | None if name == "dtype" else _hints(kind).get(name, Any)
+        hint = _hints(kind).get(name, Any)
+        if name == "dtype":
+            hint = np.dtype | None
         if not _is(value, hint):
             must = str(hint).replace("<class '", "").replace("'>", "")
             if _is(len, hint):
@@ -329,11 +338,13 @@ class _Reader:
         # A size is an axis of some array. A wiring of N neurons has an array of N * N elements.
         most = dict.fromkeys(_SIZES, limits.axis)
         most |= dict.fromkeys(_NEURONS, int(limits.elements**0.5))
-        most |= {"recurrent_command_synapses": limits.elements, "backbone_layers": limits.arrays}
+        most["recurrent_command_synapses"] = limits.elements
+        most["backbone_layers"] = limits.arrays
         if value > most.get(name, value):
+            allowed = f"a `{name}` of at most {most[name]}"
             raise ValueError(
-                f"the description of {kind.__name__} must fit the arrays of the file, which allow "
-                f"a `{name}` of at most {most[name]}; got {value}."
+                f"the description of {kind.__name__} must fit the arrays of the file, "
+                f"which allow {allowed}; got {value}."
             )
 
     def count(self, layer: Layer) -> None:
@@ -374,15 +385,16 @@ def _is(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     if kind in (typing.Union, types.UnionType):
-        return any(_is(value, option) for option in options)
+        return any(map(functools.partial(_is, value), options))
     if kind is typing.Literal:
         return value in options
     if kind is collections.abc.Callable:
         return callable(value)
     if kind is tuple and isinstance(value, tuple):
         # `tuple[int, ...]` repeats its first type for every entry.
-        each = options[:1] * len(value) if options[1:] == (...,) else options
-        return len(each) == len(value) and all(map(_is, value, each))
+        if options[1:] == (...,):
+            options = options[:1] * len(value)
+        return len(options) == len(value) and all(map(_is, value, options))
     # Python counts a bool as an int. Here it is none.
     if hint is bool or isinstance(value, bool):
         return isinstance(value, bool) and hint is bool

@@ -26,7 +26,9 @@ def read(path: str | os.PathLike, largest: int | None = None) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+            kind = "a pipe or a device"
+            if stat.S_ISDIR(status.st_mode):
+                kind = "a folder"
             raise ValueError(f"`path` must be a file; {os.fspath(path)} is {kind}.")
         if largest is not None and status.st_size > largest:
             raise ValueError(

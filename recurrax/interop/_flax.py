@@ -81,12 +81,8 @@ def check_directions(module: Any) -> None:
     """
     for way in ("forward_rnn", "backward_rnn"):
         if not hasattr(getattr(module, way), "cell"):
-            raise unsupported(
-                way,
-                getattr(module, way),
-                ("an RNN",),
-                "Flax' Bidirectional can only turn RNNs round.",
-            )
+            hint = "Flax' Bidirectional can only run RNNs backwards."
+            raise unsupported(way, getattr(module, way), ("an RNN",), hint)
 
 
 def check_cells(layer: Bidirectional) -> tuple[Layer, ...]:
@@ -97,12 +93,8 @@ def check_cells(layer: Bidirectional) -> tuple[Layer, ...]:
     """
     for part in layer.parts:
         if not isinstance(part, Cell):
-            raise unsupported(
-                "layer",
-                layer,
-                ("a Bidirectional of cells",),
-                "Flax' Bidirectional can only turn RNNs round.",
-            )
+            hint = "Flax' Bidirectional can only run RNNs backwards."
+            raise unsupported("layer", layer, ("a Bidirectional of cells",), hint)
     return layer.parts
 
 
@@ -119,18 +111,24 @@ def check_plain(cell: Any) -> None:
         )
 
 
+# Our names of options, and Flax' names.
+_OPTIONS = {"activation": "activation_fn", "gate_activation": "gate_fn", "dtype": "dtype"}
+
+
 def activations(cell: Any) -> dict[str, Any]:
     """A cell's nonlinearities and its dtype by our names."""
-    names = {"activation_fn": "activation", "gate_fn": "gate_activation", "dtype": "dtype"}
-    # Not every cell has gates.
-    return {ours: getattr(cell, theirs) for theirs, ours in names.items() if hasattr(cell, theirs)}
+    found = {}
+    for ours, theirs in _OPTIONS.items():
+        # Not every cell has gates.
+        if hasattr(cell, theirs):
+            found[ours] = getattr(cell, theirs)
+    return found
 
 
 def options(layer: Any, params: Any) -> dict[str, Any]:
     """The arguments of Flax' cell that make it like `layer`."""
-    names = {"activation": "activation_fn", "gate_activation": "gate_fn", "dtype": "dtype"}
     made: dict[str, Any] = {"param_dtype": jnp.dtype(params.kernel.dtype)}
-    for ours, theirs in names.items():
+    for ours, theirs in _OPTIONS.items():
         if hasattr(layer, ours):
             made[theirs] = getattr(layer, ours)
     return made

@@ -14,8 +14,9 @@ def reorder(array: Any, order: str, to: str) -> Any:
     >>> reorder(np.arange(8), "iofg", "ifgo")
     array([0, 1, 4, 5, 6, 7, 2, 3])
     """
-    gates = array.reshape(*array.shape[:-1], len(order), -1)
-    return gates[..., np.array([order.index(gate) for gate in to]), :].reshape(array.shape)
+    gates = array.reshape(*array.shape[:-1], len(order), -1)  # [..., G, H]
+    places = np.array(list(map(order.index, to)))
+    return gates[..., places, :].reshape(array.shape)
 
 
 def reordered(params: Any, order: str, to: str) -> Any:
@@ -63,7 +64,8 @@ def bias_and_candidates(params: Any, gates: int) -> tuple[Any, Any]:
 
 def last_of(gates: int, bias: Any) -> Any:
     """A bias `[G*H]` with `bias` in the last gate's part, and zeros elsewhere."""
-    return jnp.concatenate([jnp.zeros((gates - 1) * bias.shape[-1], bias.dtype), bias])
+    zeros = jnp.zeros((gates - 1) * bias.shape[-1], bias.dtype)
+    return jnp.concatenate([zeros, bias])
 
 
 def with_forget_one(params: Any) -> Any:
@@ -71,17 +73,20 @@ def with_forget_one(params: Any) -> Any:
 
     The library has the gates i, g, f, o. Here recurrent_bias has the 1.
     """
-    _, recurrent_bias = two_biases(params)
-    recurrent_bias = recurrent_bias + _forget_one(recurrent_bias)
-    return reordered(params._replace(recurrent_bias=recurrent_bias), "igfo", "ifgo")
+    _, bias = two_biases(params)
+    params = params._replace(recurrent_bias=bias + _forget_one(bias))
+    return reordered(params, "igfo", "ifgo")
 
 
 def without_forget_one(params: Any) -> Any:
     """The inverse of `with_forget_one`, with two biases."""
-    bias, recurrent_bias = two_biases(params := reordered(params, "ifgo", "igfo"))
-    return params._replace(bias=bias, recurrent_bias=recurrent_bias - _forget_one(recurrent_bias))
+    params = reordered(params, "ifgo", "igfo")
+    bias, recurrent_bias = two_biases(params)
+    recurrent_bias = recurrent_bias - _forget_one(recurrent_bias)
+    return params._replace(bias=bias, recurrent_bias=recurrent_bias)
 
 
 def _forget_one(bias: Any) -> Any:
     # In the order i, g, f, o.
-    return jnp.repeat(jnp.array([0, 0, 1, 0], bias.dtype), bias.shape[-1] // 4)
+    gates = jnp.array([0, 0, 1, 0], bias.dtype)
+    return jnp.repeat(gates, bias.shape[-1] // 4)

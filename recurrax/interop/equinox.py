@@ -48,7 +48,9 @@ def from_equinox(cell: Any) -> tuple[Cell, Params]:
         lstm = LSTMCell(cell.hidden_size, bias=cell.use_bias)
         return lstm, LSTMParams(kernel, recurrent_kernel, cell.bias)
     # Equinox adds the recurrent bias to the candidate n alone.
-    recurrent_bias = last_of(3, cell.bias_n) if cell.use_bias else None
+    recurrent_bias = None
+    if cell.use_bias:
+        recurrent_bias = last_of(3, cell.bias_n)
     gru = GRUCell(cell.hidden_size, bias=cell.use_bias)
     return gru, GRUParams(kernel, recurrent_kernel, cell.bias, recurrent_bias)
 
@@ -83,21 +85,32 @@ def to_equinox(layer: Any, params: Params) -> Any:
         raise unsupported("layer", layer, ("LSTMCell", "GRUCell"), hint)
     target = f"equinox.nn.{type(layer).__name__}"
     require(layer, target, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
-    weights = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
+    weights = {
+        "weight_ih": params.kernel.T,
+        "weight_hh": params.recurrent_kernel.T,
+    }
     if isinstance(layer, LSTMCell):
         require(layer, target, proj_size=0)
         biases = {"bias": one_bias(params)}
     else:
         require(layer, target, reset_after=True)
-        biases = dict(zip(("bias", "bias_n"), bias_and_candidates(params, 3), strict=True))
+        bias, candidate = bias_and_candidates(params, 3)
+        biases = {"bias": bias, "bias_n": candidate}
     if has_bias(params):
         weights |= biases
 
     equinox = library("equinox", "equinox")
     make = getattr(equinox.nn, type(layer).__name__)
-    sizes = params.kernel.shape[0], layer.hidden_size, has_bias(params), params.kernel.dtype
     # Equinox draws weights in any case. `tree_at` puts ours in their place.
-    cell = make(*sizes, key=jax.random.key(0))
-    return equinox.tree_at(
-        lambda cell: [getattr(cell, name) for name in weights], cell, [*weights.values()]
+    cell = make(
+        params.kernel.shape[0],
+        layer.hidden_size,
+        has_bias(params),
+        params.kernel.dtype,
+        key=jax.random.key(0),
     )
+
+    def places(cell: Any) -> list[Any]:
+        return [getattr(cell, name) for name in weights]
+
+    return equinox.tree_at(places, cell, [*weights.values()])

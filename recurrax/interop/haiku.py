@@ -29,6 +29,8 @@ from recurrax.interop._support import require, require_plain_conv_lstm, to_jax, 
 from recurrax.layers.compose import Stack
 
 Modules = dict[str, Mapping[str, Any]]
+# Haiku has no other functions.
+_FUNCTIONS: dict[str, Any] = {"activation": jnp.tanh, "gate_activation": jax.nn.sigmoid}
 
 
 def from_haiku(
@@ -71,21 +73,26 @@ def from_haiku(
     """
     # Several paths are the layers of a stack.
     if prefix is not None and not isinstance(prefix, str):
-        parts = [from_haiku(params, prefix=path, input_shape=input_shape) for path in prefix]
-        layers, weights = zip(*parts, strict=True)
-        return Stack(layers), weights
+        layers = []
+        weights = []
+        for path in prefix:
+            layer, own = from_haiku(params, prefix=path, input_shape=input_shape)
+            layers.append(layer)
+            weights.append(own)
+        return Stack(tuple(layers)), tuple(weights)
     cores = _cores(params)
     if prefix not in cores and (prefix is not None or len(cores) != 1):
-        must = "be the path of a core" if prefix else "pick one core of several"
-        raise ValueError(
-            f"`prefix` must {must}; got {prefix!r}. "
-            f"There are: {', '.join(map(repr, cores)) or 'none'}."
-        )
+        must = "pick one core of several"
+        if prefix:
+            must = "be the path of a core"
+        choice = ", ".join(map(repr, cores)) or "none"
+        raise ValueError(f"`prefix` must {must}; got {prefix!r}. There are: {choice}.")
     if prefix is None:
         [modules] = cores.values()
     else:
         modules = cores[prefix]
-    modules = {name: jax.tree.map(to_jax, dict(module)) for name, module in modules.items()}
+    for name, module in modules.items():
+        modules[name] = jax.tree.map(to_jax, dict(module))
     if "hidden_to_hidden" in modules:
         return _from_conv(modules, input_shape)
     return _FROM[frozenset(modules)](modules)
@@ -127,7 +134,9 @@ def _fits(modules: Modules) -> bool:
 def _from_vanilla(modules: Modules) -> tuple[Cell, Params]:
     inputs, state = modules["linear"], modules["linear_1"]
     params = ElmanParams(inputs["w"], state["w"], inputs["b"], state.get("b"))
-    return ElmanCell(state["w"].shape[0], jax.nn.relu, recurrent_bias="b" in state), params
+    size = state["w"].shape[0]
+    cell = ElmanCell(size, jax.nn.relu, recurrent_bias="b" in state)
+    return cell, params
 
 
 def _from_lstm(modules: Modules) -> tuple[Cell, Params]:
@@ -139,7 +148,8 @@ def _from_lstm(modules: Modules) -> tuple[Cell, Params]:
 
 
 def _from_gru(modules: Modules) -> tuple[Cell, Params]:
-    params = GRUParams(modules[""]["w_i"], modules[""]["w_h"], modules[""]["b"])
+    module = modules[""]
+    params = GRUParams(module["w_i"], module["w_h"], module["b"])
     cell = GRUCell(params.recurrent_kernel.shape[0], reset_after=False)
     return cell, reordered(_turned(params), "zrn", "rzn")
 
@@ -152,15 +162,14 @@ def _turned(params: GRUParams) -> GRUParams:
 
 def _from_conv(modules: Modules, input_shape: tuple[int, ...] | None) -> tuple[Cell, Params]:
     if input_shape is None:
-        raise ValueError(
-            "`input_shape` must be the spatial shape of the inputs of a convolutional LSTM; "
-            "got None."
-        )
-    inputs, state = modules["input_to_hidden"], modules["hidden_to_hidden"]
+        must = "must be the spatial shape of the inputs of a convolutional LSTM"
+        raise ValueError(f"`input_shape` {must}; got None.")
+    inputs = modules["input_to_hidden"]
+    state = modules["hidden_to_hidden"]
     params = LSTMParams(inputs["w"], state["w"], inputs["b"], state["b"])
-    cell = ConvLSTMCell(
-        inputs["b"].shape[0] // 4, input_shape, inputs["w"].shape[:-2], recurrent_bias=True
-    )
+    size = inputs["b"].shape[0] // 4
+    window = inputs["w"].shape[:-2]
+    cell = ConvLSTMCell(size, input_shape, window, recurrent_bias=True)
     return cell, with_forget_one(params)
 
 
@@ -212,25 +221,39 @@ def to_haiku(
         layers, own = layer.layers, params
     for part in layers:
         if type(part) not in _TO:
-            raise unsupported("layer", part, [*(cell.__name__ for cell in _TO), "a Stack of these"])
-    if prefix is None:
-        prefix = _default_paths(layers)
-    paths = [prefix] if isinstance(prefix, str) else prefix
+            names = [cell.__name__ for cell in _TO]
+            raise unsupported("layer", part, [*names, "a Stack of these"])
+    paths = prefix
+    if paths is None:
+        paths = _default_paths(layers)
+    if isinstance(paths, str):
+        paths = [paths]
     modules: dict[str, dict[str, Any]] = {}
     for path, part, weights in zip(paths, layers, own, strict=True):
-        for name, module in _TO[type(part)](part, weights).items():
+        convert = _TO[type(part)]
+        for name, module in convert(part, weights).items():
             # A GRU's parameters have no module of their own within the core.
             modules[f"{path}/{name}".rstrip("/")] = module
     return modules
 
 
 def _default_paths(layers: Sequence[Any]) -> list[str]:
-    names: dict[Any, str] = {ElmanCell: "vanilla_rnn", LSTMCell: "lstm", GRUCell: "gru"}
-    paths, seen = [], Counter[str]()
+    names: dict[Any, str] = {
+        ElmanCell: "vanilla_rnn",
+        LSTMCell: "lstm",
+        GRUCell: "gru",
+    }
+    paths = []
+    seen = Counter[str]()
     for layer in layers:
-        name = names.get(type(layer)) or f"conv{len(layer.input_shape)}_dlstm"
+        name = names.get(type(layer))
+        if name is None:
+            name = f"conv{len(layer.input_shape)}_dlstm"
+        path = name
         # Haiku numbers the modules of one name from the second on.
-        paths.append(f"{name}_{seen[name]}" if seen[name] else name)
+        if seen[name]:
+            path = f"{name}_{seen[name]}"
+        paths.append(path)
         seen[name] += 1
     return paths
 
@@ -246,19 +269,18 @@ def _to_vanilla(layer: ElmanCell, params: ElmanParams) -> dict[str, dict[str, An
 
 
 def _to_lstm(layer: LSTMCell, params: LSTMParams) -> dict[str, dict[str, Any]]:
-    require(layer, "haiku.LSTM", proj_size=0, activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
+    require(layer, "haiku.LSTM", proj_size=0, **_FUNCTIONS)
     params = without_forget_one(params)
     kernels = jnp.concatenate([params.kernel, params.recurrent_kernel])
     return {"linear": {"w": kernels, "b": one_bias(params)}}
 
 
 def _to_gru(layer: GRUCell, params: GRUParams) -> dict[str, dict[str, Any]]:
-    require(
-        layer, "haiku.GRU", reset_after=False, activation=jnp.tanh, gate_activation=jax.nn.sigmoid
-    )
+    require(layer, "haiku.GRU", reset_after=False, **_FUNCTIONS)
     params = params._replace(bias=one_bias(params), recurrent_bias=None)
     params = _turned(reordered(params, "rzn", "zrn"))
-    return {"": {"w_i": params.kernel, "w_h": params.recurrent_kernel, "b": params.bias}}
+    module = {"w_i": params.kernel, "w_h": params.recurrent_kernel, "b": params.bias}
+    return {"": module}
 
 
 def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,17 +20,17 @@ from recurrax.interop._support import input_shape, library, require, to_jax, uns
 from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 _FOREIGN = (
-    *(
-        "SimpleRNN",
-        "LSTM",
-        "GRU",
-        "ConvLSTM1D",
-        "ConvLSTM2D",
-        "ConvLSTM3D",
-        "an RNN of such cells",
-        "a cell",
-    ),
-    *("StackedRNNCells", "Bidirectional", "a Sequential of these"),
+    "SimpleRNN",
+    "LSTM",
+    "GRU",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "an RNN of such cells",
+    "a cell",
+    "StackedRNNCells",
+    "Bidirectional",
+    "a Sequential of these",
 )
 
 
@@ -75,10 +73,8 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
     if isinstance(layer, keras.Sequential):
         for part in layer.layers[:-1]:
             if not getattr(part, "return_sequences", True):
-                raise ValueError(
-                    "`return_sequences` must be True for all layers but the last; "
-                    f"got False in {part.name!r}."
-                )
+                must = "must be True for all layers but the last"
+                raise ValueError(f"`return_sequences` {must}; got False in {part.name!r}.")
         return _stacked(layer.layers)
     if isinstance(layer, keras.layers.StackedRNNCells):
         return _stacked(layer.cells)
@@ -88,19 +84,20 @@ def from_keras(layer: Any) -> tuple[Layer, Params]:
     if isinstance(layer, keras.layers.RNN):
         if layer.go_backwards:
             raise ValueError(
-                "`go_backwards` must be False; got True. Convert the layer's `cell` and pass "
-                "`reverse=True` to `scan`: its outputs stay with their inputs, Keras' are the same "
-                "ones in the order in which they came about."
+                "`go_backwards` must be False; got True. "
+                "Convert the layer's `cell` and pass `reverse=True` to `scan`. "
+                "Then each output stays with its input; in Keras the last one comes first."
             )
         return from_keras(layer.cell)
-    if type(layer).__name__ not in _FROM:
+    name = type(layer).__name__
+    if name not in _FROM:
         raise unsupported("layer", layer, _FOREIGN)
     if not layer.built:
         raise ValueError(
             f"`layer` must be built, so that it has weights; got {layer!r}. "
             "Call it, or its `build(shape)`."
         )
-    return _FROM[type(layer).__name__](layer)
+    return _FROM[name](layer)
 
 
 def _from_bidirectional(layer: Any) -> tuple[Bidirectional, Directions]:
@@ -147,16 +144,16 @@ def _from_elman(cell: Any) -> tuple[Cell, Params]:
 
 def _gated(cell: Any) -> dict[str, Any]:
     # The options that every cell with gates has.
-    gate = _activation(cell.recurrent_activation)
     return {
         "activation": _activation(cell.activation),
-        "gate_activation": gate,
+        "gate_activation": _activation(cell.recurrent_activation),
         "bias": cell.use_bias,
     }
 
 
 def _from_lstm(cell: Any) -> tuple[Cell, Params]:
-    return LSTMCell(cell.units, **_gated(cell)), LSTMParams(**_weights(cell))
+    layer = LSTMCell(cell.units, **_gated(cell))
+    return layer, LSTMParams(**_weights(cell))
 
 
 def _from_gru(cell: Any) -> tuple[Cell, Params]:
@@ -164,7 +161,8 @@ def _from_gru(cell: Any) -> tuple[Cell, Params]:
     if cell.reset_after and cell.use_bias:
         weights["bias"], weights["recurrent_bias"] = weights["bias"]
     params = reordered(GRUParams(**weights), "zrn", "rzn")
-    return GRUCell(cell.units, cell.reset_after, **_gated(cell)), params
+    layer = GRUCell(cell.units, cell.reset_after, **_gated(cell))
+    return layer, params
 
 
 def _from_conv(cell: Any) -> tuple[Cell, Params]:
@@ -173,8 +171,15 @@ def _from_conv(cell: Any) -> tuple[Cell, Params]:
             f'`data_format` must be "channels_last"; got {cell.data_format!r}. '
             "Build the layer with that one and give it these weights: they are the same in both."
         )
-    where = {"strides": cell.strides, "padding": cell.padding, "dilation": cell.dilation_rate}
-    layer = ConvLSTMCell(cell.filters, cell.spatial_dims, cell.kernel_size, **where, **_gated(cell))
+    layer = ConvLSTMCell(
+        cell.filters,
+        cell.spatial_dims,
+        cell.kernel_size,
+        strides=cell.strides,
+        padding=cell.padding,
+        dilation=cell.dilation_rate,
+        **_gated(cell),
+    )
     return layer, LSTMParams(**_weights(cell))
 
 
@@ -227,11 +232,15 @@ def _made(layer: Layer, params: Params, return_state: bool) -> tuple[Any, list[n
     """A layer of Keras before its build, and its weights in Keras' order."""
     import keras
 
-    options: dict[str, Any] = {"return_sequences": True, "return_state": return_state}
-    options["zero_output_for_mask"] = True
+    options: dict[str, Any] = {
+        "return_sequences": True,
+        "return_state": return_state,
+        "zero_output_for_mask": True,
+    }
     if isinstance(layer, Stack):
         return _made_stack(layer, params, options)
     if isinstance(layer, Bidirectional):
+        # Keras' second layer runs from the last step to the first.
         forward, ahead = _cell(layer.forward, params.forward, **options)
         backward, back = _cell(layer.backward, params.backward, go_backwards=True, **options)
         made = keras.layers.Bidirectional(forward, layer.merge, backward_layer=backward)
@@ -246,14 +255,23 @@ def _made_stack(
 
     require(layer, "Keras", dropout=0.0)
     # One RNN of Keras runs several cells. Other layers stand one after another.
-    cells = all(isinstance(part, Cell) and part.feature_ndim == 1 for part in layer.layers)
-    if cells:
-        make = functools.partial(_cell, suffix="Cell")
-    else:
-        make = functools.partial(_made, return_state=False)
-    parts, weights = zip(*map(make, layer.layers, params), strict=True)
-    made = keras.layers.RNN(parts, **options) if cells else keras.Sequential(parts)
-    return made, list(itertools.chain(*weights))
+    only_cells = all(map(_is_plain_cell, layer.layers))
+    parts: list[Any] = []
+    weights: list[np.ndarray] = []
+    for part, own in zip(layer.layers, params, strict=True):
+        if only_cells:
+            made, arrays = _cell(part, own, suffix="Cell")
+        else:
+            made, arrays = _made(part, own, return_state=False)
+        parts.append(made)
+        weights += arrays
+    if only_cells:
+        return keras.layers.RNN(parts, **options), weights
+    return keras.Sequential(parts), weights
+
+
+def _is_plain_cell(layer: Layer) -> bool:
+    return isinstance(layer, Cell) and layer.feature_ndim == 1
 
 
 def _cell(
@@ -266,26 +284,26 @@ def _cell(
         supported = [*(cell.__name__ for cell in _TO), "a Bidirectional or a Stack of these"]
         raise unsupported("layer", layer, supported)
     name, like, params = _TO[type(layer)](layer, params)
-    like |= {"use_bias": has_bias(params), "dtype": params.kernel.dtype.name}
+    like["use_bias"] = has_bias(params)
+    like["dtype"] = params.kernel.dtype.name
     # Keras cannot draw its default in bfloat16.
     like["recurrent_initializer"] = "glorot_uniform"
     weights = [params.kernel, params.recurrent_kernel]
     if has_bias(params):
         weights.append(params.bias)
-    made = getattr(keras.layers, name + suffix)(layer.hidden_size, **like, **options)
+    make = getattr(keras.layers, name + suffix)
+    made = make(layer.hidden_size, **like, **options)
     return made, list(map(np.asarray, weights))
 
 
 def _named(activation: Any) -> str:
-    # Reversed, so that the first of several names wins.
-    names = {function: name for name, function in reversed(ACTIVATIONS.items())}
-    if activation not in names:
-        known = [getattr(function, "__name__", name) for name, function in ACTIVATIONS.items()]
-        raise ValueError(
-            f"`activation` of `layer` must be one of {', '.join(known)} for Keras; "
-            f"got {activation!r}."
-        )
-    return names[activation]
+    known = []
+    for name, function in ACTIVATIONS.items():
+        if activation == function:
+            return name
+        known.append(getattr(function, "__name__", name))
+    must = f"must be one of {', '.join(known)} for Keras"
+    raise ValueError(f"`activation` of `layer` {must}; got {activation!r}.")
 
 
 def _with_one_bias(params: Any) -> Any:
@@ -295,7 +313,8 @@ def _with_one_bias(params: Any) -> Any:
 
 
 def _to_elman(layer: ElmanCell, params: ElmanParams) -> tuple[str, dict[str, Any], Params]:
-    return "SimpleRNN", {"activation": _named(layer.activation)}, _with_one_bias(params)
+    like = {"activation": _named(layer.activation)}
+    return "SimpleRNN", like, _with_one_bias(params)
 
 
 def _activations(layer: Any) -> dict[str, Any]:
@@ -314,7 +333,8 @@ def _to_gru(layer: GRUCell, params: GRUParams) -> tuple[str, dict[str, Any], Par
     like = _activations(layer) | {"reset_after": layer.reset_after}
     if layer.reset_after and has_bias(params):
         # Keras keeps two biases as the rows of one: [2, 3 * H].
-        params = params._replace(bias=jnp.stack(two_biases(params)), recurrent_bias=None)
+        rows = jnp.stack(two_biases(params))
+        params = params._replace(bias=rows, recurrent_bias=None)
     else:
         params = _with_one_bias(params)
     return "GRU", like, reordered(params, "rzn", "zrn")
@@ -324,17 +344,14 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[str, dict[str, An
     target = f"ConvLSTM{len(layer.input_shape)}D"
     require(layer, f"Keras' {target}", proj_size=0)
     if not isinstance(layer.padding, str):
-        raise ValueError(
-            '`padding` of `layer` must be "SAME" or "VALID" for Keras; '
-            f"got {layer.padding} in {layer}."
-        )
-    where = {
-        "strides": layer.strides,
-        "padding": layer.padding.lower(),
-        "dilation_rate": layer.dilation,
-    }
-    like = where | {"kernel_size": params.kernel.shape[:-2]}
-    return target, _activations(layer) | like, _with_one_bias(params)
+        must = 'must be "SAME" or "VALID" for Keras'
+        raise ValueError(f"`padding` of `layer` {must}; got {layer.padding} in {layer}.")
+    like = _activations(layer)
+    like["strides"] = layer.strides
+    like["padding"] = layer.padding.lower()
+    like["dilation_rate"] = layer.dilation
+    like["kernel_size"] = params.kernel.shape[:-2]
+    return target, like, _with_one_bias(params)
 
 
 _TO: dict[type, Callable] = {

@@ -84,7 +84,8 @@ def from_linen(
     import flax.linen as nn
 
     def part_of(part: Any, *names: str) -> tuple[Layer, Params]:
-        return from_linen(part, functools.reduce(_get, names, params), input_shape=input_shape)
+        weights = functools.reduce(_get, names, params)
+        return from_linen(part, weights, input_shape=input_shape)
 
     if type(module) is nn.RNN:
         check_forwards(module, 'its `cell` with `params["cell"]`')
@@ -98,15 +99,19 @@ def from_linen(
         both = Bidirectional(forward, backward, merge_of(module))
         return both, Directions(forward_params, backward_params)
     if type(module) is nn.Sequential:
-        parts = [part_of(part, f"layers_{n}") for n, part in enumerate(module.layers)]
-        layers, own = zip(*parts, strict=True)
-        return Stack(layers), own
+        layers = []
+        own = []
+        for n, part in enumerate(module.layers):
+            layer, weights = part_of(part, f"layers_{n}")
+            layers.append(layer)
+            own.append(weights)
+        return Stack(tuple(layers)), tuple(own)
 
     # All else must be a cell. A subclass may compute anything, so the type itself counts.
-    cells = {getattr(nn, name): cell for name, cell in _OURS.items()}
-    if type(module) not in cells:
+    name = type(module).__name__
+    if name not in _OURS or type(module) is not getattr(nn, name):
         names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
-        raise unsupported("module", module, (f"flax.linen.{name}" for name in names))
+        raise unsupported("module", module, map("flax.linen.{}".format, names))
     if type(module) is nn.ConvLSTMCell:
         return _from_conv(module, params, input_shape)
     if type(module) is nn.SimpleCell:
@@ -114,7 +119,7 @@ def from_linen(
     # An MGU without its reset gate is a UGRNN.
     if not getattr(module, "reset_gate", True):
         return _from_dense(UGRNNCell, module, params)
-    return _from_dense(cells[type(module)], module, params)
+    return _from_dense(_OURS[name], module, params)
 
 
 def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer, Params]:
@@ -124,8 +129,11 @@ def _from_dense(ours: Any, cell: Any, params: Mapping[str, Any]) -> tuple[Layer,
         arrays = [_get(_get(params, side + gate), part) for gate in gates]
         return jnp.concatenate(arrays, axis=-1)
 
-    maps = {"kernel": joined("i", "kernel"), "recurrent_kernel": joined("h", "kernel")}
-    maps["bias"] = joined(kind.biased, "bias")
+    maps = {
+        "kernel": joined("i", "kernel"),
+        "recurrent_kernel": joined("h", "kernel"),
+        "bias": joined(kind.biased, "bias"),
+    }
     if kind.resets:
         # The candidate is the last gate. Flax gives it a recurrent bias, and no other gate.
         candidate = joined("h", "bias", kind.gates[-1:])
@@ -144,23 +152,29 @@ def _from_conv(
             f"to the state too; got {cell.strides} and {cell.padding!r}."
         )
     if input_shape is None:
-        raise ValueError(
-            "`input_shape` must be the spatial shape of the inputs of ConvLSTMCell; got None."
-        )
+        must = "must be the spatial shape of the inputs of ConvLSTMCell"
+        raise ValueError(f"`input_shape` {must}; got None.")
     inputs, state = _get(params, "ih"), _get(params, "hh")
     own = LSTMParams(inputs["kernel"], state["kernel"], inputs.get("bias"), state.get("bias"))
-    sizes = cell.features, input_shape, tuple(cell.kernel_size)
-    return ConvLSTMCell(
-        *sizes, dtype=cell.dtype, bias=cell.use_bias, recurrent_bias=True
-    ), with_forget_one(own)
+    layer = ConvLSTMCell(
+        cell.features,
+        input_shape,
+        tuple(cell.kernel_size),
+        dtype=cell.dtype,
+        bias=cell.use_bias,
+        # It holds the 1 of the forget gate.
+        recurrent_bias=True,
+    )
+    return layer, with_forget_one(own)
 
 
 def _get(params: Mapping[str, Any], name: str) -> Any:
     if name not in params:
-        hint = ' Pass `variables["params"]`.' if "params" in params else ""
-        raise ValueError(
-            f"`params` must hold {name!r} for `module`; got {', '.join(map(repr, params))}.{hint}"
-        )
+        hint = ""
+        if "params" in params:
+            hint = ' Pass `variables["params"]`.'
+        got = ", ".join(map(repr, params))
+        raise ValueError(f"`params` must hold {name!r} for `module`; got {got}.{hint}")
     return params[name]
 
 
@@ -197,11 +211,16 @@ def to_linen(layer: Layer, params: Params) -> tuple[Any, dict[str, Any]]:
     if isinstance(layer, Stack):
         require(layer, "Flax", dropout=0.0)
         # Linen names the modules of a Sequential by their numbers.
-        modules, own = zip(*map(_runnable, layer.layers, params), strict=True)
-        return nn.Sequential(modules), {f"layers_{n}": part for n, part in enumerate(own)}
+        modules = []
+        own = {}
+        for n, (part, weights) in enumerate(zip(layer.layers, params, strict=True)):
+            module, own[f"layers_{n}"] = _runnable(part, weights)
+            modules.append(module)
+        return nn.Sequential(modules), own
     if isinstance(layer, Bidirectional):
-        pairs = map(_runnable, check_cells(layer), params)
-        (forward, ahead), (backward, back) = pairs
+        check_cells(layer)
+        forward, ahead = _runnable(layer.forward, params.forward)
+        backward, back = _runnable(layer.backward, params.backward)
         module = nn.Bidirectional(forward, backward, **merge_fn(layer))
         return module, {"forward_rnn": ahead, "backward_rnn": back}
     if type(layer) is ConvLSTMCell:
@@ -232,7 +251,10 @@ def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
     if kind.resets:
         bias, candidate = bias_and_candidates(params, len(kind.gates))
     # Every gate has a Dense for the inputs, such as "in", and a Dense for the state, such as "hn".
-    denses: dict[str, Any] = {side + gate: {} for side in "ih" for gate in kind.gates}
+    denses: dict[str, Any] = {}
+    for gate in kind.gates:
+        denses[f"i{gate}"] = {}
+        denses[f"h{gate}"] = {}
     for side, part, array in (
         ("i", "kernel", params.kernel),
         ("h", "kernel", params.recurrent_kernel),
@@ -246,7 +268,8 @@ def _to_dense(layer: Any, params: Any) -> tuple[Any, dict[str, Any]]:
     arguments = options(layer, params)
     if isinstance(layer, UGRNNCell):
         arguments["reset_gate"] = False
-    return getattr(nn, kind.name)(layer.hidden_size, **arguments), denses
+    make = getattr(nn, kind.name)
+    return make(layer.hidden_size, **arguments), denses
 
 
 def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, Any]]:
@@ -254,8 +277,12 @@ def _to_conv(layer: ConvLSTMCell, params: LSTMParams) -> tuple[Any, dict[str, An
 
     require_plain_conv_lstm(layer, "flax.linen.ConvLSTMCell")
     params = without_forget_one(params)
-    dtypes: dict[str, Any] = {"dtype": layer.dtype, "param_dtype": jnp.dtype(params.kernel.dtype)}
-    module = nn.ConvLSTMCell(layer.hidden_size, params.kernel.shape[:-2], **dtypes)
+    module = nn.ConvLSTMCell(
+        layer.hidden_size,
+        params.kernel.shape[:-2],
+        dtype=layer.dtype,
+        param_dtype=jnp.dtype(params.kernel.dtype),
+    )
     inputs = {"kernel": params.kernel, "bias": params.bias}
     state = {"kernel": params.recurrent_kernel, "bias": params.recurrent_bias}
     return module, {"ih": inputs, "hh": state}

@@ -82,13 +82,13 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
         return Stack(layers), own
 
     # All else must be a cell. A subclass may compute anything, so the type itself counts.
-    cells = {getattr(nnx, name): cell for name, cell in _OURS.items()}
-    if type(module) not in cells:
+    name = type(module).__name__
+    if name not in _OURS or type(module) is not getattr(nnx, name):
         names = (*_OURS, "RNN", "Bidirectional", "Sequential of these")
-        raise unsupported("module", module, (f"flax.nnx.{name}" for name in names))
+        raise unsupported("module", module, map("flax.nnx.{}".format, names))
     if type(module) is nnx.SimpleCell:
         check_plain(module)
-    ours = cells[type(module)]
+    ours = _OURS[name]
     kind = KINDS[ours]
 
     def joined(side: str, part: str) -> jax.Array:
@@ -99,9 +99,11 @@ def from_nnx(module: Any) -> tuple[Layer, Params]:
         arrays = [getattr(getattr(module, name), part)[...] for name in names]
         return jnp.concatenate(arrays, axis=-1)
 
-    kernel, recurrent_kernel = joined("i", "kernel"), joined("h", "kernel")
-    params = ours.params_type(kernel, recurrent_kernel, joined(kind.biased, "bias"))
-    return ours(module.hidden_features, recurrent_bias=False, **activations(module)), params
+    kernel = joined("i", "kernel")
+    recurrent_kernel = joined("h", "kernel")
+    bias = joined(kind.biased, "bias")
+    cell = ours(module.hidden_features, recurrent_bias=False, **activations(module))
+    return cell, ours.params_type(kernel, recurrent_kernel, bias)
 
 
 def to_nnx(layer: Layer, params: Params) -> Any:
@@ -158,7 +160,8 @@ def _to_dense(layer: Any, params: Params) -> Any:
         refuse_loss("`recurrent_bias` of the candidate n", candidate, target)
     sizes = params.kernel.shape[0], layer.hidden_size
     # NNX draws weights in any case. Ours take their place.
-    cell = getattr(nnx, kind.name)(*sizes, **options(layer, params), rngs=nnx.Rngs(0))
+    make = getattr(nnx, kind.name)
+    cell = make(*sizes, **options(layer, params), rngs=nnx.Rngs(0))
     cell.dense_i.kernel[...] = params.kernel
     cell.dense_h.kernel[...] = params.recurrent_kernel
     getattr(cell, f"dense_{kind.biased}").bias[...] = bias

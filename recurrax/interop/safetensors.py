@@ -93,11 +93,12 @@ def save(path: str | os.PathLike, layer: Layer, params: Params) -> None:
         Hugging Face, safetensors, 2022, https://huggingface.co/docs/safetensors
     """
     safetensors = library("safetensors.numpy", "recurrax[interop]")
-    infer_input_size(
-        layer, params
-    )  # Refuses parameters of another layer, or of another kind of dtype.
+    # This refuses parameters of another layer, or of another kind of dtype.
+    infer_input_size(layer, params)
     check_count(layer)
-    leaves = {".".join(name): np.asarray(leaf) for name, leaf in by_name(params).items()}
+    leaves = {}
+    for name, leaf in by_name(params).items():
+        leaves[".".join(name)] = np.asarray(leaf)
     metadata = {"format": _FORMAT, "version": _VERSION, "layer": describe(layer)}
     metadata["sha256"] = _checksum(metadata["layer"], leaves)
     files.write(path, safetensors.save(leaves, metadata))
@@ -154,7 +155,8 @@ def load(path: str | os.PathLike, *, known: Iterable[Any] = ()) -> tuple[Layer, 
     try:
         layer = understand(metadata["layer"], known, limits)
         drawn = sketch(layer)
-        params = from_names(drawn, {tuple(name.split(".")): leaf for name, leaf in leaves.items()})
+        named = {tuple(name.split(".")): leaf for name, leaf in leaves.items()}
+        params = from_names(drawn, named)
         params = jax.tree.map(to_jax, params)
     except _WRONG_ARGUMENTS as error:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,6 +31,7 @@ _WEIGHT = re.compile(
     r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)((?:_l[0-9]+(?:_reverse)?)?)"
 )
 _CELLS: dict[int, Any] = {1: ElmanCell, 3: GRUCell, 4: LSTMCell}
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def from_torch(
@@ -97,25 +97,38 @@ def from_torch(
         cell = cell_type(size, bias=bias, recurrent_bias=bias, **options)
         return cell, _params(cell_type, weights)
 
-    ends = ["", "_reverse"] if "_l0_reverse" in found else [""]
-    num_layers, directions = len(found) // len(ends), len(ends)
-    places = []
+    directions = 1
+    if "_l0_reverse" in found:
+        directions = 2
+    num_layers = len(found) // directions
+    expected = set()
     for depth in range(num_layers):
-        places.append([f"_l{depth}{end}" for end in ends])
-    if set(found) != {*itertools.chain(*places)}:
-        raise ValueError(
-            "`source` must hold weights for every layer and direction; "
-            f"got {', '.join(map(repr, found))}."
-        )
+        expected.add(f"_l{depth}")
+        if directions == 2:
+            expected.add(f"_l{depth}_reverse")
+    if set(found) != expected:
+        got = ", ".join(map(repr, found))
+        raise ValueError(f"`source` must hold weights for every layer and direction; got {got}.")
     first = found["_l0"]
     cell_type, size, options = _cell_type(first, nonlinearity)
     _check_weights(found, size, directions)
     params: list[Any] = []
-    for layer in places:
-        ways = [_params(cell_type, found[place]) for place in layer]
-        params.append(Directions(*ways) if directions == 2 else ways[0])
-    sizes = size, num_layers, "bias_ih" in first, dropout, directions == 2
-    return torch_layout.stack(cell_type, *sizes, **options), tuple(params)
+    for depth in range(num_layers):
+        own = _params(cell_type, found[f"_l{depth}"])
+        if directions == 2:
+            back = _params(cell_type, found[f"_l{depth}_reverse"])
+            own = Directions(own, back)
+        params.append(own)
+    stack = torch_layout.stack(
+        cell_type,
+        size,
+        num_layers,
+        bias="bias_ih" in first,
+        dropout=dropout,
+        bidirectional=directions == 2,
+        **options,
+    )
+    return stack, tuple(params)
 
 
 def _params(cell_type: Any, weights: Mapping[str, Any]) -> Params:
@@ -132,17 +145,17 @@ def _cell_type(weights: Mapping[str, Any], nonlinearity: str) -> tuple[Any, int,
     Raises:
         ValueError: if there is none.
     """
-    names, biases = {*weights}, {"bias_ih", "bias_hh"}
-    if not {"weight_ih", "weight_hh"} <= names or len(names & biases) == 1:
-        raise ValueError(
-            "`source` must hold weight_ih and weight_hh, and bias_ih and bias_hh or neither; "
-            f"got {', '.join(sorted(names))}."
-        )
+    names = set(weights)
+    one_bias = len(names & {"bias_ih", "bias_hh"}) == 1
+    if not {"weight_ih", "weight_hh"} <= names or one_bias:
+        must = "weight_ih and weight_hh, and bias_ih and bias_hh or neither"
+        raise ValueError(f"`source` must hold {must}; got {', '.join(sorted(names))}.")
     # weight_hh is [G*H, P], and weight_hr is [P, H]. Without a projection P is H.
     last = weights.get("weight_hr", weights["weight_hh"])
-    rows = weights["weight_hh"].shape[0] if weights["weight_hh"].shape else 0
-    size = last.shape[-1] if last.shape else 0
-    gates = rows // size if size else 0
+    # A damaged weight may have no axes, or axes of size 0.
+    rows = max(weights["weight_hh"].shape[:1], default=0)
+    size = max(last.shape[-1:], default=0)
+    gates = rows // max(size, 1)
     shown = _shown("weight_hh", weights)
     if gates not in _CELLS or rows != gates * size:
         raise ValueError(f"`source` must have 1, 3 or 4 gates of {size} features; got {shown}.")
@@ -164,23 +177,24 @@ def _check_weights(found: Mapping[str, Mapping[str, Any]], size: int, directions
         TypeError: if they are not of one floating dtype.
         ValueError: if a weight is missing, left over or of another shape.
     """
-    first = found["_l0"] if "_l0" in found else found[""]
-    rows, dtype = first["weight_hh"].shape[0], first["weight_hh"].dtype
+    # A layer has places, and a cell has none.
+    first = found.get("_l0") or found[""]
+    rows = first["weight_hh"].shape[0]
+    dtype = first["weight_hh"].dtype
     outputs = size
     if "weight_hr" in first:
         outputs = first["weight_hr"].shape[0]
     if not 0 < outputs <= size or (outputs == size and "weight_hr" in first):
         shown = _shown("weight_hr", first)
         raise ValueError(f"`source` must project to fewer than {size} features; got {shown}.")
-    if str(dtype).removeprefix("torch.") not in ("float16", "bfloat16", "float32", "float64"):
-        raise TypeError(
-            f"`source` must hold weights of a floating dtype of 16 to 64 bits; got {dtype}."
-        )
+    if str(dtype).removeprefix("torch.") not in _FLOATS:
+        must = "must hold weights of a floating dtype of 16 to 64 bits"
+        raise TypeError(f"`source` {must}; got {dtype}.")
     for place, weights in found.items():
         # Only the first layer reads the inputs. A weight without axes fits no shape.
         inputs: int | None = directions * outputs
         if place in ("", "_l0", "_l0_reverse"):
-            inputs = (*first["weight_ih"].shape[-1:], None)[0]
+            inputs = next(iter(first["weight_ih"].shape[-1:]), None)
         shapes = {
             "weight_ih": (rows, inputs),
             "weight_hh": (rows, outputs),
@@ -189,21 +203,17 @@ def _check_weights(found: Mapping[str, Mapping[str, Any]], size: int, directions
             "weight_hr": (outputs, size),
         }
         if weights.keys() != first.keys():
+            must = "must hold the same weights for every layer and direction"
+            wanted = ", ".join(sorted(first))
             got = ", ".join(f"{name}{place}" for name in sorted(weights)) or "none"
-            raise ValueError(
-                "`source` must hold the same weights for every layer and direction, "
-                f"{', '.join(sorted(first))}; got {got}."
-            )
+            raise ValueError(f"`source` {must}, {wanted}; got {got}.")
         for name, weight in weights.items():
             if tuple(weight.shape) != shapes[name] or 0 in weight.shape:
-                raise ValueError(
-                    f"`source` must hold {name}{place} of shape {list(shapes[name])}; "
-                    f"got {_shown(name, weights)}."
-                )
+                must = f"must hold {name}{place} of shape {list(shapes[name])}"
+                raise ValueError(f"`source` {must}; got {_shown(name, weights)}.")
             if weight.dtype != dtype:
-                raise TypeError(
-                    f"`source` must hold weights of one dtype; got {dtype} and {weight.dtype}."
-                )
+                got = f"{dtype} and {weight.dtype}"
+                raise TypeError(f"`source` must hold weights of one dtype; got {got}.")
 
 
 def _shown(name: str, weights: Mapping[str, Any]) -> str:
@@ -215,13 +225,15 @@ def _find(source: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, dict[s
     # A name is a path, a part and a place: "encoder.lstm." + "weight_ih" + "_l0".
     layers: dict[str, dict[str, dict[str, Any]]] = {}
     for name, weight in source.items():
-        if isinstance(name, str) and (match := _WEIGHT.fullmatch(name)):
-            path, part, place = match.groups()
-            if not hasattr(weight, "shape") or not hasattr(weight, "dtype"):
-                raise TypeError(
-                    f"`source` must hold tensors or arrays; got {weight!r} for {name!r}."
-                )
-            layers.setdefault(path, {}).setdefault(place, {})[part] = weight
+        match = _WEIGHT.fullmatch(str(name))
+        if match is None:
+            continue
+        path, part, place = match.groups()
+        if not hasattr(weight, "shape") or not hasattr(weight, "dtype"):
+            got = f"{weight!r} for {name!r}"
+            raise TypeError(f"`source` must hold tensors or arrays; got {got}.")
+        places = layers.setdefault(path, {})
+        places.setdefault(place, {})[part] = weight
     # A full path wins over longer paths that begin with it.
     matching = [path for path in layers if path.startswith(prefix)]
     if prefix in layers:
@@ -232,7 +244,8 @@ def _find(source: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, dict[s
             f"`prefix` must pick one recurrent layer; {prefix!r} picks {len(matching)}. "
             f"There are: {choice}."
         )
-    return matching[0], layers[matching[0]]
+    [path] = matching
+    return path, layers[path]
 
 
 def _array(weight: Any) -> jax.Array:
@@ -274,43 +287,52 @@ def to_torch(layer: Layer, params: Params, *, batch_first: bool = False) -> Any:
         PyTorch, 2025, https://docs.pytorch.org/docs/stable/nn.html#recurrent-layers
     """
     layers: tuple[Layer, ...] = (layer,)
-    dropout, own = 0.0, (params,)
+    params_of_layers = (params,)
+    dropout = 0.0
     if isinstance(layer, Stack):
-        layers, dropout, own = layer.layers, layer.dropout, params
-    cells = list(_cells(layers, own))
+        layers, dropout = layer.layers, layer.dropout
+        params_of_layers = params
+    cells = list(_cells(layers, params_of_layers))
     # One module of PyTorch has the same options in all layers and directions.
     kinds = {_kind(cell) for _, cell, _ in cells}
     both = {isinstance(part, Bidirectional) for part in layers}
     if len(kinds) > 1 or len(both) > 1:
-        raise ValueError(
-            f"`layer` must have equal cells in all layers and directions for PyTorch; got {layer}."
-        )
+        must = "must have equal cells in all layers and directions for PyTorch"
+        raise ValueError(f"`layer` {must}; got {layer}.")
     if type(layer) is LSTMCell:
         require(layer, "torch.nn.LSTMCell", proj_size=0)
 
     torch = library("torch", "torch")
-    (name, size, *options), bias = kinds.pop(), any(has_bias(weights) for *_, weights in cells)
-    kernel = cells[0][2].kernel
-    made: dict[str, Any] = {"bias": bias, "dtype": getattr(torch, str(kernel.dtype))}
-    made |= dict(options)
+    name, size, *options = kinds.pop()
+    bias = any(has_bias(weights) for *_, weights in cells)
+    *_, first = cells[0]
+    made: dict[str, Any] = {
+        "bias": bias,
+        "dtype": getattr(torch, str(first.kernel.dtype)),
+        **dict(options),
+    }
     if isinstance(layer, (Stack, Bidirectional)):
-        made |= {"num_layers": len(layers), "dropout": dropout}
-        made |= {"bidirectional": both.pop(), "batch_first": batch_first}
+        made["num_layers"] = len(layers)
+        made["dropout"] = dropout
+        made["bidirectional"] = both.pop()
+        made["batch_first"] = batch_first
     else:
-        name, cells = f"{name}Cell", [("", layer, params)]
+        name = f"{name}Cell"
+        cells = [("", layer, params)]
         made.pop("proj_size", None)
 
     weights: dict[str, Any] = {}
-    for place, _, weight in cells:
-        arrays = {"kernel": weight.kernel, "recurrent_kernel": weight.recurrent_kernel}
-        if getattr(weight, "projection_kernel", None) is not None:
-            arrays["projection_kernel"] = weight.projection_kernel
+    for place, _, own in cells:
+        arrays = own._asdict()
         if bias:
-            arrays["bias"], arrays["recurrent_bias"] = two_biases(weight)
-        weights |= {f"{_NAMES[key]}{place}": _tensor(leaf.T) for key, leaf in arrays.items()}
+            arrays["bias"], arrays["recurrent_bias"] = two_biases(own)
+        for key, array in arrays.items():
+            if array is not None:
+                weights[f"{_NAMES[key]}{place}"] = _tensor(array.T)
     # The module begins on the device "meta": its initializers would draw from PyTorch's global
     # generator.
-    module = getattr(torch.nn, name)(kernel.shape[0], size, device="meta", **made)
+    make = getattr(torch.nn, name)
+    module = make(first.kernel.shape[0], size, device="meta", **made)
     module.load_state_dict(weights, assign=True)
     return module
 
@@ -330,12 +352,11 @@ def _cells(
 def _kind(cell: Layer) -> tuple:
     """The name of PyTorch's layer, its size, and the options that all cells of it share."""
     if type(cell) is ElmanCell:
-        names = {activation: name for name, activation in torch_layout.NONLINEARITIES.items()}
-        if cell.activation not in names:
-            raise ValueError(
-                f"`activation` of `layer` must be tanh or relu for torch.nn.RNN; got {cell}."
-            )
-        return "RNN", cell.hidden_size, ("nonlinearity", names[cell.activation])
+        for name, function in torch_layout.NONLINEARITIES.items():
+            if cell.activation is function:
+                return "RNN", cell.hidden_size, ("nonlinearity", name)
+        must = "must be tanh or relu for torch.nn.RNN"
+        raise ValueError(f"`activation` of `layer` {must}; got {cell}.")
     if type(cell) is LSTMCell:
         require(cell, "torch.nn.LSTM", activation=jnp.tanh, gate_activation=jax.nn.sigmoid)
         return "LSTM", cell.hidden_size, ("proj_size", cell.proj_size)

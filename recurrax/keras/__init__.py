@@ -9,6 +9,10 @@ the work. Some lines are yours, since JAX does not have what Keras has:
 
 Flax has the rest. `nnx.Linear` acts on every step, as `TimeDistributed(Dense)` does, and an
 `nnx.Module` takes the place of `keras.Sequential`.
+
+References:
+    Keras 3, API of its layers, initializers, regularizers and constraints, 2024,
+    https://keras.io/api/layers/recurrent_layers/
 """
 
 from recurrax.interop._keras_activations import hard_sigmoid_keras2 as hard_sigmoid_keras2

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from recurrax.cells import convolutional, lstm
+from recurrax.cells import convolutional
 from recurrax.keras._layer import Shape
 from recurrax.keras._names import Named
 from recurrax.keras._recurrent import Recurrent, Sizes
@@ -30,8 +28,7 @@ class _ConvLSTM(Recurrent):
     _: dataclasses.KW_ONLY
     unroll: bool = False
 
-    gates: ClassVar[int] = 4
-    parts: ClassVar[int] = 2
+    cell_type: ClassVar[Any] = convolutional.ConvLSTMCell
     size_name: ClassVar[str] = "filters"
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
@@ -51,16 +48,25 @@ class _ConvLSTM(Recurrent):
             return (self.kernel_size,) * self.rank
         return tuple(self.kernel_size)
 
-    def _core_cell(self, space: tuple | None = None) -> convolutional.ConvLSTMCell:
-        # Without an argument, the space that `build` has found.
-        space = self.space if space is None else space
-        options: dict[str, Any] = {"strides": self.strides, "padding": self.padding}
-        options |= {"dilation": self.dilation_rate, **self._options()}
-        return convolutional.ConvLSTMCell(self.filters, space, self._window, **options)
+    @property
+    def _channels(self) -> int:
+        if self.data_format == "channels_first":
+            return -1 - self.rank
+        return -1
 
-    def params(self) -> lstm.LSTMParams:
-        """The weights as parameters of the core."""
-        return lstm.LSTMParams(*self._arrays())
+    def _cell(self) -> Any:
+        return self._cell_for(self.space)
+
+    def _cell_for(self, space: tuple) -> convolutional.ConvLSTMCell:
+        return self.cell_type(
+            self.filters,
+            space,
+            self._window,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation_rate,
+            **self._options(),
+        )
 
     def build(self, input_shape: Shape) -> None:
         """As in `LSTM`, for `(B, T, *space, I)`, laid out as the inputs; B and T may be None."""
@@ -71,33 +77,18 @@ class _ConvLSTM(Recurrent):
 
     def _split(self, input_shape: Shape) -> tuple[tuple, int | None]:
         """The spatial shape and the number of channels."""
-        sizes = list(input_shape)
-        channels = sizes.pop(0 if self.data_format == "channels_first" else -1)
-        if None in sizes:
-            raise ValueError(
-                f"`input_shape` must give the size of each axis in space; got {tuple(input_shape)}."
-            )
-        return tuple(sizes), channels
+        space = list(input_shape)
+        channels = space.pop(self._channels)
+        if None in space:
+            must = "must give the size of each axis in space"
+            raise ValueError(f"`input_shape` {must}; got {tuple(input_shape)}.")
+        return tuple(space), channels
 
     def _feature_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        space = self._core_cell(self._split(input_shape)[0]).output_shape
-        return (
-            (self.filters, *space)
-            if self.data_format == "channels_first"
-            else (*space, self.filters)
-        )
-
-    def to_core(self, x: jax.Array) -> jax.Array:
-        """Channels last."""
-        if self.data_format != "channels_first":
-            return x
-        return jnp.moveaxis(x, -1 - self.rank, -1)
-
-    def from_core(self, x: jax.Array) -> jax.Array:
-        """Channels at the axis of `data_format`."""
-        if self.data_format != "channels_first":
-            return x
-        return jnp.moveaxis(x, -1, -1 - self.rank)
+        space, _ = self._split(input_shape)
+        shape = list(self._cell_for(space).output_shape)
+        shape.insert(1 + self.rank + self._channels, self.filters)
+        return tuple(shape)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -112,10 +103,6 @@ class ConvLSTM1D(_ConvLSTM):
         >>> from recurrax.keras import ConvLSTM1D
         >>> ConvLSTM1D(4, 3, padding="same")(jnp.ones((2, 7, 8, 3))).shape
         (2, 8, 4)
-
-    References:
-        Keras 3, `keras.layers.ConvLSTM1D`, 2024,
-        https://keras.io/api/layers/recurrent_layers/conv_lstm1d/
     """
 
     rank: ClassVar[int] = 1
@@ -131,16 +118,9 @@ class ConvLSTM2D(_ConvLSTM):
     Args:
         filters: the number of channels H of the state.
         kernel_size: the spatial shape of both kernels, an int or one for each axis.
-        strides: the steps between the windows of the input convolution.
-        padding: of the input convolution, `"valid"` or `"same"`.
+        strides: of the input convolution, and so are `padding` and `dilation_rate`.
         data_format: `"channels_last"`, which None means, or `"channels_first"`.
-        dilation_rate: the distance between the taps of the input convolution.
-        activation: as in `LSTM`, and so are all other arguments.
-
-    Raises:
-        TypeError: as `LSTM`.
-        ValueError: as `LSTM`, and, as the layer is built, if the kernel does not fit into the
-            input.
+        activation: as in `LSTM`, and so are all other arguments and errors.
 
     Example:
         >>> import jax.numpy as jnp
@@ -148,10 +128,6 @@ class ConvLSTM2D(_ConvLSTM):
         >>> layer = ConvLSTM2D(4, (3, 3), return_sequences=True)
         >>> layer(jnp.ones((2, 7, 8, 6, 3))).shape, layer.count_params()
         ((2, 7, 6, 4, 4), 1024)
-
-    References:
-        Keras 3, `keras.layers.ConvLSTM2D`, 2024,
-        https://keras.io/api/layers/recurrent_layers/conv_lstm2d/
     """
 
     rank: ClassVar[int] = 2
@@ -169,10 +145,6 @@ class ConvLSTM3D(_ConvLSTM):
         >>> from recurrax.keras import ConvLSTM3D
         >>> ConvLSTM3D(2, 2)(jnp.ones((1, 3, 4, 4, 4, 1))).shape
         (1, 3, 3, 3, 2)
-
-    References:
-        Keras 3, `keras.layers.ConvLSTM3D`, 2024,
-        https://keras.io/api/layers/recurrent_layers/conv_lstm3d/
     """
 
     rank: ClassVar[int] = 3

@@ -40,18 +40,16 @@ class GateDropout(CellWrapper):
         if key is None or not self.stochastic:
             return cell, params, xs
         keys = jax.random.split(key)
-        masks = (
-            self._masks(keys[0], self.rate, xs[0]),
-            self._masks(keys[1], self.recurrent_rate, state.h),
-        )
-        return _Masked.of(cell), (params, *masks), xs
+        x_masks = self._masks(keys[0], self.rate, xs[0])
+        h_masks = self._masks(keys[1], self.recurrent_rate, state.h)
+        return _Masked.of(cell), (params, x_masks, h_masks), xs
 
     def _masks(self, key: jax.Array, rate: float, like: jax.Array) -> jax.Array | None:
         if not rate:
             return None
-        return bernoulli(key, 1 - rate, like, (self.number, *like.shape)).astype(like.dtype) / (
-            1 - rate
-        )
+        shape = (self.number, *like.shape)
+        kept = bernoulli(key, 1 - rate, like, shape)
+        return kept.astype(like.dtype) / (1 - rate)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,14 +73,14 @@ class _Masked(AffineStandIn):
         if masks is None:
             return project(params, x)
         # One mask serves all gates, or each gate has a mask.
-        parts = [params] if len(masks) == 1 else self.cell.gate_params(params)
-        return jnp.concatenate(
-            [
-                project(part, x * broadcast_to_rank(mask, x))
-                for part, mask in zip(parts, masks, strict=True)
-            ],
-            axis=-1,
-        )
+        parts = [params]
+        if len(masks) > 1:
+            parts = self.cell.gate_params(params)
+        products = []
+        for part, mask in zip(parts, masks, strict=True):
+            kept = x * broadcast_to_rank(mask, x)
+            products.append(project(part, kept))
+        return jnp.concatenate(products, axis=-1)
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
         if self.cell.is_affine:
@@ -90,16 +88,12 @@ class _Masked(AffineStandIn):
         params, _, masks = params
         if masks is None:
             return self.cell.step(params, state, z)
-        return self._reset_before(params, masks, state, z)
-
-    def _reset_before(
-        self, params: Params, masks: jax.Array, state: State, z: jax.Array
-    ) -> tuple[State, jax.Array]:
         # The reset gate of this GRU acts on the state. Each gate reads the state through a mask.
         cell: Any = self.cell
-        h_r, h_z, h_n = (state.h * mask for mask in masks)
+        h_r, h_z, h_n = state.h[None] * masks  # [*B, H] each
         reset, update, candidate = cell.gate_params(params)
         z_r, z_z, z_n = cell.split(z.astype(state.h.dtype))
         r = cell.gate_activation(z_r + cell.project_state(reset, h_r))
-        u_z, u_n = cell.project_state(update, h_z), cell.project_state(candidate, r * h_n)
+        u_z = cell.project_state(update, h_z)
+        u_n = cell.project_state(candidate, r * h_n)
         return cell._mix(z_z + u_z, z_n + u_n, state)

@@ -1,10 +1,10 @@
-"""The common part of all layers: sizes from the first input, and Keras' view of the weights."""
+"""The common part of all layers: Keras' view of the weights, and sizes from the first input."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,14 +22,6 @@ Shape = Sequence[int | None]
 _EAGER = current_trace()
 
 
-class RNNState(nnx.Variable):
-    """The state that a stateful layer keeps from call to call."""
-
-
-class ActivityLoss(nnx.Variable):
-    """The penalty on the outputs of the last call."""
-
-
 @dataclasses.dataclass(eq=False, repr=False)
 class Layer(nnx.Module):
     """A module with Keras' common arguments and methods. Its fields are its arguments."""
@@ -41,28 +33,31 @@ class Layer(nnx.Module):
     rngs: dataclasses.InitVar[nnx.Rngs | None] = None
 
     def __post_init__(self, rngs: nnx.Rngs | None) -> None:
-        self.dtype = _dtype_name(self.dtype)
+        self.dtype = _policy(self.dtype)
         for argument in self.get_config():
             if kind_of(argument):
-                meaning(argument, getattr(self, argument))
+                self._meaning(argument)
+
+    @property
+    def recurrent_layers(self) -> tuple[Any, ...]:
+        """The layers that hold the weights, in the order of the weights."""
+        return ()
+
+    @property
+    def built(self) -> bool:
+        """Whether the weights are there, and the state of a stateful layer."""
+        return all(layer.built for layer in self.recurrent_layers)
 
     def build(self, input_shape: Shape) -> None:
         """Draws the weights for inputs of a shape. Batch and time may be None."""
 
     @property
-    def sublayers(self) -> tuple:
-        """The layers that this layer holds, in the order of their weights."""
-        return ()
-
-    @property
-    def built(self) -> bool:
-        """Whether the weights are there."""
-        return all(part.built for part in self.sublayers)
-
-    @property
     def weights(self) -> list[nnx.Variable]:
         """The variables of the weights, in Keras' order."""
-        return [weight for part in self.sublayers for weight in part.weights]
+        found: list[nnx.Variable] = []
+        for layer in self.recurrent_layers:
+            found += layer.named_weights().values()
+        return found
 
     @property
     def trainable_weights(self) -> list[nnx.Variable]:
@@ -77,7 +72,33 @@ class Layer(nnx.Module):
     @property
     def losses(self) -> list[jax.Array]:
         """The penalties on the last call's outputs, then on the weights: add them to the loss."""
-        return [*self._activity_losses(), *self._weight_losses()]
+        of_outputs = []
+        of_weights = []
+        for layer in self.recurrent_layers:
+            if layer.activity_regularizer is not None:
+                of_outputs.append(layer.activity_loss[...])
+            # Frozen weights have no penalty.
+            if not layer.trainable:
+                continue
+            for penalty, weight in layer.weights_with("regularizer"):
+                of_weights.append(penalty(weight[...]))
+        return of_outputs + of_weights
+
+    def apply_constraints(self) -> None:
+        """Applies the constraints to the weights: call it after each update of the optimizer."""
+        for layer in self.recurrent_layers:
+            for constraint, weight in layer.weights_with("constraint"):
+                weight[...] = constraint(weight[...])
+
+    def reset_state(self) -> None:
+        """Sets the state that a stateful layer keeps to zeros."""
+        for layer in self.recurrent_layers:
+            for state in layer.states or ():
+                state[...] = jnp.zeros_like(state[...])
+
+    def reset_states(self) -> None:
+        """As `reset_state`."""
+        self.reset_state()
 
     def count_params(self) -> int:
         """The number of weights.
@@ -102,7 +123,9 @@ class Layer(nnx.Module):
         """
         own = self.weights
         if len(own) != len(weights):
-            hint = "" if self.built else " It is not built: call `build(input_shape)` first."
+            hint = ""
+            if not self.built:
+                hint = " It is not built: call `build(input_shape)` first."
             must = f"must hold {len(own)} arrays for {_name(self)}"
             raise ValueError(f"`weights` {must}; got {len(weights)}.{hint}")
         for number, (variable, weight) in enumerate(zip(own, weights, strict=True)):
@@ -114,75 +137,48 @@ class Layer(nnx.Module):
         for variable, weight in zip(own, weights, strict=True):
             variable[...] = jnp.asarray(weight, variable.dtype)
 
-    def apply_constraints(self) -> None:
-        """Applies the constraints to the weights: call it after each update of the optimizer."""
-        for part in self.sublayers:
-            part.apply_constraints()
-
-    def reset_state(self) -> None:
-        """Sets the state that a stateful layer keeps to zeros."""
-        for part in self.sublayers:
-            part.reset_state()
-
-    def reset_states(self) -> None:
-        """As `reset_state`."""
-        self.reset_state()
-
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> Any:
         """The mask of the outputs, from the mask of the inputs: by default the same."""
         return mask
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        fields = [field.name for field in dataclasses.fields(self) if field.init]
-        return {name: getattr(self, name) for name in fields}
+        config = {}
+        for field in dataclasses.fields(self):
+            if field.init:
+                config[field.name] = getattr(self, field.name)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """A new layer from its arguments, also from the result of Keras' `get_config()`."""
         return cls(**config)
 
-    def _activity_losses(self) -> Iterator[jax.Array]:
-        for part in self.sublayers:
-            yield from part._activity_losses()
-
-    def _weight_losses(self) -> Iterator[jax.Array]:
-        for part in self.sublayers:
-            yield from part._weight_losses()
-
     def _meaning(self, argument: str) -> Any:
         return meaning(argument, getattr(self, argument))
 
     @property
-    def _variable_dtype(self) -> Any:
-        # A mixed policy keeps its weights in float32.
-        if _is_mixed(self.dtype):
-            return jnp.dtype("float32")
-        return _plain_dtype(self.dtype)
-
-    @property
-    def _compute_dtype(self) -> Any:
-        return _plain_dtype(self.dtype)
+    def _dtypes(self) -> tuple[Any, Any]:
+        return _dtypes(self.dtype)
 
 
-def _is_mixed(dtype: Any) -> bool:
-    return isinstance(dtype, str) and dtype.startswith("mixed_")
+def _dtypes(policy: Any) -> tuple[Any, Any]:
+    """The dtype of the weights, and the dtype of the products and the outputs."""
+    # A mixed policy keeps its weights in float32.
+    if isinstance(policy, str) and policy.startswith("mixed_"):
+        return jnp.dtype("float32"), jnp.dtype(policy.removeprefix("mixed_"))
+    dtype = jnp.dtype(policy or "float32")
+    return dtype, dtype
 
 
-def _plain_dtype(dtype: Any) -> Any:
-    if _is_mixed(dtype):
-        dtype = dtype.removeprefix("mixed_")
-    return jnp.dtype(dtype or "float32")
-
-
-def _dtype_name(dtype: Any) -> Any:
+def _policy(dtype: Any) -> Any:
     """A dtype, or the name of a policy of Keras: from a name, a policy or its configuration."""
     if isinstance(dtype, dict):
         dtype = dtype["config"]["name"]
     if type(dtype).__name__ == "DTypePolicy":
         dtype = dtype.name
     try:
-        _plain_dtype(dtype)
+        _dtypes(dtype)
     except TypeError:
         must = 'a floating dtype, "mixed_float16" or "mixed_bfloat16"'
         raise ValueError(f"`dtype` must be {must}; got {dtype!r}.") from None
@@ -190,9 +186,10 @@ def _dtype_name(dtype: Any) -> Any:
 
 
 def _name(layer: Layer) -> str:
+    kind = type(layer).__name__
     if not layer.name:
-        return type(layer).__name__
-    return f"{type(layer).__name__} {layer.name!r}"
+        return kind
+    return f"{kind} {layer.name!r}"
 
 
 def source_of(rngs: nnx.Rngs | None, seed: int | None) -> nnx.Rngs:
@@ -202,16 +199,6 @@ def source_of(rngs: nnx.Rngs | None, seed: int | None) -> nnx.Rngs:
     if seed is None:
         seed = random.getrandbits(31)
     return nnx.Rngs(seed)
-
-
-def source_within(layer: nnx.Module) -> nnx.Rngs | None:
-    """The randomness that a layer holds, if any."""
-    return next((node for _, node in nnx.iter_graph(layer) if isinstance(node, nnx.Rngs)), None)
-
-
-def renewed(layer: Any, rngs: nnx.Rngs, **changes: Any) -> Any:
-    """A new layer with the same arguments except `changes`, and with new weights."""
-    return type(layer).from_config(layer.get_config() | changes | {"rngs": rngs})
 
 
 def build_for(layer: Layer, shape: Shape) -> None:

@@ -15,7 +15,7 @@ from recurrax.keras._layer import Layer, Shape
 class Masking(Layer):
     """Sets the steps that hold only `mask_value` to zero: `keras.layers.Masking`.
 
-    JAX's arrays carry no mask: hand `compute_mask(inputs)` to the layers above.
+    An array of JAX has no mask of its own: hand `compute_mask(inputs)` to the next layers.
 
     Args:
         mask_value: the value of every feature at a masked step.
@@ -26,9 +26,6 @@ class Masking(Layer):
         >>> x, masking = jnp.ones((2, 7, 3)).at[1, 5:].set(-1.0), Masking(-1.0)
         >>> LSTM(4)(masking(x), mask=masking.compute_mask(x)).shape
         (2, 4)
-
-    References:
-        Keras 3, `keras.layers.Masking`, 2024, https://keras.io/api/layers/core_layers/masking/
     """
 
     mask_value: float = 0.0
@@ -36,14 +33,17 @@ class Masking(Layer):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """The inputs `[B, T, I]`, zero at the masked steps. Integers keep their dtype."""
         inputs = self._cast(inputs)
-        return jnp.where(self.compute_mask(inputs)[..., None], inputs, jnp.zeros_like(inputs))
+        mask = self.compute_mask(inputs)[..., None]  # [B, T, 1]
+        return jnp.where(mask, inputs, jnp.zeros_like(inputs))
 
     def compute_mask(self, inputs: jax.Array, mask: Any = None) -> jax.Array:
         """The mask, `bool[B, T]`: False at steps that hold nothing but `mask_value`."""
         inputs = self._cast(inputs)
-        if not jnp.issubdtype(inputs.dtype, jnp.inexact):  # an integer is never 0.5
+        # An integer is never 0.5.
+        if not jnp.issubdtype(inputs.dtype, jnp.inexact):
             inputs = inputs.astype(jnp.float32)
-        return (inputs != jnp.asarray(self.mask_value, inputs.dtype)).any(axis=-1)
+        masked = jnp.asarray(self.mask_value, inputs.dtype)
+        return (inputs != masked).any(axis=-1)
 
     def compute_output_shape(self, inputs_shape: Shape) -> tuple:
         """The shape of the inputs."""
@@ -53,4 +53,5 @@ class Masking(Layer):
         inputs = jnp.asarray(inputs)
         if not jnp.issubdtype(inputs.dtype, jnp.floating):
             return inputs
-        return inputs.astype(self._compute_dtype)
+        _, dtype = self._dtypes
+        return inputs.astype(dtype)

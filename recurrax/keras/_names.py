@@ -17,26 +17,27 @@ Named = str | dict | Callable | None  # what stands for a function
 
 
 def _factories(module: ModuleType) -> dict[str, Callable]:
-    made = (FunctionType, functools.partial)
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, made) and name[0] != "_"
-    }
+    found = {}
+    for name, value in vars(module).items():
+        is_factory = isinstance(value, FunctionType | functools.partial)
+        if is_factory and not name.startswith("_"):
+            found[name] = value
+    return found
 
 
-_FACTORIES = {
+# For each kind of argument, the functions by Keras' names.
+_TABLES: dict[str, dict[str, Callable]] = {
     "initializer": _factories(initializers),
     "regularizer": _factories(regularizers),
     "constraint": _factories(constraints),
+    "activation": ACTIVATIONS | {"hard_sigmoid_keras2": hard_sigmoid_keras2},
 }
-_ACTIVATIONS = ACTIVATIONS | {"hard_sigmoid_keras2": hard_sigmoid_keras2}
 
 
 def kind_of(argument: str) -> str | None:
     """The kind of an argument, by its name: `"initializer"` for `kernel_initializer`, or None."""
     kind = argument.rsplit("_", 1)[-1]
-    if kind == "activation" or kind in _FACTORIES:
+    if kind in _TABLES:
         return kind
     return None
 
@@ -51,18 +52,19 @@ def meaning(argument: str, value: Any) -> Any:
         ValueError: if nothing has its name, or its configuration does not fit.
     """
     kind = kind_of(argument) or ""
+    if value is None and kind == "activation":
+        return jax.nn.identity
     if value is None:
-        return jax.nn.identity if kind == "activation" else None
+        return None
+    # What Keras knows has a name. All else is a function.
     name, config = _description(value)
     if name is not None:
         return _named(argument, kind, name, config)
     if not callable(value):
-        came = f"got {value!r} of type {type(value).__name__}"
-        raise TypeError(
-            f"`{argument}` must be a name, a configuration of Keras or a function; {came}."
-        )
+        must = "must be a name, a configuration of Keras or a function"
+        raise TypeError(f"`{argument}` {must}; got {value!r} of type {type(value).__name__}.")
     if kind == "initializer":
-        return _keyless(value)
+        return _with_key(value)
     return value
 
 
@@ -77,20 +79,21 @@ def _description(value: Any) -> tuple[str | None, dict[str, Any]]:
     if hasattr(value, "get_config"):
         # Keras' `Identity` leaves its gain out of its configuration, and has it as an attribute.
         return type(value).__name__, value.get_config() or vars(value)
-    # Keras' own functions, such as `keras.activations.relu`, run only on the backend that Keras has
-    # chosen.
-    is_of_keras = str(getattr(value, "__module__", "")).split(".")[0] == "keras"
-    if is_of_keras and hasattr(value, "__name__"):
+    # A function of Keras', such as `keras.activations.relu`, needs the backend that Keras chose.
+    package = str(getattr(value, "__module__", "")).split(".")[0]
+    if package == "keras" and hasattr(value, "__name__"):
         return value.__name__, {}
     return None, {}
 
 
 def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Callable:
-    table: dict[str, Callable] = _ACTIVATIONS if kind == "activation" else _FACTORIES[kind]
+    table = _TABLES[kind]
     if name not in table:
-        names = ", ".join(sorted(name for name in table if name.islower()))
-        own = " `(key, shape, dtype) -> array`" if kind == "initializer" else ""
-        raise ValueError(f"`{argument}` must be one of {names}, or a function{own}; got {name!r}.")
+        names = ", ".join(sorted(filter(str.islower, table)))
+        form = ""
+        if kind == "initializer":
+            form = " `(key, shape, dtype) -> array`"
+        raise ValueError(f"`{argument}` must be one of {names}, or a function{form}; got {name!r}.")
     if kind == "activation":
         return table[name]
     # Keras writes None for a value that is not set, such as the seed.
@@ -98,14 +101,13 @@ def _named(argument: str, kind: str, name: str, config: dict[str, Any]) -> Calla
     try:
         return table[name](**options)
     except TypeError as error:
-        raise ValueError(
-            f"`{argument}` must be a {name} with Keras' arguments; got {options}: {error}."
-        ) from None
+        must = f"must be a {name} with Keras' arguments"
+        raise ValueError(f"`{argument}` {must}; got {options}: {error}.") from None
 
 
-def _keyless(initializer: Callable) -> Callable:
+def _with_key(initializer: Callable) -> Callable:
     """An initializer `(key, shape, dtype)`. Keras' form, `(shape, dtype)`, has no key."""
-    names = iter(inspect.signature(initializer).parameters)
-    if next(names, None) != "shape":
+    names = list(inspect.signature(initializer).parameters)
+    if names[:1] != ["shape"]:
         return initializer
     return lambda key, shape, dtype: initializer(shape, dtype=dtype)

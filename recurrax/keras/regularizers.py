@@ -8,9 +8,6 @@ Example:
     >>> layer = LSTM(4, kernel_regularizer=regularizers.L2(1e-4))
     >>> float(regularizers.L1L2(l1=1.0, l2=0.5)(jnp.array([1.0, -2.0])))
     5.5
-
-References:
-    Keras 3, `keras.regularizers`, 2024, https://keras.io/api/layers/regularizers/
 """
 
 from __future__ import annotations

@@ -48,12 +48,12 @@ class Module(nn.Module):
 
     def __reduce__(self) -> tuple:
         """A module is pickled as a layer is, without its parent."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.init
-        }
-        return _made, (type(self), pickled(fields | {"parent": None}))
+        fields = {}
+        for field in dataclasses.fields(self):
+            if field.init:
+                fields[field.name] = getattr(self, field.name)
+        fields["parent"] = None
+        return _made, (type(self), pickled(fields))
 
     @nn.compact
     def _run(
@@ -66,10 +66,10 @@ class Module(nn.Module):
         **options: Any,
     ) -> tuple[jax.Array, State]:
         key = None
-        if layer.stochastic and not nn.merge_param(
-            "deterministic", self.deterministic, deterministic
-        ):
-            key = self.make_rng("dropout")
+        if layer.stochastic:
+            off = nn.merge_param("deterministic", self.deterministic, deterministic)
+            if not off:
+                key = self.make_rng("dropout")
         params = self._params(layer, x)
         if driver is core_step:
             state, output = core_step(layer, params, x, state, key=key, **options)
@@ -84,9 +84,13 @@ class Module(nn.Module):
         def draw(key: jax.Array) -> Any:
             params = layer.init(key, input_size, self.param_dtype)
             leaves, structure = jax.tree.flatten(params)
-            boxed = []
-            for leaf, names in zip(leaves, mesh_axes(layer, params, self.sharding), strict=True):
-                boxed.append(leaf if names is None else nn.Partitioned(leaf, names=names))
+            axes = mesh_axes(layer, params, self.sharding)
+            boxed: list[Any] = []
+            for leaf, names in zip(leaves, axes, strict=True):
+                if names is None:
+                    boxed.append(leaf)
+                else:
+                    boxed.append(nn.Partitioned(leaf, names=names))
             return jax.tree.unflatten(structure, boxed)
 
         if self.is_initializing():
@@ -100,18 +104,20 @@ class Module(nn.Module):
         paths, structure = jax.tree_util.tree_flatten_with_path(
             drawn, is_leaf=lambda node: isinstance(node, nn.Partitioned)
         )
-        nested = unflatten_dict({names_of(path): leaf for path, leaf in paths})
+        named = {names_of(path): leaf for path, leaf in paths}
+        nested = unflatten_dict(named)
         stored = {}
         for name, value in nested.items():
             stored[name] = self.param(name, lambda _, value=value: value)
         kept = flatten_dict(stored)
-        return jax.tree.unflatten(structure, [kept[names_of(path)] for path, _ in paths])
+        # The names are in the order of the layer's own parameters.
+        return jax.tree.unflatten(structure, map(kept.get, named))
 
     def _check_features(self, layer: Layer, x: Any, expected: Any) -> None:
         """Refuses inputs of another size, if the stored parameters fit the layer for a size."""
         stored = flatten_dict(nn.unbox(self.variables.get("params", {})))
-        wanted = {name: leaf.shape for name, leaf in by_name(expected).items()}
-        if wanted != {name: jnp.shape(leaf) for name, leaf in stored.items()}:
+        wanted = jax.tree.map(jnp.shape, by_name(expected))
+        if wanted != jax.tree.map(jnp.shape, stored):
             size = input_size_of(layer, stored)
             if size is not None:
                 check_features(x, size)
@@ -241,19 +247,21 @@ class Recurrent(Module):
             The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
             without `return_state`.
         """
-        options: dict[str, Any] = {
-            "lengths": lengths,
-            "mask": mask,
-            "reset": reset,
-            "reverse": reverse,
-        }
-        options |= {
-            "time_major": time_major,
-            "unroll": unroll,
-            "remat": remat,
-            "implementation": implementation,
-        }
-        output, state = self._run(scan, self.layer, x, state, deterministic, **options)
+        output, state = self._run(
+            scan,
+            self.layer,
+            x,
+            state,
+            deterministic,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            reverse=reverse,
+            time_major=time_major,
+            unroll=unroll,
+            remat=remat,
+            implementation=implementation,
+        )
         if not self.return_state:
             return output
         return output, state

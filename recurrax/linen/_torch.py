@@ -216,11 +216,13 @@ class LSTM(_TorchLayer):
     @property
     def layer(self) -> Stack:
         """The layer of the core, for `params_of` and `recurrax.interop`."""
-        options = {
-            name: getattr(self, name)
-            for name in ("proj_size", "forget_bias", "activation", "gate_activation")
-        }
-        return self._stack(LSTMCell, **options)
+        return self._stack(
+            LSTMCell,
+            proj_size=self.proj_size,
+            forget_bias=self.forget_bias,
+            activation=self.activation,
+            gate_activation=self.gate_activation,
+        )
 
 
 @teaches
@@ -263,7 +265,9 @@ class GRU(_TorchLayer):
     @property
     def layer(self) -> Stack:
         """The layer of the core, for `params_of` and `recurrax.interop`."""
-        options = {
-            name: getattr(self, name) for name in ("reset_after", "activation", "gate_activation")
-        }
-        return self._stack(GRUCell, **options)
+        return self._stack(
+            GRUCell,
+            reset_after=self.reset_after,
+            activation=self.activation,
+            gate_activation=self.gate_activation,
+        )

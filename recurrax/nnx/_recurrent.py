@@ -85,9 +85,9 @@ class Recurrent(nnx.Module):
         self.input_size = input_size
         self.return_state = torch_layout.check_flag("return_state", return_state)
         self.deterministic = torch_layout.check_flag("deterministic", deterministic)
-        self.rngs = (
-            rngs["dropout"].fork() if layer.stochastic and rngs is not None else nnx.data(None)
-        )
+        self.rngs = nnx.data(None)
+        if layer.stochastic and rngs is not None:
+            self.rngs = rngs["dropout"].fork()
 
         if params is None:
             assert rngs is not None
@@ -96,9 +96,12 @@ class Recurrent(nnx.Module):
             x = jax.ShapeDtypeStruct((input_size,), jnp.float32)
             check_tree("params", params, expected_params(layer, input_size), layer, x)
         leaves, structure = jax.tree.flatten(params)
+        axes_of_leaves = mesh_axes(layer, params, sharding)
         variables = []
-        for leaf, axes in zip(leaves, mesh_axes(layer, params, sharding), strict=True):
-            metadata: dict[str, Any] = {"out_sharding": axes} if axes else {}
+        for leaf, axes in zip(leaves, axes_of_leaves, strict=True):
+            metadata: dict[str, Any] = {}
+            if axes:
+                metadata["out_sharding"] = axes
             variables.append(nnx.Param(leaf, **metadata))
         # Linen has a collection `params`, so `nnx.bridge.ToLinen` refuses an attribute `params`.
         self.weights = nnx.data(jax.tree.unflatten(structure, variables))
@@ -153,19 +156,22 @@ class Recurrent(nnx.Module):
             The outputs `[*B, T, O]` and the final state, in the core's structure; the outputs alone
             without `return_state`.
         """
-        options: dict[str, Any] = {
-            "lengths": lengths,
-            "mask": mask,
-            "reset": reset,
-            "reverse": reverse,
-        }
-        options |= {
-            "time_major": time_major,
-            "unroll": unroll,
-            "remat": remat,
-            "implementation": implementation,
-        }
-        output, state = self._run(scan, x, taken(state), deterministic, rngs, **options)
+        output, state = self._run(
+            scan,
+            x,
+            taken(state),
+            deterministic,
+            rngs,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            reverse=reverse,
+            time_major=time_major,
+            unroll=unroll,
+            remat=remat,
+            implementation=implementation,
+        )
+        # Users of the core want the state as well; in `nnx.Sequential` it is in the way.
         if not self.return_state:
             return output
         return output, shown(self, state)
@@ -195,8 +201,16 @@ class Recurrent(nnx.Module):
         Returns:
             The output `[*B, O]` and the new state.
         """
-        options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
-        y, state = self._run(core_step, x, taken(state), deterministic, rngs, **options)
+        y, state = self._run(
+            core_step,
+            x,
+            taken(state),
+            deterministic,
+            rngs,
+            mask=mask,
+            reset=reset,
+            implementation=implementation,
+        )
         return y, shown(self, state)
 
     def initial_state(
@@ -223,10 +237,14 @@ class Recurrent(nnx.Module):
         return output, state
 
     def _key(self, deterministic: bool | None, rngs: Randomness) -> jax.Array | None:
-        off = self.deterministic if deterministic is None else deterministic
+        off = deterministic
+        if off is None:
+            off = self.deterministic
         if off or not self.layer.stochastic:
             return None
-        source = self.rngs if rngs is None else rngs
+        source: Any = rngs
+        if source is None:
+            source = self.rngs
         if source is None:
             raise ValueError(
                 "`rngs` must be given, here or at construction, for dropout to draw from; got "

@@ -35,7 +35,8 @@ def perturbed_params(layer: Layer, input_size: int, seed: int = 0, scale: float 
         True
     """
     params = jax.jit(lambda: layer.init(jax.random.key(seed), input_size))()
-    return jax.tree.map(lambda p, n: p + scale * n, params, normal_like(params, seed))
+    noise = normal_like(params, seed)
+    return jax.tree.map(lambda p, n: p + scale * n, params, noise)
 
 
 def normal_like(like: Any, seed: int) -> Any:
@@ -104,9 +105,11 @@ def run_segments_apart(
     final = jax.tree.map(lambda s: where(has_reset, s[:, 0], s[:, 1]), starts)
     ys = None
     # Segments of one length form one batch.
-    for length in sorted({len(segment.steps) for segment in segments}):
-        batch = [segment for segment in segments if len(segment.steps) == length]
-        rows, steps, is_first, is_last = (np.array(part) for part in zip(*batch, strict=True))
+    by_length: dict[int, list[_Segment]] = {}
+    for segment in segments:
+        by_length.setdefault(len(segment.steps), []).append(segment)
+    for batch in by_length.values():
+        rows, steps, is_first, is_last = map(np.array, zip(*batch, strict=True))
         start = jax.tree.map(operator.itemgetter((rows, is_first.astype(int))), starts)
         end, outputs = run(params, xs[rows[:, None], steps], start, reverse=reverse)
         # The state after a row's last segment is the state of the row.
@@ -136,7 +139,9 @@ def _segments(mask: Any, reset: Any, reverse: bool) -> list[_Segment]:
         number = np.cumsum(reset[row])
         unmasked = np.flatnonzero(mask[row])
         # `state` enters at one end of the row; the row's state leaves at the other end.
-        first, last = (number[-1], 0) if reverse else (0, number[-1])
+        first, last = 0, number[-1]
+        if reverse:
+            first, last = last, first
         for n in sorted(set(number[unmasked]), reverse=reverse):
             steps = unmasked[number[unmasked] == n]
             segments.append(_Segment(row, steps, n == first, n == last))
@@ -164,8 +169,9 @@ def assert_close(what: str, got: Any, expected: Any, tol: float) -> None:
 
 
 def _widest(leaf: Any) -> np.ndarray:
-    dtype = np.complex128 if np.iscomplexobj(leaf) else np.float64
-    return np.asarray(leaf, dtype)
+    if np.iscomplexobj(leaf):
+        return np.asarray(leaf, np.complex128)
+    return np.asarray(leaf, np.float64)
 
 
 def values_and_gradients(run: Callable, *args: Any) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ def _last(outputs: jax.Array, batch: Batch) -> jax.Array:
 
 
 def cross_entropy(outputs: jax.Array, batch: Batch) -> jax.Array:
-    """Of the last real step's output, in nats."""
+    """Of the last unmasked step's output, in nats."""
     return optax.sigmoid_binary_cross_entropy(_last(outputs, batch), batch.targets).mean()
 
 

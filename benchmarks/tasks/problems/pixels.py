@@ -12,7 +12,7 @@ NATS = "nats a frame"
 
 
 def _bounce(key: jax.Array) -> jax.Array:
-    """The place of the pattern along one axis, at each of T + 1 frames: a pixel a frame, back at the walls."""
+    """The place of the pattern on one axis, at each of T + 1 frames: a pixel a frame, back at the walls."""
     reach = SIZE - PATTERN
     at = (jax.random.randint(key, (B, 1), 0, 2 * reach) + jnp.arange(T + 1)) % (2 * reach)
     return jnp.where(at > reach, 2 * reach - at, at)
@@ -22,8 +22,8 @@ def draw(key: jax.Array, split: str) -> Batch:
     """Frames `[B, T, 8, 8, 1]`; the target is the next frame."""
     pattern_key, *keys = jax.random.split(key, 3)
     patterns = jax.random.bernoulli(pattern_key, 0.6, (B, PATTERN, PATTERN)).astype(jnp.float32)
-    along = [jax.nn.one_hot(_bounce(k)[..., None] + jnp.arange(PATTERN), SIZE) for k in keys]
-    frames = jnp.einsum("bpq,btpr,btqc->btrc", patterns, *along)
+    places = [jax.nn.one_hot(_bounce(k)[..., None] + jnp.arange(PATTERN), SIZE) for k in keys]
+    frames = jnp.einsum("bpq,btpr,btqc->btrc", patterns, *places)
     return Batch(frames[:, :-1, ..., None], frames[:, 1:, ..., None])
 
 

@@ -77,11 +77,12 @@ class OnnxActivation:
         for field, default in zip(("alpha", "beta"), (*defaults, None), strict=False):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, default)
-        numbers = "`alpha` and `beta`" if count == 2 else "`alpha` alone"
+        must = "`alpha` alone"
+        if count == 2:
+            must = "`alpha` and `beta`"
         if self.alpha is None or (self.beta is None) != (count == 1):
-            raise ValueError(
-                f"{self.name} must be given {numbers}; got alpha {self.alpha} and beta {self.beta}."
-            )
+            got = f"alpha {self.alpha} and beta {self.beta}"
+            raise ValueError(f"{self.name} must be given {must}; got {got}.")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The function of `x`."""
@@ -90,7 +91,11 @@ class OnnxActivation:
     @property
     def numbers(self) -> tuple[float, ...]:
         """Alpha, and beta if the function takes two numbers."""
-        return tuple(number for number in (self.alpha, self.beta) if number is not None)
+        if self.alpha is None:
+            return ()
+        if self.beta is None:
+            return (self.alpha,)
+        return self.alpha, self.beta
 
 
 def _count(name: str) -> int:
@@ -155,8 +160,17 @@ def read(names: Sequence[str], alpha: Sequence[float], beta: Sequence[float]) ->
             known = ", ".join(_BY_LOWER.values())
             raise ValueError(f"`activations` must be among {known}; got {name!r}.")
         name = _BY_LOWER[name.lower()]
-        numbers = [entries.pop(0) if entries else None for entries in left[: _count(name)]]
-        functions.append(OnnxActivation(name, *numbers) if numbers else _PLAIN[name])
+        if name in _PLAIN:
+            functions.append(_PLAIN[name])
+            continue
+        numbers = []
+        for entries in left[: _count(name)]:
+            # None is the default.
+            number = None
+            if entries:
+                number = entries.pop(0)
+            numbers.append(number)
+        functions.append(OnnxActivation(name, *numbers))
     if any(left):
         raise ValueError(
             "`activation_alpha` and `activation_beta` must hold a number for each of "
@@ -184,14 +198,22 @@ def write(functions: Sequence[Function]) -> dict[str, list]:
     Raises:
         ValueError: if ONNX knows no such function.
     """
-    names, numbers = zip(*map(named, functions), strict=True)
-    attributes = {
-        "activations": list(names),
-        "activation_alpha": [own[0] for own in numbers if own],
-        "activation_beta": [own[1] for own in numbers if len(own) > 1],
-    }
+    names: list[Any] = []
+    alpha: list[Any] = []
+    beta: list[Any] = []
+    for function in functions:
+        name, numbers = named(function)
+        names.append(name)
+        # A function has no number, one or two.
+        alpha += numbers[:1]
+        beta += numbers[1:]
+    attributes = {"activations": names}
     # ONNX has no empty lists.
-    return {key: value for key, value in attributes.items() if value}
+    if alpha:
+        attributes["activation_alpha"] = alpha
+    if beta:
+        attributes["activation_beta"] = beta
+    return attributes
 
 
 def named(function: Any) -> tuple[str, tuple[float, ...]]:

@@ -61,29 +61,31 @@ def merges(graph: Graph, nodes: list[Node]) -> list[str]:
     found = []
     for node, above in itertools.pairwise(nodes):
         axes, merge = _followed(graph, node, _way(graph, above.proto))
-        wanted = "BT" if above.layout else "TB"
+        wanted = ["T", "B"]
+        if above.layout:
+            wanted.reverse()
         # Two directions that are not merged lie side by side: the axis DH.
-        features = "H" if node.directions == 1 or merge != "concat" else "DH"
-        if "".join(axes[:2]) != wanted or axes[2:] != [features]:
-            raise ValueError(
-                f"`model` must lead the outputs of {named(node.proto)} to {named(above.proto)} "
-                "as they are."
-            )
+        features = "DH"
+        if node.directions == 1 or merge != "concat":
+            features = "H"
+        if axes != [*wanted, features]:
+            both = f"{named(node.proto)} to {named(above.proto)}"
+            raise ValueError(f"`model` must lead the outputs of {both} as they are.")
         found.append(merge)
     return [*found, _last_merge(graph, nodes[-1])]
 
 
 def _last_merge(graph: Graph, node: Node) -> str:
     """How the two directions of the last node become one output, if one node merges them."""
-    output = node.proto.output[0] if node.proto.output else ""
-    if not output or node.directions == 1:
+    if node.directions == 1 or not any(node.proto.output[:1]):
         return "concat"
-    readers = list(graph.consumers(output))
-    if len(readers) != 1 or readers[0].op_type not in _MERGES:
+    readers = list(graph.consumers(node.proto.output[0]))
+    if len(readers) != 1:
         return "concat"
-    if _lost(graph, readers[0], _axes(node)) != ["D"]:
+    [reader] = readers
+    if reader.op_type not in _MERGES or _lost(graph, reader, _axes(node)) != ["D"]:
         return "concat"
-    return _MERGES[readers[0].op_type]
+    return _MERGES[reader.op_type]
 
 
 def _below(graph: Graph, recurrent: list[Any]) -> dict[int, Any]:
@@ -120,7 +122,7 @@ def _way(graph: Graph, proto: Any) -> list[Any]:
 
 
 def _input(proto: Any) -> str:
-    return proto.input[0] if proto.input else ""
+    return next(iter(proto.input), "")
 
 
 def _producer(graph: Graph, name: str) -> Any:
@@ -143,12 +145,12 @@ def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]
         graph.check(proto)
         kind = proto.op_type
         if kind == "Transpose":
+            every = list(range(len(axes)))
             # Without `perm` the operator reverses the axes.
-            perm = _numbers(graph, proto, "perm") or list(range(len(axes)))[::-1]
-            if sorted(perm) != list(range(len(axes))):
-                raise ValueError(
-                    f"`perm` of {named(proto)} must have each of {len(axes)} axes once; got {perm}."
-                )
+            perm = _numbers(graph, proto, "perm") or every[::-1]
+            if sorted(perm) != every:
+                must = f"must have each of {len(axes)} axes once"
+                raise ValueError(f"`perm` of {named(proto)} {must}; got {perm}.")
             axes = [axes[k] for k in perm]
         elif kind == "Reshape":
             # 0 keeps an axis, and -1 takes what is left.
@@ -156,18 +158,17 @@ def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]
             size = node.directions * node.hidden_size
             joins = sizes[:2] == [0, 0] and sizes[2:] in ([-1], [size])
             if axes[2:] != ["D", "H"] or not joins:
-                raise ValueError(
-                    f"`shape` of {named(proto)} must join directions and features; got {sizes}."
-                )
-            axes[2:] = ["DH"] if node.directions == 2 else ["H"]
+                must = "must join directions and features"
+                raise ValueError(f"`shape` of {named(proto)} {must}; got {sizes}.")
+            axes[2:] = ["DH"]
+            if node.directions == 1:
+                axes[2:] = ["H"]
         elif kind == "Squeeze" or kind in _MERGES:
             # `Squeeze` removes the axis of one direction. A reduction merges two.
             lost = _lost(graph, proto, axes)
             if lost != ["D"] or (kind == "Squeeze") != (node.directions == 1):
-                raise ValueError(
-                    f"`axes` of {named(proto)} must be that of directions, to take it away; "
-                    f"got {lost}."
-                )
+                must = "must be that of directions, to take it away"
+                raise ValueError(f"`axes` of {named(proto)} {must}; got {lost}.")
             axes.remove("D")
             merge = _MERGES.get(kind, "concat")
     return axes, merge
@@ -175,15 +176,25 @@ def _followed(graph: Graph, node: Node, way: list[Any]) -> tuple[list[str], str]
 
 def _axes(node: Node) -> list[str]:
     """The axes of a node's outputs."""
-    return list("BTDH" if node.layout else "TDBH")
+    if node.layout:
+        return list("BTDH")
+    return list("TDBH")
 
 
 def _lost(graph: Graph, proto: Any, axes: list[str]) -> list[str]:
     """The axes that a `Squeeze` or a reduction removes; none if it keeps them at size 1."""
-    keeps = [attribute.i for attribute in proto.attribute if attribute.name == "keepdims"]
-    if proto.op_type in _MERGES and keeps != [0]:
+    keeps = True
+    for attribute in proto.attribute:
+        if attribute.name == "keepdims":
+            keeps = bool(attribute.i)
+    if proto.op_type in _MERGES and keeps:
         return []
-    return [axes[k] for k in _numbers(graph, proto, "axes") if -len(axes) <= k < len(axes)]
+    lost = []
+    for axis in _numbers(graph, proto, "axes"):
+        # A damaged file may have any number here.
+        if -len(axes) <= axis < len(axes):
+            lost.append(axes[axis])
+    return lost
 
 
 def _numbers(graph: Graph, proto: Any, name: str) -> list[int]:
@@ -191,7 +202,9 @@ def _numbers(graph: Graph, proto: Any, name: str) -> list[int]:
     for attribute in proto.attribute:
         if attribute.name == name:
             return list(attribute.ints)
-    array = graph.array(proto.input[1]) if len(proto.input) > 1 else None
+    array = None
+    if len(proto.input) > 1:
+        array = graph.array(proto.input[1])
     if array is None:
         return []
-    return [int(number) for number in array.ravel()]
+    return array.ravel().astype(int).tolist()

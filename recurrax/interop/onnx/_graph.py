@@ -36,26 +36,27 @@ class Graph:
     def __init__(self, model: Any, weights: Mapping[str, Any] | None) -> None:
         onnx = library("onnx", "recurrax[interop]")
         model, self._folder = _opened(model)
-        # Custom domains have opsets of their own, which do not count.
-        versions = [entry.version for entry in model.opset_import if _is_onnx(entry)]
-        self.opset = max(versions, default=0)
+        self.opset = 0
+        for entry in model.opset_import:
+            # Custom domains have opsets of their own, which do not count.
+            if _is_onnx(entry):
+                self.opset = max(self.opset, entry.version)
         latest = onnx.defs.onnx_opset_version()
         if not _OLDEST <= self.opset <= latest:
-            raise ValueError(
-                f"`model` must be of an opset from {_OLDEST} to {latest}; "
-                f"got {self.opset or 'none'}."
-            )
+            must = f"be of an opset from {_OLDEST} to {latest}"
+            raise ValueError(f"`model` must {must}; got {self.opset or 'none'}.")
         if not 1 <= model.ir_version <= onnx.IR_VERSION:
-            raise ValueError(
-                f"`model` must be of an IR version from 1 to {onnx.IR_VERSION}; "
-                f"got {model.ir_version}."
-            )
+            must = f"be of an IR version from 1 to {onnx.IR_VERSION}"
+            raise ValueError(f"`model` must {must}; got {model.ir_version}.")
         # Nodes are checked one by one, and only if they are used.
         self._context = onnx.checker.C.CheckerContext()
         self._context.ir_version = model.ir_version
         self._context.opset_imports = {"": self.opset}
-        self.nodes = [node for node in model.graph.node if _is_onnx(node)]
-        self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.nodes = list(filter(_is_onnx, model.graph.node))
+        self.producers = {}
+        for node in self.nodes:
+            # An output that nobody reads may have the name "".
+            self.producers.update(dict.fromkeys(filter(None, node.output), node))
         self._arrays: dict[str, np.ndarray | None] = {}
         self._external_bytes = self._used_bytes = 0
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -63,17 +64,19 @@ class Graph:
         # A name must have one value: else different readers of the file may disagree.
         made = collections.Counter(self._tensors.keys())
         for node in model.graph.node:
-            made.update(name for name in node.output if name)
-        if twice := [name for name, count in made.items() if count > 1]:
-            raise ValueError(f"`model` must name each value once; got {twice[0]!r} twice.")
-        names = {value.name for value in model.graph.input} | self._tensors.keys()
-        self._weights = {name: np.asarray(array) for name, array in (weights or {}).items()}
+            made.update(filter(None, node.output))
+        for name, count in made.items():
+            if count > 1:
+                raise ValueError(f"`model` must name each value once; got {name!r} twice.")
+        names = {value.name for value in model.graph.input}
+        names |= self._tensors.keys()
+        self._weights = {}
+        for name, array in (weights or {}).items():
+            self._weights[name] = np.asarray(array)
         if unknown := self._weights.keys() - names:
             known = ", ".join(map(repr, sorted(names))) or "none"
-            raise ValueError(
-                f"`weights` must go by names of graph inputs, {known}; "
-                f"got {', '.join(map(repr, sorted(unknown)))}."
-            )
+            got = ", ".join(map(repr, sorted(unknown)))
+            raise ValueError(f"`weights` must go by names of graph inputs, {known}; got {got}.")
 
     def check(self, node: Any) -> None:
         """Checks a node against the schema of its operator.
@@ -84,32 +87,31 @@ class Graph:
         import onnx
 
         try:
-            if any(attribute.ref_attr_name for attribute in node.attribute):
-                raise onnx.checker.ValidationError(
-                    "it refers to attributes of a function, and is in none."
-                )
+            for attribute in node.attribute:
+                if attribute.ref_attr_name:
+                    reason = "it refers to attributes of a function, and is in none."
+                    raise onnx.checker.ValidationError(reason)
             onnx.checker.check_node(node, self._context)
         except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"`model` must hold valid nodes; {named(node)} is none: {error}"
-            ) from error
+            must = "must hold valid nodes"
+            raise ValueError(f"`model` {must}; {named(node)} is none: {error}") from error
 
     def consumers(self, name: str) -> Iterator[Any]:
         """The nodes that read a value."""
-        return (node for node in self.nodes if name in node.input)
+        for node in self.nodes:
+            if name in node.input:
+                yield node
 
-    def use(self, arrays: Iterable[np.ndarray | None]) -> None:
+    def use(self, arrays: Iterable[np.ndarray]) -> None:
         """Counts the bytes of weights that a layer will hold. Many nodes may share one tensor.
 
         Raises:
             ValueError: if they are too many, together with those before.
         """
-        self._used_bytes += sum(array.nbytes for array in arrays if array is not None)
+        self._used_bytes += sum(array.nbytes for array in arrays)
         if self._used_bytes > _LARGEST:
-            raise ValueError(
-                f"`model` must have recurrent nodes of at most {_LARGEST} bytes of weights "
-                "together."
-            )
+            most = f"at most {_LARGEST} bytes of weights together"
+            raise ValueError(f"`model` must have recurrent nodes of {most}.")
 
     def array(self, name: str) -> np.ndarray | None:
         """The value of that name, or None if it is known only when the model runs.
@@ -124,38 +126,36 @@ class Graph:
         return self._arrays[name]
 
     def _known(self, name: str) -> np.ndarray | None:
-        tensor, producer = self._tensors.get(name), self.producers.get(name)
         # A constant is an initializer, or the output of a `Constant` with a tensor.
-        if tensor is None and producer is not None and producer.op_type == "Constant":
-            for attribute in producer.attribute:
-                if attribute.name == "value" and attribute.HasField("t"):
-                    return self._read(name, attribute.t)
-        if tensor is None:
+        if name in self._tensors:
+            return self._read(name, self._tensors[name])
+        producer = self.producers.get(name)
+        if producer is None or producer.op_type != "Constant":
             return None
-        return self._read(name, tensor)
+        for attribute in producer.attribute:
+            if attribute.name == "value" and attribute.HasField("t"):
+                return self._read(name, attribute.t)
+        return None
 
     def _read(self, name: str, tensor: Any) -> np.ndarray:
         import onnx
 
         # A damaged file may have any number here.
-        kinds = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
-        if tensor.data_type in kinds or tensor.data_type not in onnx.TensorProto.DataType.values():
-            raise ValueError(
-                f"`model` must hold numbers in {name!r}; got data type {tensor.data_type}."
-            )
-        if any(size < 0 for size in tensor.dims):
-            raise ValueError(
-                "`model` must hold tensors of sizes from 0 on; "
-                f"got {list(tensor.dims)} for {name!r}."
-            )
+        kinds = set(onnx.TensorProto.DataType.values())
+        kinds -= {onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED}
+        if tensor.data_type not in kinds:
+            got = f"data type {tensor.data_type}"
+            raise ValueError(f"`model` must hold numbers in {name!r}; got {got}.")
+        sizes = list(tensor.dims)
+        if min(sizes, default=0) < 0:
+            must = "must hold tensors of sizes from 0 on"
+            raise ValueError(f"`model` {must}; got {sizes} for {name!r}.")
         try:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 return self._external(tensor)
             return onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OverflowError, KeyError) as error:
-            raise ValueError(
-                f"`model` must hold {name!r} whole; it is damaged: {error}."
-            ) from error
+            raise ValueError(f"`model` must hold all of {name!r}: {error}.") from error
 
     def _external(self, tensor: Any) -> np.ndarray:
         """The array of a tensor that lies in a file beside the model."""
@@ -163,9 +163,8 @@ class Graph:
 
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if self._folder is None:
-            raise ValueError(
-                "it lies in another file; give the path of the model, not what is in it"
-            )
+            hint = "give the path of the model, not what is in it"
+            raise ValueError(f"it lies in another file; {hint}")
         # A model from outside must not read files from other folders.
         location = entries.get("location", "")
         try:
@@ -175,27 +174,25 @@ class Graph:
         except (OSError, RuntimeError):  # links in a circle, or a name that is too long
             beside = False
         if not beside:
-            raise ValueError(
-                f"it should lie in {location[:80]!r}, which is no file beside the model"
-            )
+            place = repr(location[:80])
+            raise ValueError(f"it should lie in {place}, which is no file beside the model")
 
         # The sizes are checked before the file is read.
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        size, offset = math.prod(tensor.dims) * dtype.itemsize, int(entries.get("offset", 0))
+        sizes = list(tensor.dims)
+        size = math.prod(sizes) * dtype.itemsize
+        offset = int(entries.get("offset", 0))
         if offset < 0 or offset + size > path.stat().st_size:
-            raise ValueError(
-                f"it should be {size} bytes from byte {offset} on, which {path.name} has not"
-            )
+            place = f"{size} bytes from byte {offset} on"
+            raise ValueError(f"it should be {place}, which {path.name} has not")
         self._external_bytes += size
         if self._external_bytes > _LARGEST:
-            raise ValueError(
-                "it and the other weights beside the model must be at most "
-                f"{_LARGEST} bytes together"
-            )
+            most = f"at most {_LARGEST} bytes together"
+            raise ValueError(f"it and the other weights beside the model must be {most}")
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(size)
-        read = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+        read = onnx.TensorProto(data_type=tensor.data_type, dims=sizes, raw_data=data)
         return onnx.numpy_helper.to_array(read)
 
 
@@ -226,9 +223,8 @@ def _opened(model: Any) -> tuple[Any, Path | None]:
         try:
             return onnx.ModelProto.FromString(model), folder
         except DecodeError as error:
-            raise ValueError(
-                f"`model` must be a model of ONNX's; got {len(model)} bytes that are none."
-            ) from error
+            got = f"{len(model)} bytes that are none"
+            raise ValueError(f"`model` must be a model of ONNX's; got {got}.") from error
     if not isinstance(model, onnx.ModelProto):
         got = type(model).__name__
         raise TypeError(f"`model` must be an onnx.ModelProto, its bytes or a path; got {got}.")

@@ -70,7 +70,8 @@ class Operator:
 def cell_of(operator: Operator) -> tuple[Layer, Params]:
     """The cell that computes an operator. A cell of the core, if one is exactly the same."""
     order, ours = _ORDERS[operator.kind]
-    size, bias, recurrent_bias = operator.hidden_size, None, None
+    size = operator.hidden_size
+    bias = recurrent_bias = None
     if operator.B is not None:
         bias, recurrent_bias = np.split(operator.B, 2)
         # Only a GRU with `reset_after` keeps the two apart. Else zeros add nothing.
@@ -80,25 +81,31 @@ def cell_of(operator: Operator) -> tuple[Layer, Params]:
     maps = _each(lambda part: reorder(part, order, ours), parts)
     bounded = operator.functions
     if operator.clip is not None:
-        bounded = [Clipped(function, operator.clip) for function in operator.functions]
-    options: dict[str, Any] = {"bias": bias is not None}
-    options["recurrent_bias"] = recurrent_bias is not None
+        bounded = [Clipped(function, operator.clip) for function in bounded]
+    options: dict[str, Any] = {
+        "bias": bias is not None,
+        "recurrent_bias": recurrent_bias is not None,
+    }
 
     if operator.kind == "RNN":
-        return ElmanCell(size, *bounded, **options), _params(ElmanParams, maps)
+        elman = ElmanCell(size, *bounded, **options)
+        return elman, _params(ElmanParams, maps)
     options |= {"gate_activation": bounded[0], "activation": bounded[1]}
     if operator.kind == "GRU":
         # None is the default, which the cell shows shorter.
-        if options["recurrent_bias"] == (options["bias"] and operator.reset_after):
+        default = options["bias"] and operator.reset_after
+        if options["recurrent_bias"] == default:
             options["recurrent_bias"] = None
-        return GRUCell(size, operator.reset_after, **options), _params(GRUParams, maps)
+        gru = GRUCell(size, operator.reset_after, **options)
+        return gru, _params(GRUParams, maps)
     return _lstm_of(operator, maps, options)
 
 
 def _lstm_of(
     operator: Operator, maps: list[np.ndarray | None], options: dict[str, Any]
 ) -> tuple[Layer, Params]:
-    size, peepholes = operator.hidden_size, operator.P is not None
+    size = operator.hidden_size
+    peepholes = operator.P is not None
     peephole = None
     if operator.P is not None:
         peephole = operator.P.reshape(3, size)[np.array([0, 2, 1])]  # i, o, f to i, f, o
@@ -111,7 +118,8 @@ def _lstm_of(
         if plain:
             params = _params(PeepholeLSTMParams, maps, peephole)
             return PeepholeLSTMCell(size, **options), params
-        cell = OnnxLSTMCell(size, peepholes=peepholes, output_activation=output, **options)
+        options["output_activation"] = output
+        cell = OnnxLSTMCell(size, peepholes=peepholes, **options)
         return cell, _params(OnnxLSTMParams, maps, peephole)
 
     # A coupled LSTM does not read its forget gate.
@@ -123,8 +131,10 @@ def _lstm_of(
         maps = _each(lambda part: _negated(part, size), maps)
         if peephole is not None:
             peephole = np.stack([-peephole[0], peephole[1]])
-        return CIFGCell(size, peepholes=peepholes, **options), _params(CIFGParams, maps, peephole)
-    cell = OnnxLSTMCell(size, True, peepholes, output_activation=output, **options)
+        cifg = CIFGCell(size, peepholes=peepholes, **options)
+        return cifg, _params(CIFGParams, maps, peephole)
+    options["output_activation"] = output
+    cell = OnnxLSTMCell(size, True, peepholes, **options)
     return cell, _params(OnnxLSTMParams, maps, peephole)
 
 
@@ -135,7 +145,8 @@ def _each(change: Any, parts: Iterable[Any]) -> list[Any]:
 
 def _params(kind: Any, maps: list[np.ndarray | None], peephole: np.ndarray | None = None) -> Params:
     names = ["kernel", "recurrent_kernel", "bias", "recurrent_bias"]
-    params = dict(zip(names, _each(to_jax, maps), strict=True))
+    arrays = _each(to_jax, maps)
+    params = dict(zip(names, arrays, strict=True))
     if peephole is not None:
         params["peephole"] = to_jax(peephole)
     return kind(**params)
@@ -192,35 +203,54 @@ def operator_of(cell: Any, params: Any) -> Operator:
     if coupled:
         maps = [_with_forget(part) for part in maps]
         if peephole is not None:
-            peephole = np.stack([peephole[0], np.zeros_like(peephole[0]), peephole[1]])
+            unread = np.zeros_like(peephole[0])
+            peephole = np.stack([peephole[0], unread, peephole[1]])
     if peephole is not None:
         peephole = peephole[np.array([0, 2, 1])].ravel()  # i, f, o to i, o, f
 
     theirs, ours = _ORDERS[kind]
-    W, R, *biases = (reorder(part, ours, theirs) for part in maps)
+    W, R, *biases = [reorder(part, ours, theirs) for part in maps]
+    B = None
+    if biases:
+        B = np.concatenate(biases)
     functions, clip = _unclipped(cell, functions)
     reset_after = getattr(cell, "reset_after", False)
-    B = np.concatenate(biases) if biases else None
-    return Operator(kind, functions, clip, coupled, reset_after, W.T, R.T, B, peephole)
+    return Operator(
+        kind,
+        functions,
+        clip,
+        coupled,
+        reset_after,
+        W.T,
+        R.T,
+        B,
+        peephole,
+    )
 
 
 def _require_plain(cell: Any) -> None:
     """Checks the options that ONNX's LSTM lacks."""
+    target = "ONNX's LSTM"
     if hasattr(cell, "proj_size"):
-        require(cell, "ONNX's LSTM", proj_size=0)
+        require(cell, target, proj_size=0)
     if hasattr(cell, "cell_clip"):
-        require(cell, "ONNX's LSTM", cell_clip=None)
+        require(cell, target, cell_clip=None)
     if isinstance(cell, CIFGCell):
-        require(cell, "ONNX's LSTM, whose gate is the other one", gate_activation=jax.nn.sigmoid)
+        target = f"{target}, whose gate is the other one"
+        require(cell, target, gate_activation=jax.nn.sigmoid)
 
 
 def _unclipped(cell: Layer, functions: list[Any]) -> tuple[list[Function], float | None]:
     """The functions without their bound, and the bound."""
-    bounds, plain = [], []
+    bounds: list[float | None] = []
+    plain = []
     for function in functions:
-        clipped = isinstance(function, Clipped)
-        bounds.append(function.bound if clipped else None)
-        plain.append(function.function if clipped else function)
+        if isinstance(function, Clipped):
+            bounds.append(function.bound)
+            plain.append(function.function)
+        else:
+            bounds.append(None)
+            plain.append(function)
     # The third function of an LSTM is the output activation.
     if len(set(bounds[:2])) > 1 or bounds[2:] not in ([], [None]):
         raise ValueError(

@@ -16,6 +16,7 @@ from recurrax.layers.compose import Bidirectional, Directions, Reverse
 
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+_FLOATS = {"float32", "float16", "float64", "bfloat16"}
 
 
 class Node:
@@ -34,13 +35,18 @@ class Node:
 
         graph.check(proto)
         self.graph, self.proto, self.kind = graph, proto, proto.op_type
-        self.attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-        self.inputs = {
-            name: value for name, value in zip(_INPUTS, proto.input, strict=False) if value
-        }
-        self.direction = self.attributes.get("direction", b"forward").decode(errors="replace")
+        self.attributes: dict[str, Any] = {}
+        for attribute in proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            self.attributes[attribute.name] = value
+        # An input that is missing has the name "".
+        inputs = dict(zip(_INPUTS, proto.input, strict=False))
+        self.inputs = {name: value for name, value in inputs.items() if value}
+        direction = self.attributes.get("direction", b"forward")
+        self.direction = direction.decode(errors="replace")
         if self.direction not in _DIRECTIONS:
-            raise self.wrong("direction", f"one of {', '.join(_DIRECTIONS)}", repr(self.direction))
+            must = f"one of {', '.join(_DIRECTIONS)}"
+            raise self.wrong("direction", must, repr(self.direction))
         self.directions = _DIRECTIONS[self.direction]
         for name in ("layout", "input_forget", "linear_before_reset"):
             if self.attributes.get(name, 0) not in (0, 1):
@@ -50,7 +56,9 @@ class Node:
         if clip is not None and not clip > 0:
             raise self.wrong("clip", "above 0", clip)
         # The attribute is a float32. Its decimal is the number in the exporter's code.
-        self.clip = None if clip is None else decimal(clip)
+        self.clip = None
+        if clip is not None:
+            self.clip = decimal(clip)
 
     def wrong(self, name: str, expected: str, got: Any) -> ValueError:
         """The error for a part of the node."""
@@ -63,11 +71,12 @@ class Node:
         array = self.graph.array(self.inputs[name])
         if array is None:
             return None
-        fits = array.ndim == len(shape)
+        # Where the shape is free, any size above 0 fits.
+        wanted = []
         for size, must in zip(array.shape, shape, strict=False):
-            fits = fits and (size > 0 if must is None else size == must)
-        if not fits:
-            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            wanted.append(must or max(size, 1))
+        if array.ndim != len(shape) or list(array.shape) != wanted:
+            sizes = ", ".join(map(str, shape)).replace("None", "any")
             raise self.wrong(name, f"[{sizes}]", describe(array))
         return array
 
@@ -75,14 +84,12 @@ class Node:
         """A weight that the node must have."""
         array = self.array(name, *shape)
         if array is None:
-            got, hint = "none", ""
+            must = "must be known before the model runs"
+            got = "none."
             if name in self.inputs:
-                got = f"the value {self.inputs[name]!r}"
-                hint = " If that is a graph input, give its array in `weights`."
-            raise ValueError(
-                f"`{name}` of {named(self.proto)} must be known before the model runs; "
-                f"got {got}.{hint}"
-            )
+                got = f"the value {self.inputs[name]!r}. "
+                got += "If that is a graph input, give its array in `weights`."
+            raise ValueError(f"`{name}` of {named(self.proto)} {must}; got {got}")
         return array
 
     @functools.cached_property
@@ -98,7 +105,8 @@ class Node:
     def functions(self) -> list[list]:
         """The functions f, g and h of each direction."""
         defaults = DEFAULTS[self.kind]
-        names = [name.decode(errors="replace") for name in self.attributes.get("activations", ())]
+        written = self.attributes.get("activations", ())
+        names = [name.decode(errors="replace") for name in written]
         count = len(defaults) * self.directions
         # The schema of an RNN has two functions by default, whatever the direction.
         if self.kind == "RNN" and len(names) == 2:
@@ -111,7 +119,10 @@ class Node:
             beta = self.attributes.get("activation_beta", ())
             functions = read(names, alpha, beta)
         # The functions of the second direction follow those of the first.
-        return [functions[: len(defaults)], functions[len(defaults) :]][: self.directions]
+        own = len(defaults)
+        if self.directions == 1:
+            return [functions]
+        return [functions[:own], functions[own:]]
 
     def operators(self) -> list[Operator]:
         """The operator of each direction.
@@ -120,25 +131,42 @@ class Node:
             ValueError: if a weight is missing, or of another shape or dtype than the rest ask for.
         """
         D, G, H = self.directions, GATES[self.kind], self.hidden_size
-        if (said := self.attributes.get("hidden_size", H)) != H:
+        said = self.attributes.get("hidden_size", H)
+        if said != H:
             raise self.wrong("hidden_size", f"{H}, the size that `R` is for", said)
-        W, R = self.weight("W", D, G * H, None), self.weight("R", D, G * H, H)
+        W = self.weight("W", D, G * H, None)
+        R = self.weight("R", D, G * H, H)
+        weights = [W, R]
         # Biases and peepholes are optional, but must be known if the node has them.
-        B = self.weight("B", D, 2 * G * H) if "B" in self.inputs else None
-        P = self.weight("P", D, 3 * H) if "P" in self.inputs else None
-        dtypes = {str(array.dtype) for array in (W, R, B, P) if array is not None}
-        if len(dtypes) > 1 or not dtypes <= {"float32", "float16", "float64", "bfloat16"}:
+        B: Any = [None] * D
+        P: Any = [None] * D
+        if "B" in self.inputs:
+            B = self.weight("B", D, 2 * G * H)
+            weights.append(B)
+        if "P" in self.inputs:
+            P = self.weight("P", D, 3 * H)
+            weights.append(P)
+        dtypes = {str(array.dtype) for array in weights}
+        if len(dtypes) > 1 or not dtypes <= _FLOATS:
             must = "of one floating dtype with the other weights"
             raise self.wrong("W", must, ", ".join(sorted(dtypes)))
-        self.graph.use((W, R, B, P))
+        self.graph.use(weights)
         coupled = bool(self.attributes.get("input_forget", 0))
         reset_after = bool(self.attributes.get("linear_before_reset", 0))
         operators = []
         for d, functions in enumerate(self.functions()):
-            b = None if B is None else B[d]
-            p = None if P is None else P[d]
-            flags = self.clip, coupled, reset_after
-            operators.append(Operator(self.kind, functions, *flags, W[d], R[d], b, p))
+            operator = Operator(
+                self.kind,
+                functions,
+                self.clip,
+                coupled,
+                reset_after,
+                W[d],
+                R[d],
+                B[d],
+                P[d],
+            )
+            operators.append(operator)
         return operators
 
     def layer(self, merge: Any = "concat") -> tuple[Layer, Params]:
@@ -156,7 +184,10 @@ class Node:
         Raises:
             ValueError: if one is of another shape or dtype than there must be.
         """
-        batch = (None, self.directions) if self.layout else (self.directions, None)
+        # [D, B, H], or [B, D, H] if the batch comes first.
+        batch = [self.directions, None]
+        if self.layout:
+            batch.reverse()
         arrays = {
             "sequence_lens": self.array("sequence_lens", None),
             "initial_h": self.array("initial_h", *batch, self.hidden_size),
@@ -165,4 +196,5 @@ class Node:
         lengths = arrays["sequence_lens"]
         if lengths is not None and not np.issubdtype(lengths.dtype, np.integer):
             raise self.wrong("sequence_lens", "of an integer dtype", describe(lengths))
+        # An input that only the model's user gives is None.
         return {name: array for name, array in arrays.items() if array is not None}

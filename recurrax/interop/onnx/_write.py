@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -55,15 +54,21 @@ class Writer:
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Adds a node with one output; returns the name of the output."""
-        return self._node(kind, inputs, [output or f"{kind}_{len(self.nodes)}"], attributes)[0]
+        name = output or f"{kind}_{len(self.nodes)}"
+        self._node(kind, inputs, [name], attributes)
+        return name
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """Adds a constant; returns its name."""
         from onnx import numpy_helper
 
         name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        array = np.asarray(value, dtype)
+        self.constants.append(numpy_helper.from_array(array, name))
         return name
+
+    def _weights(self, array: Any) -> str:
+        return self.constant(array, array.dtype)
 
     def model(self, name: str, inputs: dict[str, Described], outputs: dict[str, Described]) -> Any:
         """The `ModelProto` of all nodes, checked.
@@ -80,9 +85,12 @@ class Writer:
             return made
 
         graph = helper.make_graph(self.nodes, name, infos(inputs), infos(outputs), self.constants)
-        opset = helper.make_opsetid("", _OPSET)
         model = helper.make_model(
-            graph, producer_name="recurrax", opset_imports=[opset], ir_version=_IR_VERSION
+            graph,
+            producer_name="recurrax",
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            # Without this onnx writes its own newest version, which older readers refuse.
+            ir_version=_IR_VERSION,
         )
         checker.check_model(model, full_check=True)
         return model
@@ -93,7 +101,8 @@ class Writer:
         from onnx import helper
 
         name = f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, **attributes))
+        node = helper.make_node(kind, list(inputs), outputs, name, **attributes)
+        self.nodes.append(node)
         return outputs
 
     def layer(
@@ -119,11 +128,15 @@ class Writer:
         while isinstance(layer, _TRAINING_ONLY):
             layer = layer.layer
         if type(layer) in CELLS:
-            direction = "reverse" if reverse else "forward"
-            final, ys = self._recurrence([operator_of(layer, params)], direction, [state], xs)
-            return final[0], self.add("Squeeze", ys, self.constant([1]))
+            direction = "forward"
+            if reverse:
+                direction = "reverse"
+            operator = operator_of(layer, params)
+            [final], ys = self._recurrence([operator], direction, [state], xs)
+            return final, self.add("Squeeze", ys, self.constant([1]))
         if type(layer) is Bidirectional:
             return self._bidirectional(layer, params, state, xs, reverse)
+        # The parts of all other layers add nodes one after another.
         if type(layer) is Stack:
             states = []
             for part, own, before in zip(layer.layers, params, state, strict=True):
@@ -136,27 +149,30 @@ class Writer:
             after, ys = self.layer(layer.layer, params, state, xs, reverse)
             return after, self.add("Add", xs, ys)
         if type(layer) is Gated:
-            after, ys = self.layer(layer.layer, params.layer, state.layer, xs, reverse)
-            gate, zs = self.layer(layer.gate, params.gate, state.gate, xs, reverse)
-            return Branches(after, gate), self.add("Mul", ys, zs)
+            main, gate = layer.layer, layer.gate
+            after, ys = self.layer(main, params.layer, state.layer, xs, reverse)
+            after_gate, zs = self.layer(gate, params.gate, state.gate, xs, reverse)
+            return Branches(after, after_gate), self.add("Mul", ys, zs)
         return state, self._stateless(layer, params, xs)
 
     def _stateless(self, layer: Layer, params: Any, xs: str) -> str:
+        # Without a key dropout does nothing.
         if type(layer) is Dropout:
             return xs
         if type(layer) is Activation:
             return self._function(layer.function, xs)
         if type(layer) is Dense:
-            ys = self.add("MatMul", xs, self.constant(params.kernel, params.kernel.dtype))
+            ys = self.add("MatMul", xs, self._weights(params.kernel))
             if params.bias is not None:
-                ys = self.add("Add", ys, self.constant(params.bias, params.bias.dtype))
+                ys = self.add("Add", ys, self._weights(params.bias))
             if layer.activation is not None:
                 ys = self._function(layer.activation, ys)
             return ys
         if type(layer) is LayerNorm:
-            scale = self.constant(params.scale, params.scale.dtype)
-            bias = self.constant(params.bias, params.bias.dtype)
-            return self.add("LayerNormalization", xs, scale, bias, axis=-1, epsilon=layer.epsilon)
+            options: dict[str, Any] = {"axis": -1, "epsilon": layer.epsilon}
+            scale = self._weights(params.scale)
+            bias = self._weights(params.bias)
+            return self.add("LayerNormalization", xs, scale, bias, **options)
         supported = [kind.__name__ for kind in (*CELLS, *_COMPOSED)]
         raise unsupported("layer", layer, supported, "ONNX has no operator for it.")
 
@@ -171,52 +187,54 @@ class Writer:
         # The recurrent operators know two functions that are no operators.
         kind, numbers = activations.named(function)
         if kind in ("Affine", "ScaledTanh"):
-            raise ValueError(
-                f"{kind} must stand within a recurrent layer for ONNX; "
-                "it is no operator of its own."
-            )
-        attributes: dict[str, Any] = dict(zip(("alpha", "beta"), numbers, strict=False))
+            must = "must stand within a recurrent layer for ONNX"
+            raise ValueError(f"{kind} {must}; it is no operator of its own.")
+        pairs = zip(("alpha", "beta"), numbers, strict=False)
+        attributes: dict[str, Any] = dict(pairs)
         return self.add(kind, xs, **attributes)
 
     def _bidirectional(
         self, layer: Bidirectional, params: Any, state: Any, xs: str, reverse: bool
     ) -> tuple[Directions, str]:
         # One node runs both directions if they share all attributes.
-        if not reverse and {type(part) for part in layer.parts} <= set(CELLS):
-            forward = operator_of(layer.forward, params.forward)
-            backward = operator_of(layer.backward, params.backward)
-            if _shared(forward) == _shared(backward):
-                return self._both([forward, backward], layer.merge, state, xs)
+        forward, backward = layer.parts
+        if not reverse and type(forward) in CELLS and type(backward) in CELLS:
+            ahead = operator_of(forward, params.forward)
+            back = operator_of(backward, params.backward)
+            if _shared(ahead) == _shared(back):
+                return self._both([ahead, back], layer.merge, state, xs)
         # Else each direction is a layer.
-        ahead, ys = self.layer(layer.forward, params.forward, state.forward, xs, reverse)
-        back, zs = self.layer(layer.backward, params.backward, state.backward, xs, not reverse)
+        end, ys = self.layer(forward, params.forward, state.forward, xs, reverse)
+        start, zs = self.layer(backward, params.backward, state.backward, xs, not reverse)
+        final = Directions(end, start)
         if layer.merge == "concat":
-            return Directions(ahead, back), self.add("Concat", ys, zs, axis=-1)
+            return final, self.add("Concat", ys, zs, axis=-1)
         kind = {"sum": "Add", "mul": "Mul", "ave": "Mean"}[layer.merge]
-        return Directions(ahead, back), self.add(kind, ys, zs)
+        return final, self.add(kind, ys, zs)
 
     def _both(
         self, both: list[Operator], merge: str, state: Any, xs: str
     ) -> tuple[Directions, str]:
         after, ys = self._recurrence(both, "bidirectional", list(state), xs)
+        final = Directions(*after)
         if merge == "concat":
             # [T, D, B, H] to [T, B, D*H]; 0 keeps an axis.
             ys = self.add("Transpose", ys, perm=[0, 2, 1, 3])
             shape = self.constant([0, 0, 2 * both[0].hidden_size])
-            return Directions(*after), self.add("Reshape", ys, shape)
+            return final, self.add("Reshape", ys, shape)
         kind = {"sum": "ReduceSum", "mul": "ReduceProd", "ave": "ReduceMean"}[merge]
-        return Directions(*after), self.add(kind, ys, self.constant([1]), keepdims=0)
+        return final, self.add(kind, ys, self.constant([1]), keepdims=0)
 
     def _recurrence(
         self, both: list[Operator], direction: str, states: list[Any], xs: str
     ) -> tuple[list[Any], str]:
         """Adds the operator itself, in one direction or two; its outputs are `[T, D, B, H]`."""
-        first, dtype = both[0], both[0].W.dtype
-        W = self.constant(np.stack([one.W for one in both]), dtype)  # [D, G*H, I]
-        R = self.constant(np.stack([one.R for one in both]), dtype)  # [D, G*H, H]
-        B = self._optional([one.B for one in both], dtype)  # [D, 2*G*H]
-        P = self._optional([one.P for one in both], dtype)  # [D, 3*H]
-        initial = [self._joined(names) for names in zip(*states, strict=True)]
+        first = both[0]
+        W = self._stacked(both, "W")  # [D, G*H, I]
+        R = self._stacked(both, "R")  # [D, G*H, H]
+        B = self._stacked(both, "B")  # [D, 2*G*H]
+        P = self._stacked(both, "P")  # [D, 3*H]
+        initial = map(self._joined, zip(*states, strict=True))
         inputs = [xs, W, R, B, self.lengths, *initial]
         if first.kind == "LSTM":
             inputs.append(P)
@@ -225,8 +243,13 @@ class Writer:
             inputs.pop()
 
         # Defaults are left out, so that the node is short.
-        functions = [*itertools.chain.from_iterable(one.functions for one in both)]
-        attributes: dict[str, Any] = {"hidden_size": first.hidden_size, "direction": direction}
+        functions: list[Any] = []
+        for operator in both:
+            functions += operator.functions
+        attributes: dict[str, Any] = {
+            "hidden_size": first.hidden_size,
+            "direction": direction,
+        }
         if functions != DEFAULTS[first.kind] * len(both):
             attributes |= activations.write(functions)
         if first.clip is not None:
@@ -236,26 +259,39 @@ class Writer:
         if first.kind == "GRU":
             attributes["linear_before_reset"] = int(first.reset_after)
         name = f"{first.kind}_{len(self.nodes)}"
-        finals = [f"{name}_{field}" for field in states[0]._fields]
-        ys, *finals = self._node(first.kind, inputs, [name, *finals], attributes)
+        names = [f"{name}_{field}" for field in states[0]._fields]
+        ys, *finals = self._node(first.kind, inputs, [name, *names], attributes)
 
         after = []
         for d, before in enumerate(states):
-            parts = [self._final(final, d, own) for final, own in zip(finals, before, strict=True)]
+            # The parts of one direction's state.
+            parts = []
+            for final, own in zip(finals, before, strict=True):
+                parts.append(self._final(final, d, own))
             after.append(type(before)(*parts))
         return after, ys
 
-    def _optional(self, arrays: list[np.ndarray | None], dtype: Any) -> str:
-        stacked = _stacked(arrays)
-        if stacked is None:
+    def _stacked(self, both: list[Operator], name: str) -> str:
+        """A weight of all directions as one constant; "" if no direction has it."""
+        arrays = [getattr(operator, name) for operator in both]
+        present = [array for array in arrays if array is not None]
+        if not present:
             return ""
-        return self.constant(stacked, dtype)
+        # Zeros stand for the weight of a direction without it.
+        zeros = np.zeros_like(present[0])
+        for d, array in enumerate(arrays):
+            if array is None:
+                arrays[d] = zeros
+        return self.constant(np.stack(arrays), both[0].W.dtype)
 
     def _joined(self, names: tuple[str, ...]) -> str:
         """The states `[B, H]` of all directions as one array `[D, B, H]`."""
         if not names[0]:
             return ""
-        rows = [self.add("Unsqueeze", name, self.constant([0])) for name in names]
+        rows = []
+        for name in names:
+            row = self.add("Unsqueeze", name, self.constant([0]))
+            rows.append(row)
         if len(rows) == 1:
             return rows[0]
         return self.add("Concat", *rows, axis=0)
@@ -280,7 +316,8 @@ class Writer:
         """`ys` `[T, B, O]` with zeros at masked steps."""
         from onnx import TensorProto
 
-        time = self.add("Squeeze", self.add("Shape", ys, start=0, end=1), self.constant([0]))
+        time = self.add("Shape", ys, start=0, end=1)  # [1]
+        time = self.add("Squeeze", time, self.constant([0]))
         steps = self.add("Range", self.constant(0), time, self.constant(1))  # [T]
         steps = self.add("Unsqueeze", steps, self.constant([1]))  # [T, 1]
         lengths = self.add("Cast", self.lengths, to=TensorProto.INT64)  # [B]
@@ -291,14 +328,11 @@ class Writer:
 
 def _shared(operator: Operator) -> tuple:
     """The options and shapes that both directions of a node share."""
-    options = operator.kind, operator.clip, operator.coupled, operator.reset_after
-    return *options, operator.W.shape, operator.R.shape
-
-
-def _stacked(arrays: list[np.ndarray | None]) -> np.ndarray | None:
-    """The arrays of all directions as one array, with zeros for None; None if all are None."""
-    present = [array for array in arrays if array is not None]
-    if not present:
-        return None
-    zeros = np.zeros_like(present[0])
-    return np.stack([zeros if array is None else array for array in arrays])
+    return (
+        operator.kind,
+        operator.clip,
+        operator.coupled,
+        operator.reset_after,
+        operator.W.shape,
+        operator.R.shape,
+    )
