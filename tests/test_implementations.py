@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recurrax as rx
-from recurrax.implementations import _choose, _platform, hoisted, xla
+from recurrax.implementations import Steps, _choose, _platform, hoisted, xla
 from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
 CELLS = {
@@ -147,8 +147,7 @@ def test_what_a_step_keeps(name: str, arrays: int) -> None:
 def test_choice() -> None:
     lstm, cho = rx.LSTMCell(64), rx.GRUCell(64, reset_after=False)
     few, many = jnp.ones((5, 8, 64)), jnp.ones((5, 256, 64))
-    facts = dict.fromkeys(("lengths", "mask", "reset"), None) | {"reverse": False}
-    chosen = lambda cell, xs: _choose.choose(None, cell, None, None, xs, **facts).run  # noqa: E731
+    chosen = lambda cell, xs: _choose.choose(None, cell, None, None, xs, Steps()).run  # noqa: E731
     assert chosen(lstm, few) is hoisted.run
     assert chosen(lstm, many) is xla.run
     assert chosen(cho, few) is xla.run
