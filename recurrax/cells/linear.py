@@ -91,6 +91,13 @@ class LinearCell(Cell):
     """
 
     independent_units: ClassVar[bool] = True
+    # `step` is h' = a * h + b, so that implementations may take all steps at once.
+    is_linear: ClassVar[bool] = True
+
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
+        "independent_units": ("step",),
+        "is_linear": ("step",),
+    }
 
     @abc.abstractmethod
     def project_inputs(self, params: Params, xs: jax.Array) -> Coefficients:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._dtype import promote
 from recurrax._layer import INITIALIZER, Cell, Initializer, mixed
-from recurrax.cells._activation import frugal
+from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import affine
 
 Memory = tuple[jax.Array, ...]  # c, n and m
@@ -138,6 +138,10 @@ class MLSTMCell(Cell):
     )
 
     output_part: ClassVar[str] = "h"
+    # `step` has the equations above, so that implementations may take all steps of a chunk at once.
+    has_matrix_memory: ClassVar[bool] = True
+
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {"has_matrix_memory": ("step",)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,7 +197,7 @@ class MLSTMCell(Cell):
         o, i, f = o.astype(dtype), i.astype(dtype), f.astype(dtype)
         if self.forget_gate == "sigmoid":
             f = jax.nn.log_sigmoid(f)
-        return Heads(q, k / math.sqrt(size), v, frugal(jax.nn.sigmoid)(o), i, f)
+        return Heads(q, k / math.sqrt(size), v, keeps_output(jax.nn.sigmoid)(o), i, f)
 
     def step(
         self, params: MLSTMParams, state: MLSTMState, z: jax.Array

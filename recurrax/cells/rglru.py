@@ -15,7 +15,7 @@ from recurrax import initializers
 from recurrax._check import check_input_size
 from recurrax._dtype import widened
 from recurrax._layer import INITIALIZER, Initializer
-from recurrax.cells._activation import frugal
+from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import broadcast_to_rank
 from recurrax.cells.linear import Coefficients, LinearCell
 
@@ -151,7 +151,7 @@ class RGLRUCell(LinearCell):
         heads = xs.reshape(*xs.shape[:-1], *params.kernel.shape[:2])
         gates = jnp.einsum("...nd,ndg->...ng", heads, params.kernel)
         gates = widened(gates + broadcast_to_rank(params.bias, gates))
-        r, i = jnp.split(frugal(jax.nn.sigmoid)(gates), 2, axis=-1)
+        r, i = jnp.split(keeps_output(jax.nn.sigmoid)(gates), 2, axis=-1)
         r, i = r.reshape(xs.shape), i.reshape(xs.shape)
         log_a = -broadcast_to_rank(self.c * jax.nn.softplus(widened(params.log_decay)), r) * r
         # At 0 the root has no derivative, and r may be 0 in floating point. The bound changes no

@@ -269,8 +269,8 @@ def _step_by_units(cell: Cell, layout: UnitLayout, params: Params) -> Callable |
     """
     if not isinstance(cell, AffineCell) or not cell.is_affine or not layout.stacked:
         return None
-    # Only the map of the base class has one weight from each unit to itself.
-    if type(cell).project_state is not AffineCell.project_state:
+    # Only a plain map has one weight from each unit to itself.
+    if not cell.plain_state:
         return None
     diagonals = [jnp.diagonal(gate) for gate in cell.split(params.recurrent_kernel)]  # [H] each
 

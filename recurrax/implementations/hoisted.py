@@ -91,12 +91,8 @@ class _Loop:
 
         Gates stay separate where plain maps meet a cell that keeps z and u of a gate apart.
         """
-        cell_type = type(self.cell)
-        if cell_type.project_inputs != AffineCell.project_inputs:
-            return True
-        if cell_type.project_state != AffineCell.project_state:
-            return True
-        return cell_type.preactivations is AffineCell.preactivations
+        plain_maps = self.cell.plain_inputs and self.cell.plain_state
+        return self.cell.adds_gates or not plain_maps
 
     def preactivations_at_once(self, params: Params, xs: jax.Array, hs: jax.Array) -> Gates:
         """The pre-activations of all steps, `[T, *B, H]` each, from known states before them."""
@@ -188,7 +184,7 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
 
 def _linear_state_map(cell: AffineCell, params: Params) -> Callable[[jax.Array], jax.Array]:
     """The linear part of `project_state`, from dh `[*B, O]` to du `[*B, G*H]`."""
-    if type(cell).project_state is not AffineCell.project_state:
+    if not cell.plain_state:
 
         def any_map(dh: jax.Array) -> jax.Array:
             project = functools.partial(cell.project_state, params)

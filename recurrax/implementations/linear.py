@@ -139,7 +139,7 @@ def _combine(
 
 def refuses(cell: Layer, *_: Any) -> str | None:
     """Why a cell has no such form, or None."""
-    if isinstance(cell, LinearCell):
+    if isinstance(cell, LinearCell) and cell.is_linear:
         return None
     return "it is no LinearCell, whose steps are h' = a * h + b with a and b from the inputs alone."
 

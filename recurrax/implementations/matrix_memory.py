@@ -102,7 +102,7 @@ class Chunked:
 
     def refuses(self, cell: Layer, *_: Any) -> str | None:
         """Why this implementation cannot run a cell, or None."""
-        if isinstance(cell, MLSTMCell) and type(cell).step is MLSTMCell.step:
+        if isinstance(cell, MLSTMCell) and cell.has_matrix_memory:
             return None
         return "it keeps no memory of keys and values."
 
