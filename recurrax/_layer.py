@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._arguments import check_fields, checks_arguments
+from recurrax._arguments import SIZE, check_fields, checks_arguments
 
 Params = Any
 State = Any
@@ -296,7 +296,7 @@ class Cell(Layer):
         ((2, 7, 4), (2, 4))
     """
 
-    hidden_size: int
+    hidden_size: int = dataclasses.field(metadata=SIZE)
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     # Whether the new state of a unit depends on the old state of that unit alone. Then the Jacobian

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -221,7 +221,18 @@ def draw_gates(
     dtype: DTypeLike,
 ) -> jax.Array:
     """Draws `number` gates, each of `shape`, and joins them on the last axis."""
-    drawn = [initializer(k, shape, jnp.float32) for k in jax.random.split(key, number)]
+    return draw_parts(initializer, jax.random.split(key, number), [shape] * number, dtype)
+
+
+def draw_parts(
+    initializer: Initializer,
+    keys: jax.Array,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Draws one part for each key, of these shapes, and joins the parts on the last axis."""
+    # A draw in float32 has the same numbers for every dtype.
+    drawn = [initializer(k, s, jnp.float32) for k, s in zip(keys, shapes, strict=True)]
     return jnp.concatenate(drawn, axis=-1).astype(dtype)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._arguments import SIZE
 from recurrax._layer import INITIALIZER, Cell, Initializer
 from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import affine
@@ -116,7 +117,7 @@ class CfCCell(Cell):
         https://doi.org/10.1038/s42256-022-00556-7
     """
 
-    backbone_size: int = 128
+    backbone_size: int = dataclasses.field(default=128, metadata=SIZE)
     backbone_layers: int = 1
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
         default=lecun_tanh, kw_only=True

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from recurrax._dtype import promote
+from recurrax._dtype import widened
 from recurrax._layer import Params
 from recurrax.cells._activation import keeps_output, mixture
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, broadcast_to_rank, unchanged
+from recurrax.cells._normalize import layer_norm
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUState
 from recurrax.cells.lstm import LSTMState
@@ -49,15 +50,8 @@ class LayerNormCellParams(NamedTuple):
 def _layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float
 ) -> jax.Array:
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias`, over the last axis."""
-    # The sums over H features need float32.
-    wide = x.astype(promote(x.dtype, jnp.float32))
-    centered = wide - wide.mean(axis=-1, keepdims=True)
-    variance = (centered * centered).mean(axis=-1, keepdims=True)
-    y = centered * jax.lax.rsqrt(variance + epsilon) * broadcast_to_rank(scale, wide)
-    if bias is not None:
-        y = y + broadcast_to_rank(bias, wide)
-    return y.astype(x.dtype)
+    """`layer_norm`, in the dtype of `x`."""
+    return layer_norm(widened(x), scale, bias, epsilon).astype(x.dtype)
 
 
 # The derivative stores the arguments and computes the sums again.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._arguments import OPTIONAL_SIZE
 from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 
@@ -104,7 +105,7 @@ class LSTMCell(AffineCell):
         vocabulary speech recognition (the projection), 2014, https://arxiv.org/abs/1402.1128
     """
 
-    proj_size: int = 0
+    proj_size: int = dataclasses.field(default=0, metadata=OPTIONAL_SIZE)
     forget_bias: float = 1.0
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
     gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(

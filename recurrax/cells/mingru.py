@@ -23,6 +23,7 @@ def positive(x: jax.Array) -> jax.Array:
         An array like `x`.
 
     Example:
+        >>> import jax
         >>> from recurrax.cells.mingru import positive
         >>> positive(jax.numpy.array([0.0, 1.0])).tolist()
         [0.5, 1.5]
