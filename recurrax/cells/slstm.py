@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._dtype import widened
 from recurrax._layer import mixed
 from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import (
@@ -166,7 +167,8 @@ class SLSTMCell(AffineCell):
         # The derivative stores the arguments and computes the terms again.
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
-            i, f, z, o, c, n, m = a
+            # A rounded logarithm is a wrong factor, so every array has float32 or more.
+            i, f, z, o, c, n, m = map(widened, a)
             if self.forget_gate == "sigmoid":
                 f = jax.nn.log_sigmoid(f)
             past = f + m
