@@ -126,7 +126,7 @@ class Steps:
     right_padded: bool = False
 
     def restarted(self, state: Any, initial: Any) -> Any:
-        """Returns the state before the step: `initial` where it restarts, also at a masked step."""
+        """Returns the state before the step, with `initial` where the step restarts."""
         if self.restart is None:
             return state
         return where(self.restart, initial, state)

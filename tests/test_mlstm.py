@@ -297,10 +297,10 @@ def test_errors_teach(make: Any, message: str) -> None:
 def test_the_scalar_cell_adds_its_logarithms_in_float32() -> None:
     """In bfloat16 the sum log f + m = 49.69 would be 49.75, and every weight off by 6%."""
     cell, wide, narrow = rx.SLSTMCell(1), jnp.float32, jnp.bfloat16
-    a, state = (49.5, 1.0, 0.5, 0.25), (0.0, 2.0, 3.0, 50.0)  # all of them exact in bfloat16
+    a, state = (49.5, 1.0, -2.0, 0.25), (0.0, 2.0, 3.0, 50.0)  # all of them exact in bfloat16
 
     def read(dtype: Any) -> jax.Array:
         gates = tuple(jnp.full(1, x, dtype) for x in a)
         return cell.pointwise(None, gates, rx.cells.SLSTMState(*(jnp.full(1, x, dtype) for x in state)))[1]
 
-    np.testing.assert_allclose(read(narrow).astype(wide), read(wide), rtol=5e-3)
+    np.testing.assert_allclose(read(narrow).astype(wide), read(wide), rtol=0.02)

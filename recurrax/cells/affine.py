@@ -39,9 +39,9 @@ class AffineCell(Cell):
     with a weight out of the loop. An initializer sees the shape of one gate.
 
     A subclass with another `step`, `project_inputs`, `project_state` or `preactivations` loses the
-    statement about this method, so that it runs by its own method. A method that computes the same
-    as the method of this class, and for instance also logs, may keep the statement: the subclass
-    repeats it, as in `plain_inputs = True`.
+    statement about this method, so that it runs by its own method. Its method may compute the same
+    as the method of this class, and only log. Then the subclass repeats the statement, as in
+    `plain_inputs = True`.
 
     Args:
         hidden_size: the number of features H of a gate.
