@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._mask import where
-from recurrax.losses._crf_chain import Chain, expanded, forward, one_hot, score_of
+from recurrax.losses._crf_chain import Chain, expanded, finite, forward, one_hot, score_of
 
 
 def best(chain: Chain) -> tuple[jax.Array, jax.Array]:
@@ -22,6 +22,8 @@ def best(chain: Chain) -> tuple[jax.Array, jax.Array]:
         candidates = top[..., :, None] + transitions  # [*B, L, L]
         sources = lax.argmax(candidates, candidates.ndim - 2, jnp.int32)  # [*B, L]
         reached = where(first, start, candidates.max(axis=-2)) + emissions  # [*B, L]
+        # Small numbers are exact over many steps.
+        reached -= finite(reached.max(axis=-1, keepdims=True))
         return where(mask, reached, top), sources
 
     sequence = (fixed.emissions, fixed.mask, fixed.first)
@@ -57,6 +59,7 @@ def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
         candidates = candidates.reshape(*zero.shape[:-1], size * k, size)  # [*B, L*K, L]
         reached, sources = lax.top_k(jnp.swapaxes(candidates, -1, -2), k)  # [*B, L, K]
         reached = where(first, start, reached) + emissions[..., None]  # [*B, L, K]
+        reached -= finite(reached.max(axis=(-2, -1), keepdims=True))
         return where(mask, reached, top), sources
 
     top, sources = lax.scan(advance, none, (fixed.emissions, fixed.mask, fixed.first))
@@ -96,7 +99,7 @@ def _only_first(size: int, dtype: jnp.dtype) -> jax.Array:
 
 def draw(solver: str, chain: Chain, key: jax.Array) -> jax.Array:
     """A labelling `int[T, *B]` for each row, drawn from the last step to the first."""
-    alphas = forward(solver, chain)[1]  # [T, *B, L]
+    alphas = forward(solver, chain).every  # [T, *B, L]
     # The greatest of scores plus this noise is a draw from their softmax.
     noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)  # [T, *B, L]
     end = jnp.zeros_like(alphas).sum(axis=0)  # [*B, L]
