@@ -195,7 +195,7 @@ def _forward_exact(chain: Chain) -> Alphas:
 
 def _forward_fast(chain: Chain) -> tuple[Alphas, jax.Array]:
     """The messages, and whether no sum has underflowed."""
-    kernel, top = _kernel(chain.transitions)  # [L, L], [1, L]
+    kernel, top = _kernel(chain.transitions)  # [L, L], [L]
     top = expanded(top, chain.emissions.ndim - 1)  # [..., L]
 
     def sums(alpha: jax.Array, joined: jax.Array, reached: Any) -> tuple[jax.Array, jax.Array]:
@@ -260,7 +260,7 @@ def _backward_exact(chain: Chain) -> jax.Array:
 
 def _backward_fast(chain: Chain) -> tuple[jax.Array, jax.Array]:
     """The messages, and whether no sum has underflowed."""
-    kernel, top = _kernel(chain.transitions.T)  # [L, L], [1, L]
+    kernel, top = _kernel(chain.transitions.T)  # [L, L], [L]
     top = expanded(top, chain.emissions.ndim - 1)  # [..., L]
 
     def sums(ahead: jax.Array, joined: jax.Array, leading: Any) -> tuple[jax.Array, jax.Array]:
@@ -298,9 +298,9 @@ def _backward_at_once(chain: Chain) -> jax.Array:
 
 
 def _kernel(transitions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The exp of transitions, each column less its greatest entry, and these entries `[1, L]`."""
+    """The exp of transitions, each column less its greatest entry, and these entries `[L]`."""
     top = _top(transitions, 0)  # [1, L]
-    return jnp.exp(transitions - top), top
+    return jnp.exp(transitions - top), top[0]
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
