@@ -126,9 +126,9 @@ _MOST_CHANGES = 8
 def _at(number: jax.Array, table: list[np.ndarray]) -> jax.Array:
     """Entry `number` of the table, `[..., L]`, or its last entry for greater numbers."""
     number = number[..., None]  # [..., 1]
-    found = expanded(jnp.asarray(table[-1]), number.ndim)
+    found = (number >= len(table) - 1) & expanded(jnp.asarray(table[-1]), number.ndim)
     for place, flags in enumerate(table[:-1]):
-        found = jnp.where(number == place, expanded(jnp.asarray(flags), number.ndim), found)
+        found |= (number == place) & expanded(jnp.asarray(flags), number.ndim)
     return found
 
 
@@ -380,7 +380,8 @@ def _log_z_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[jax.Array,
     last = softmax(alphas.final + expanded(chain.end, alphas.final.ndim), -1)  # [*B, L]
     last = where(chain.mask.any(axis=0), last, jnp.zeros_like(last))
     dtotal += (last * expanded(dchain.end, last.ndim)).sum(axis=-1)
-    dtotal += _from_pairs(chain, alphas, unary, dchain.transitions)
+    counts = pair_counts(chain.transitions, *pair_arguments(chain, alphas, unary))  # [*B, L, L]
+    dtotal += (counts * expanded(dchain.transitions, counts.ndim)).sum(axis=(-2, -1))
     return _total(chain, alphas), dtotal
 
 
@@ -395,58 +396,56 @@ def label_marginals(chain: Chain, alphas: Alphas, betas: jax.Array) -> jax.Array
     return where(chain.mask, unary, jnp.zeros_like(unary))
 
 
-def pair_marginals(chain: Chain, before: jax.Array, unary: jax.Array) -> jax.Array:
-    """The probability of each pair of labels, `[..., L, L]`.
-
-    `before` is alpha before the transition, and `unary` are the probabilities of the labels after
-    it, both `[..., L]`.
-    """
-    scores = before[..., :, None] + expanded(chain.transitions, before.ndim + 1)  # [..., L, L]
-    return softmax(scores, -2) * unary[..., None, :]
-
-
 def pair_arguments(chain: Chain, alphas: Alphas, unary: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The arguments of `pair_marginals` for each step and the unmasked step before it."""
-    none = jnp.zeros_like(unary[:1])  # [1, *B, L]
-    before = jnp.concatenate([none, alphas.every[:-1]])  # [T, *B, L]
+    """The messages before each transition, and the probabilities of the labels after it.
+
+    Both are `[T, *B, L]`. The probabilities are 0 where a step has no unmasked step before it.
+    """
+    # Entry t - 1 is the message of the last unmasked step before step t. At the first step it has
+    # no effect.
+    before = jnp.concatenate([jnp.zeros_like(unary[:1]), alphas.every[:-1]])
     joined = chain.mask & ~chain.first  # [T, *B]
     return before, where(joined, unary, jnp.zeros_like(unary))
 
 
-def _from_pairs(
-    chain: Chain, alphas: Alphas, unary: jax.Array, dtransitions: jax.Array
-) -> jax.Array:
-    """The share of the transitions in the tangent of log Z, `[*B]`.
+def pair_marginals(transitions: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+    """The probability of each pair of labels, `[..., L, L]`, from arrays `[..., L]` as above."""
+    scores = before[..., :, None] + expanded(transitions, before.ndim + 1)  # [..., L, L]
+    return softmax(scores, -2) * after[..., None, :]
 
-    It is the sum of each pair's probability times the tangent of its score.
-    """
-    if not chain.emissions.shape[0]:
-        return jnp.zeros_like(alphas.scale)
-    before, after = pair_arguments(chain, alphas, unary)  # [T, *B, L]
-    kernel, _ = _kernel(chain.transitions)  # [L, L]
+
+@jax.custom_jvp
+def pair_counts(transitions: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+    """The sums of the pairs' probabilities over time, `[*B, L, L]`."""
+    kernel, _ = _kernel(transitions)  # [L, L]
     start = jnp.exp(before)  # [T, *B, L]
     total = _product(start, kernel)  # [T, *B, L]
-
-    def fast(dtransitions: jax.Array) -> jax.Array:
-        # A pair's probability is start[i] * kernel[i, j] / total[j] * after[j]. Under `jax.vmap`
-        # both branches run. So no division by 0 may stand here, even if it is not used.
-        divisor = jnp.where(total >= _LEAST, total, 1)  # [T, *B, L]
-        ends = after / divisor  # [T, *B, L]
-        moved = _product(start, kernel * dtransitions)  # [T, *B, L]
-        return (moved * ends).sum(axis=(0, -1))
-
-    def exact(dtransitions: jax.Array) -> jax.Array:
-        def add(share: jax.Array, at: tuple) -> tuple[jax.Array, None]:
-            pairs = pair_marginals(chain, *at)  # [*B, L, L]
-            moved = pairs * expanded(dtransitions, pairs.ndim)  # [*B, L, L]
-            return share + moved.sum(axis=(-2, -1)), None
-
-        # One step at a time: the pairs of all steps would need memory of T * L * L a row.
-        add = jax.checkpoint(add, prevent_cse=False)
-        return lax.scan(add, jnp.zeros_like(alphas.scale), (before, after))[0]
-
     is_exact = _is_exact(total, after != 0).all()
-    return lax.cond(is_exact, jax.checkpoint(fast), jax.checkpoint(exact), dtransitions)
+
+    def fast() -> jax.Array:
+        # A pair's probability is start[i] * kernel[i, j] / total[j] * after[j].
+        ends = jnp.where(after == 0, jnp.zeros_like(after), after / total)  # [T, *B, L]
+        counts = jnp.einsum("t...i,t...j->...ij", start, ends, precision="highest")
+        return counts * expanded(kernel, counts.ndim)
+
+    return lax.cond(is_exact, fast, lambda: _pair_counts_exact(transitions, before, after))
+
+
+@pair_counts.defjvp
+def _pair_counts_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # Only a derivative of the second order comes here.
+    return jax.jvp(_pair_counts_exact, primals, tangents)
+
+
+def _pair_counts_exact(transitions: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+    # One step at a time: the pairs of all steps would need memory of T * L * L a row.
+    def add(counts: jax.Array, at: tuple) -> tuple[jax.Array, None]:
+        return counts + pair_marginals(transitions, *at), None
+
+    add = jax.checkpoint(add, prevent_cse=False)
+    zero = jnp.zeros_like(after).sum(axis=0)  # [*B, L]
+    zeros = zero[..., None] + zero[..., None, :]  # [*B, L, L]
+    return lax.scan(add, zeros, (before, after))[0]
 
 
 def entropy_of(chain: Chain) -> jax.Array:
@@ -504,7 +503,8 @@ def score_of(chain: Chain, labels: jax.Array) -> jax.Array:
     # `t * L + label` so far tells.
     steps = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
     codes = jnp.where(chain.mask, steps * size + labels.astype(jnp.int32), -1)
-    codes = jnp.concatenate([jnp.full_like(codes[:1], -1), lax.cummax(codes, axis=0)])  # [T+1, *B]
+    padding = [(1, 0)] + [(0, 0)] * (codes.ndim - 1)
+    codes = jnp.pad(lax.cummax(codes, axis=0), padding, constant_values=-1)  # [T+1, *B]
     is_before = one_hot(jnp.where(codes < 0, -1, codes % size), size)  # [T+1, *B, L]
     end = _read(is_before[-1], expanded(chain.end, is_before.ndim - 1))  # [*B]
     # Row `label before` of the transitions, by a product. It must not meet an infinite score.
@@ -528,5 +528,6 @@ def one_hot(labels: jax.Array, size: int) -> jax.Array:
 
 def _read(flags: jax.Array, values: jax.Array) -> jax.Array:
     """The value where a flag of the last axis is set; 0 without a flag."""
-    values = jnp.broadcast_to(values, flags.shape)
-    return jnp.where(flags, values, jnp.zeros_like(values)).sum(axis=-1)
+    # Adding to zeros made of the flags gives the values the placement of the flags.
+    zeros = jnp.zeros_like(flags, dtype=values.dtype)
+    return jnp.where(flags, zeros + values, zeros).sum(axis=-1)

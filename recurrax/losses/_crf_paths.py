@@ -71,8 +71,9 @@ def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
 
     def retreat(node: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
         sources, mask, first = at  # [*B, L, K], [*B], [*B]
-        flat = sources.reshape(*zero.shape[:-1], 1, size * k)  # [*B, 1, L*K]
-        read = jnp.where(one_hot(node, size * k), flat, 0)  # [*B, K, L*K]
+        flat = sources.reshape(*zero.shape[:-1], size * k)  # [*B, L*K]
+        is_node = one_hot(node, size * k)  # [*B, K, L*K]
+        read = jnp.where(is_node, flat[..., None, :], 0)  # [*B, K, L*K]
         before = where(mask & ~first, read.sum(axis=-1, dtype=jnp.int32), node)
         label = node // k  # [*B, K]
         return before, where(mask, label, jnp.zeros_like(label))
@@ -104,7 +105,7 @@ def draw(solver: str, chain: Chain, key: jax.Array) -> jax.Array:
     noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)  # [T, *B, L]
     end = jnp.zeros_like(alphas).sum(axis=0)  # [*B, L]
     end += expanded(chain.end, end.ndim)
-    transitions = expanded(chain.transitions, end.ndim + 1)  # [..., L, L]
+    transitions = jnp.zeros_like(end)[..., None] + expanded(chain.transitions, end.ndim + 1)
 
     def retreat(ahead: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
         alpha, noise, mask = at  # [*B, L], [*B, L], [*B]

@@ -685,7 +685,8 @@ def _pair_marginals(given: _Given, allowed: _Allowed, time_major: bool, solver: 
     chain = chain_of(*given, allowed, time_major)
     alphas = forward(solver, chain)
     unary = chains.label_marginals(chain, alphas, backward(solver, chain))  # [T, *B, L]
-    pairs = chains.pair_marginals(chain, *chains.pair_arguments(chain, alphas, unary))
+    arguments = chains.pair_arguments(chain, alphas, unary)  # [T, *B, L] each
+    pairs = chains.pair_marginals(chain.transitions, *arguments)  # [T, *B, L, L]
     return _batch_first(pairs[1:], given, time_major)  # [T-1, *B, L, L]
 
 
