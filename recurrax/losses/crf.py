@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 
 from recurrax._arguments import check_key, describe, is_floating
 from recurrax._check import check_flags, check_number, check_steps
-from recurrax.implementations._platform import linear_solver
+from recurrax.implementations._platform import chain_solver
 from recurrax.losses import _crf_chain as chains
 from recurrax.losses import _crf_paths as paths
 from recurrax.losses._crf_chain import CRFParams as CRFParams
@@ -162,7 +162,7 @@ def log_likelihood(
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
     labels = _checked_labels(labels, emissions, given, time_major)
-    return _log_likelihood(given, labels, allowed, time_major, _solver(implementation))
+    return _log_likelihood(given, labels, allowed, time_major, _solver(implementation, given))
 
 
 def log_partition(
@@ -202,7 +202,7 @@ def log_partition(
         True
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
-    return _log_partition(given, allowed, time_major, _solver(implementation))
+    return _log_partition(given, allowed, time_major, _solver(implementation, given))
 
 
 def score(
@@ -287,7 +287,7 @@ def marginals(
         Rabiner, A tutorial on hidden Markov models, 1989, https://doi.org/10.1109/5.18626
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
-    return _marginals(given, allowed, time_major, _solver(implementation))
+    return _marginals(given, allowed, time_major, _solver(implementation, given))
 
 
 def pair_marginals(
@@ -335,7 +335,7 @@ def pair_marginals(
         Rabiner, A tutorial on hidden Markov models, 1989, https://doi.org/10.1109/5.18626
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
-    return _pair_marginals(given, allowed, time_major, _solver(implementation))
+    return _pair_marginals(given, allowed, time_major, _solver(implementation, given))
 
 
 def entropy(
@@ -530,7 +530,7 @@ def sample(
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
     check_key("key", key)
-    return _sample(given, key, allowed, time_major, _solver(implementation))
+    return _sample(given, key, allowed, time_major, _solver(implementation, given))
 
 
 # The checks --------------------------------------------------------------------------------------
@@ -628,9 +628,9 @@ def _is_known(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def _solver(implementation: str | None) -> str:
+def _solver(implementation: str | None, given: _Given) -> str:
     if implementation is None:
-        return linear_solver()
+        return chain_solver(given[1].shape[-1])
     if implementation not in ("sequential", "associative"):
         raise ValueError(
             f"`implementation` must be 'sequential', 'associative' or None; got {implementation!r}."
