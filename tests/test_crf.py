@@ -15,7 +15,7 @@ from jax.test_util import check_grads
 
 from recurrax import lengths_to_mask, linen
 from recurrax import nnx as rnn
-from recurrax.losses import crf
+from recurrax.losses import _crf_chain, crf
 from recurrax.testing import assert_close
 
 B, T, L = 2, 4, 3
@@ -228,6 +228,18 @@ def test_scores_of_any_size(name: str) -> None:
         np.testing.assert_allclose(counts.transitions, expected, atol=1e-6)
 
 
+def test_ordinary_scores_take_the_fast_form() -> None:
+    lengths = jnp.array([4, 2])
+
+    @jax.jit
+    def fast(params: crf.CRFParams, emissions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        chain = _crf_chain.chain_of(params, emissions, lengths, None, BIO, False)
+        return _crf_chain._forward_fast(chain)[1], _crf_chain._backward_fast(chain)[1]
+
+    assert all(fast(PARAMS, 5 * EMISSIONS))
+    assert not all(fast(PARAMS, 500 * EMISSIONS))
+
+
 def test_long_sequences_keep_their_precision() -> None:
     emissions = 30 * np.random.default_rng(3).standard_normal((1000, L))
     exact = None
@@ -392,6 +404,8 @@ ERRORS = {
     "k": (lambda: crf.k_best(PARAMS, EMISSIONS, 82), "at most 81, the number of labellings of 4 steps"),
     "params": (lambda: crf.viterbi(PARAMS, np.zeros((4, 5), "f")), r"float\[5, 5\].*got float32\[3, 3\]"),
     "emissions": (lambda: crf.viterbi(PARAMS, np.zeros(3, "f")), r"must be \[\*B, T, L\]"),
+    "nan": (lambda: crf.viterbi(PARAMS, np.full((4, L), np.nan, "f")), r"NaN at \[0, 0\]"),
+    "nan params": (lambda: crf.viterbi(PARAMS._replace(end=PARAMS.end * np.nan), EMISSIONS), "`params.end`.*diverge"),
     "path": (lambda: crf.viterbi(PARAMS, EMISSIONS, allowed=FORBIDDEN), "a sequence of 4 steps has none"),
     "last": (lambda: crf.viterbi(PARAMS, EMISSIONS, allowed=CLOSED), r"end with \[0\] alone"),
     "number": (lambda: linen.CRF(4, BIO), "for 4 labels; got constraints for 3"),

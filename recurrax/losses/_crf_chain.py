@@ -91,17 +91,27 @@ def chain_of(
     emissions = where(mask, emissions, jnp.zeros_like(emissions))
     number = jnp.cumsum(mask, axis=0, dtype=jnp.int32)  # [T, *B], of unmasked steps so far
     first = mask & (number == 1)
-    scores = [part.astype(dtype) for part in params]
+    transitions, start, end = (part.astype(dtype) for part in params)
     if allowed is None:
-        return Chain(*scores, emissions, mask, first, None, None)
-    for place, flags in enumerate(allowed.arrays):
-        part = scores[place]
-        scores[place] = jnp.where(flags, part, jnp.full_like(part, -jnp.inf))
-    transitions, start, end = allowed.arrays
+        return Chain(transitions, start, end, emissions, mask, first, None, None)
     remaining = number[-1:] - number + 1  # [T, *B], of unmasked steps from this one on
-    reached = every_label & _at(number - 1, steps_from(start, transitions))
-    leading = every_label & _at(remaining, steps_from(end, transitions.T))
-    return Chain(*scores, emissions, mask, first, reached, leading)
+    after_start = steps_from(allowed.start, allowed.transitions)
+    before_end = steps_from(allowed.end, allowed.transitions.T)
+    return Chain(
+        _forbidding(allowed.transitions, transitions),
+        _forbidding(allowed.start, start),
+        _forbidding(allowed.end, end),
+        emissions,
+        mask,
+        first,
+        every_label & _at(number - 1, after_start),
+        every_label & _at(remaining, before_end),
+    )
+
+
+def _forbidding(allowed: np.ndarray, scores: jax.Array) -> jax.Array:
+    """The scores, with -inf where the flags forbid; no gradient reaches a forbidden score."""
+    return jnp.where(allowed, scores, jnp.full_like(scores, -jnp.inf))
 
 
 def steps_from(start: np.ndarray, transitions: np.ndarray) -> list[np.ndarray]:
@@ -184,6 +194,7 @@ def _forward_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Alphas, 
 
 
 def _forward_exact(chain: Chain) -> Alphas:
+    """The exact form: a log-sum over an array `[*B, L, L]` at each step."""
     transitions = expanded(chain.transitions, chain.emissions.ndim)  # [..., L, L]
 
     def sums(alpha: jax.Array) -> jax.Array:
@@ -251,6 +262,7 @@ def _backward_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[jax.Arr
 
 
 def _backward_exact(chain: Chain) -> jax.Array:
+    """The exact form, as `_forward_exact`."""
     transitions = expanded(chain.transitions, chain.emissions.ndim)  # [..., L, L]
 
     def sums(ahead: jax.Array) -> jax.Array:
