@@ -264,6 +264,26 @@ def test_rows_without_steps_and_rows_without_a_labelling() -> None:
 
 
 @pytest.mark.thorough
+def test_there_may_be_any_number_of_batch_axes() -> None:
+    lengths, key = jnp.array([4, 2]), jax.random.key(0)
+
+    def run(emissions: jax.Array, labels: jax.Array, lengths: jax.Array) -> Any:
+        options: dict = {"lengths": lengths, "allowed": BIO}
+        likelihood = crf.log_likelihood(PARAMS, emissions, labels, **options)
+        best, few = (f(PARAMS, emissions, *k, **options) for f, k in ((crf.viterbi, ()), (crf.k_best, (2,))))
+        drawn = crf.sample(PARAMS, emissions, key, **options)
+        return likelihood, best, few, drawn, crf.pair_marginals(PARAMS, emissions, **options)
+
+    one = run(jnp.asarray(EMISSIONS), jnp.asarray(LABELS), lengths)
+    two = run(jnp.asarray(EMISSIONS)[:, None], jnp.asarray(LABELS)[:, None], lengths[:, None])
+    assert_close("two axes", two, jax.tree.map(lambda x: x[:, None], one), 1e-6)
+    # Draws depend on the number of rows, so they are left out.
+    *first, _, pairs = jax.tree.map(lambda x: x[0], one)
+    *alone, _, pairs_alone = run(jnp.asarray(EMISSIONS[0]), jnp.asarray(LABELS[0]), lengths[0])
+    assert_close("no axis", (*alone, pairs_alone), (*first, pairs), 1e-6)
+
+
+@pytest.mark.thorough
 def test_there_may_be_no_steps() -> None:
     empty = EMISSIONS[:, :0]
     assert not crf.log_likelihood(PARAMS, empty, LABELS[:, :0], allowed=BIO).any()

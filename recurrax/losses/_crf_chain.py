@@ -5,8 +5,8 @@ With the scores A of transitions and e_t of labels, the messages are
     alpha_t[j] = e_t[j] + log sum_i exp(alpha_{t-1}[i] + A[i, j]),  alpha_1 = start + e_1
     beta_t[i] = log sum_j exp(A[i, j] + e_{t+1}[j] + beta_{t+1}[j]),  beta_T = end.
 
-The greatest entry is taken off each message, so messages stay small over many steps. What is taken
-off alpha adds up to a part of log Z. Probabilities do not change with it:
+The greatest entry is subtracted from each message, so messages stay small over many steps. The sum
+of these entries of alpha is a part of log Z. Probabilities do not change with a message's shift:
 
     p(y_t = j) = softmax_j(alpha_t[j] + beta_t[j])
     p(y_{t-1} = i | y_t = j) = softmax_i(alpha_{t-1}[i] + A[i, j]).
@@ -175,7 +175,7 @@ class Alphas(NamedTuple):
 
     final: jax.Array  # [*B, L], after the last step
     every: jax.Array  # [T, *B, L], after each step
-    scale: jax.Array  # [*B], the sum of what was taken off
+    scale: jax.Array  # [*B], the sum of the subtracted entries
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -343,7 +343,7 @@ _LEAST = 1e-30
 def _top(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     """The greatest entries over an axis, which stays with size 1; 0 for -inf.
 
-    They are constants for derivatives: what is taken off at one place is added at another.
+    They are constants for derivatives, since a result adds again whatever a message subtracts.
     """
     return finite(lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True)))
 

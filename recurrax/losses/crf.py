@@ -566,9 +566,11 @@ def _checked(
             raise ValueError(must)
         if not is_floating(part.dtype):
             raise TypeError(must)
+    # `lengths` and `mask` are those of `scan`, and so are their errors.
     steps = emissions.shape[:-1]
     lengths, mask, _ = check_steps("emissions", emissions, steps, time_major, lengths, mask, None)
     check_constraints(allowed, size)
+    # A length may have no allowed labelling, as in chains that must alternate.
     numbers = _numbers_of_steps(steps, time_major, lengths, mask)
     if allowed is not None and numbers is not None:
         check_paths(allowed, numbers)
