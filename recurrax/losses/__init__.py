@@ -1,0 +1,5 @@
+"""Losses over sequences of labels, and the decoders that belong to them."""
+
+from recurrax.losses import ctc as ctc
+from recurrax.losses import transducer as transducer
+from recurrax.losses._labels import Decoded as Decoded

@@ -1,0 +1,567 @@
+"""The transducer (RNN-T): its loss, and decoders with a recurrent predictor.
+
+An encoder reads T frames. A predictor reads the labels before. A joint function makes logits from
+both. An alignment is a path in a lattice of T frames and U labels: a blank goes to the next frame,
+a label stays at its frame. The last blank leaves the last frame.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recurrax._arguments import check_number, describe
+from recurrax._check import kind
+from recurrax._dtype import widened
+from recurrax._mask import where
+from recurrax.losses._labels import (
+    IMPOSSIBLE,
+    Decoded,
+    check_beam_size,
+    check_blank,
+    check_frames,
+    check_labels,
+    check_lengths,
+    check_like,
+    check_nan,
+    check_states,
+    log_probs_of,
+    over_batch,
+    possible,
+    to_inf,
+)
+from recurrax.losses._prefixes import Prefixes, choose, empty_prefixes, follow, merge
+
+
+def transducer_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    logit_lengths: jax.Array | None = None,
+    label_lengths: jax.Array | None = None,
+    blank: int = 0,
+) -> jax.Array:
+    """Computes the loss of the transducer, the negative log-probability of the labels.
+
+    α(t, u) = log(exp(α(t-1, u) + log p_blank(t-1, u)) + exp(α(t, u-1) + log p_label(t, u-1)))
+
+    loss = -(α(T-1, U) + log p_blank(T-1, U))
+
+    All nodes of an anti-diagonal t + u are computed at once, so a loop of T + U steps suffices.
+    The loop and its derivative need O(B · T · U) memory. The logits are read, but no second array
+    of their size is made, except for their gradient.
+
+    Args:
+        logits: `[*B, T, U+1, V]`, the output of the joint function; logits or log-probabilities.
+        labels: `int[*B, U]`, without blanks.
+        logit_lengths: `int[*B]`, the numbers of frames; None for all T. Logits in the padding of
+            frames and of labels have no influence.
+        label_lengths: `int[*B]`, the numbers of labels; None for all U.
+        blank: the index of the blank.
+
+    Returns:
+        One loss per sequence, `[*B]`, in float32 or wider; inf where no alignment exists, as for
+        labels without a frame.
+
+    Raises:
+        TypeError: if an argument has the wrong dtype.
+        ValueError: if an argument has the wrong shape, or a label or `blank` is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp, recurrax
+        >>> logits = jnp.zeros((2, 3, 2, 4))  # B=2, T=3, U=1, V=4
+        >>> loss = recurrax.losses.transducer.transducer_loss(
+        ...     logits, jnp.array([[1], [2]]), logit_lengths=jnp.array([3, 2])
+        ... )
+        >>> bool(jnp.allclose(jnp.exp(-loss), jnp.array([3 / 4**4, 2 / 4**3])))  # paths / V^moves
+        True
+
+    References:
+        Graves, Sequence transduction with recurrent neural networks, 2012,
+        https://arxiv.org/abs/1211.3711
+
+        Bagby et al., Efficient implementation of recurrent neural network transducer in TensorFlow,
+        2018, https://doi.org/10.1109/SLT.2018.8639690
+    """
+    logits = jnp.asarray(logits)
+    if kind(logits) != "floating":
+        raise TypeError(f"`logits` must be of a floating dtype; got {describe(logits)}.")
+    must = "`logits` must be [*B, T, U+1, V]"
+    if logits.ndim < 3:
+        raise ValueError(f"{must}, at least 3 axes; got {describe(logits)}.")
+    of = f"`logits` {describe(logits)}"
+    *batch_shape, frames, nodes, size = logits.shape
+    blank = check_blank(blank, size, of)
+    labels, label_lengths = check_labels(labels, label_lengths, tuple(batch_shape), blank, size, of)
+    if nodes != labels.shape[-1] + 1:
+        raise ValueError(
+            f"{must} with U = {labels.shape[-1]} labels, [..., {frames}, {labels.shape[-1] + 1}, "
+            f"{size}]; got {describe(logits)}. The predictor has an output before the first label."
+        )
+    lengths = check_lengths("logit_lengths", logit_lengths, tuple(batch_shape), frames, of)
+    return _loss(logits, labels, lengths, label_lengths, blank)
+
+
+@functools.partial(jax.jit, static_argnames="blank")
+def _loss(
+    logits: jax.Array, labels: jax.Array, lengths: jax.Array, label_lengths: jax.Array, blank: int
+) -> jax.Array:
+    one = functools.partial(_loss_of_one, blank=blank)
+    return over_batch(one, lengths.ndim)(logits, labels, lengths, label_lengths)
+
+
+def _loss_of_one(
+    logits: jax.Array,
+    labels: jax.Array,
+    length: jax.Array,
+    label_length: jax.Array,
+    *,
+    blank: int,
+) -> jax.Array:
+    _, nodes, _ = logits.shape
+    blanks, emits = _moves(logits, labels, length, label_length, blank)  # [T, U+1] each
+    blanks, emits = _diagonals(blanks), _diagonals(emits)  # [T+U, U+1] each
+
+    # Entry [d, u] is the move from frame t = d - u.
+    u = lax.broadcasted_iota(jnp.int32, blanks.shape, 1)
+    t = lax.broadcasted_iota(jnp.int32, blanks.shape, 0) - u
+    inside = (t >= 0) & (t < length)
+    # After its last blank an alignment waits, at no cost, until all diagonals are done.
+    waits = (t >= length) & (u == label_length)
+    blanks = jnp.where(inside, blanks, jnp.where(waits, 0, IMPOSSIBLE))
+    emits = jnp.where(inside & (u < label_length), emits, IMPOSSIBLE)
+
+    def diagonal(scores: jax.Array, moves: tuple) -> tuple[jax.Array, None]:
+        blanks, emits = moves  # [U+1] each
+        # A blank keeps u. A label goes from u - 1 to u.
+        first = jnp.full(1, IMPOSSIBLE, scores.dtype)
+        emitted = jnp.concatenate([first, (scores + emits)[:-1]])
+        return jnp.logaddexp(scores + blanks, emitted), None
+
+    start = jnp.where(jnp.arange(nodes) == 0, 0.0, IMPOSSIBLE).astype(blanks.dtype)
+    scores, _ = lax.scan(diagonal, start, (blanks, emits))
+    return -to_inf(scores[label_length])
+
+
+# The way back computes the exponentials again: keeping them would double the memory.
+@functools.partial(jax.checkpoint, static_argnums=4)
+def _moves(
+    logits: jax.Array, labels: jax.Array, length: jax.Array, label_length: jax.Array, blank: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the log-probabilities of the blank and of the next label at each node, `[T, U+1]`."""
+    frames, nodes, size = logits.shape
+    t = jnp.arange(frames)[:, None]
+    u = jnp.arange(nodes)[None, :]
+    inside = (t < length) & (u <= label_length)  # [T, U+1]
+    # NaN in the padding must not reach the gradients.
+    logits = widened(jnp.where(inside[..., None], logits, 0))
+    normalizer = jax.nn.logsumexp(logits, axis=-1)  # [T, U+1]
+    # Sums over one entry, not a gather: the derivative of a gather writes an array by itself.
+    following = jnp.concatenate([labels, jnp.full(1, blank, labels.dtype)])  # [U+1]
+    chosen = jnp.arange(size)[None, :] == following[:, None]  # [U+1, V]
+    emits = jnp.where(chosen[None], logits, 0).sum(axis=-1)
+    blanks = logits[..., blank]
+    return (
+        jnp.maximum(blanks - normalizer, IMPOSSIBLE),
+        jnp.maximum(emits - normalizer, IMPOSSIBLE),
+    )
+
+
+def _diagonals(moves: jax.Array) -> jax.Array:
+    """Shifts `[T, U+1]` so that entry [d, u] of `[T+U, U+1]` is entry [d - u, u].
+
+    Entries from outside are zeros.
+    """
+    frames, nodes = moves.shape
+    number = frames + nodes - 1  # T + U
+    # Rows of number + 1 entries, read as rows of `number` entries, shift by one entry a row.
+    padded = jnp.pad(moves.T, ((0, 0), (0, nodes)))  # [U+1, T+U+1]
+    shifted = padded.reshape(-1)[: nodes * number].reshape(nodes, number)
+    return shifted.T
+
+
+# Decoders ----------------------------------------------------------------------------------------
+
+
+def greedy(
+    joint: Callable[[jax.Array, Any], jax.Array],
+    predictor_step: Callable[[jax.Array, Any], tuple[Any, Any]],
+    encoded: jax.Array,
+    state: Any,
+    *,
+    lengths: jax.Array | None = None,
+    blank: int = 0,
+    max_symbols: int = 4,
+    max_labels: int | None = None,
+    time_major: bool = False,
+) -> Decoded:
+    """Decodes with the best choice at each node of the lattice.
+
+    A blank goes to the next frame. A label is read by the predictor, at the same frame. After
+    `max_symbols` labels a blank must follow.
+
+    The functions often hold parameters, so nothing is compiled here: put the call into `jax.jit`.
+
+    Args:
+        joint: `(frame, output) -> logits` for one sequence: `[E]` and one output of the predictor
+            to `[V]`.
+        predictor_step: `(label, state) -> (output, state)` for one sequence: it reads a label,
+            `int32[]`. The first label that it reads is `blank`, which stands for the start.
+        encoded: the outputs of the encoder, `[*B, T, E]`, or `[T, *B, E]` if `time_major`.
+        state: the first state of the predictor, a pytree with leaves `[*B, ...]`.
+        lengths: `int[*B]`, the numbers of frames, as in `scan`. Frames in the padding have no
+            influence.
+        blank: the index of the blank.
+        max_symbols: the most labels of one frame.
+        max_labels: the most labels in all; None for `max_symbols * T`.
+        time_major: whether time is the first axis of `encoded`.
+
+    Returns:
+        Labels `int32[*B, max_labels]`, lengths `int32[*B]`, and the log-probabilities of the
+        alignments, `[*B]`.
+
+    Raises:
+        TypeError: if an argument has the wrong dtype.
+        ValueError: if an argument has the wrong shape, `blank` is out of range, or `encoded` has
+            NaN.
+
+    Example:
+        A predictor with an LSTM, trained in one call and used one step at a time:
+
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> keys = jax.random.split(jax.random.key(0), 5)
+        >>> cell = recurrax.LSTMCell(8)
+        >>> params = cell.init(keys[0], input_size=6)
+        >>> embedding = jax.random.normal(keys[1], (5, 6))  # [V, I]
+        >>> head = jax.random.normal(keys[2], (8, 5))  # [H, V]
+        >>> encoded = jax.random.normal(keys[3], (2, 7, 8))  # [B, T, E], from any encoder
+        >>> lengths = jnp.array([7, 5])
+
+        >>> def joint(frame, output):
+        ...     return jnp.tanh(frame + output) @ head
+        >>> def predictor_step(label, state):
+        ...     state, y = recurrax.step(cell, params, embedding[label], state)
+        ...     return y, state
+
+        The loss. The predictor reads a blank first, then the labels:
+
+        >>> labels = jnp.array([[1, 2, 2], [4, 3, 0]])
+        >>> shifted = jnp.concatenate([jnp.zeros((2, 1), int), labels], axis=1)  # [B, U+1]
+        >>> _, outputs = recurrax.scan(cell, params, embedding[shifted])
+        >>> logits = joint(encoded[:, :, None], outputs[:, None])  # [B, T, U+1, V]
+        >>> loss = recurrax.losses.transducer.transducer_loss(
+        ...     logits, labels, logit_lengths=lengths, label_lengths=jnp.array([3, 2])
+        ... )
+        >>> loss.shape
+        (2,)
+
+        The best labels:
+
+        >>> @jax.jit
+        ... def decode(encoded, lengths):
+        ...     state = cell.initial_state((2,))
+        ...     return recurrax.losses.transducer.greedy(
+        ...         joint, predictor_step, encoded, state, lengths=lengths
+        ...     )
+        >>> decoded = decode(encoded, lengths)
+        >>> decoded.labels.shape, decoded.scores.shape
+        ((2, 28), (2,))
+
+    References:
+        Graves, Sequence transduction with recurrent neural networks, 2012,
+        https://arxiv.org/abs/1211.3711
+    """
+    encoded, lengths, state = _check(encoded, lengths, state, time_major)
+    max_symbols = check_number("max_symbols", max_symbols)
+    if max_labels is None:
+        max_labels = max_symbols * max(encoded.shape[-2], 1)
+    max_labels = check_number("max_labels", max_labels)
+    predictor_step = _checked_step(predictor_step)
+
+    one = functools.partial(_greedy_one, joint, predictor_step, blank, max_symbols, max_labels)
+    return over_batch(one, lengths.ndim)(encoded, lengths, state)
+
+
+class _Greedy(NamedTuple):
+    """A node of the lattice, and how the search came to it."""
+
+    frame: jax.Array  # int32[]
+    symbols: jax.Array  # int32[], the number of labels at this frame
+    labels: jax.Array  # int32[U]
+    length: jax.Array  # int32[], the number of labels
+    score: jax.Array  # float[]
+    output: Any  # the output of the predictor
+    state: Any  # the state of the predictor
+
+
+def _greedy_one(
+    joint: Callable,
+    predictor_step: Callable,
+    blank: int,
+    max_symbols: int,
+    max_labels: int,
+    encoded: jax.Array,
+    length: jax.Array,
+    state: Any,
+) -> Decoded:
+    encoded = _with_a_frame(encoded)
+    output, state = predictor_step(jnp.asarray(blank, jnp.int32), state)
+    dtype = log_probs_of(_logits(joint, encoded[0], output, blank)).dtype
+    zero = jnp.zeros((), jnp.int32)
+    labels = jnp.full(max_labels, blank, jnp.int32)
+    node = _Greedy(zero, zero, labels, zero, jnp.zeros((), dtype), output, state)
+
+    def unfinished(node: _Greedy) -> jax.Array:
+        return node.frame < length
+
+    def move(node: _Greedy) -> _Greedy:
+        scores = log_probs_of(_logits(joint, encoded[node.frame], node.output, blank))  # [V]
+        # Where no more labels may come, only the blank is left.
+        full = (node.symbols >= max_symbols) | (node.length >= max_labels)
+        others = jnp.arange(len(scores)) != blank
+        label = jnp.argmax(jnp.where(full & others, -jnp.inf, scores)).astype(jnp.int32)
+        emits = label != blank
+        # A blank writes outside of the labels: nothing.
+        place = jnp.where(emits, node.length, max_labels)
+        new = predictor_step(label, node.state)
+        output, state = where(emits, new, (node.output, node.state))
+        return _Greedy(
+            frame=jnp.where(emits, node.frame, node.frame + 1),
+            symbols=jnp.where(emits, node.symbols + 1, 0),
+            labels=node.labels.at[place].set(label, mode="drop"),
+            length=node.length + emits.astype(jnp.int32),
+            score=node.score + scores[label],
+            output=output,
+            state=state,
+        )
+
+    node = lax.while_loop(unfinished, move, node)
+    return Decoded(node.labels, node.length, to_inf(node.score))
+
+
+def beam(
+    joint: Callable[[jax.Array, Any], jax.Array],
+    predictor_step: Callable[[jax.Array, Any], tuple[Any, Any]],
+    encoded: jax.Array,
+    state: Any,
+    *,
+    beam_size: int = 8,
+    lengths: jax.Array | None = None,
+    blank: int = 0,
+    max_labels: int | None = None,
+    time_major: bool = False,
+) -> Decoded:
+    """Finds the labellings with the highest probability, by alignment-length synchronous search.
+
+    score(labels) = log Σ_{alignments} p = -transducer_loss, if the beam loses no alignment
+
+    After i moves all hypotheses are on one anti-diagonal of the lattice, t + u = i. The K
+    hypotheses with the highest scores stay. Alignments of equal labels are summed, exactly.
+    A hypothesis is complete when a blank leaves its last frame. The search ends early when the
+    incomplete hypotheses together cannot enter the K best complete ones.
+
+    The functions often hold parameters, so nothing is compiled here: put the call into `jax.jit`.
+
+    Args:
+        joint: as in `greedy`.
+        predictor_step: as in `greedy`.
+        encoded: as in `greedy`.
+        state: as in `greedy`.
+        beam_size: the number K of hypotheses.
+        lengths: as in `greedy`.
+        blank: as in `greedy`.
+        max_labels: the most labels of a sequence; None for the number T of frames. Longer sequences
+            are not searched.
+        time_major: as in `greedy`.
+
+    Returns:
+        Labels `int32[*B, K, max_labels]`, lengths `int32[*B, K]` and scores `[*B, K]`, the best
+        first. Places without a labelling have score -inf.
+
+    Raises:
+        TypeError: if an argument has the wrong dtype.
+        ValueError: if an argument has the wrong shape, `blank` is out of range, `encoded` has NaN,
+            or fewer than `beam_size` labellings exist.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> encoded = jax.random.normal(jax.random.key(0), (2, 5, 3))  # [B, T, V]
+        >>> def joint(frame, output):
+        ...     return frame + output
+        >>> def predictor_step(label, state):  # a predictor without a memory
+        ...     return jnp.eye(3)[label], state
+        >>> decoded = recurrax.losses.transducer.beam(
+        ...     joint, predictor_step, encoded, (), beam_size=4, lengths=jnp.array([5, 3])
+        ... )
+        >>> decoded.labels.shape, decoded.scores.shape
+        ((2, 4, 5), (2, 4))
+
+    References:
+        Saon et al., Alignment-length synchronous decoding for RNN transducer, 2020,
+        https://doi.org/10.1109/ICASSP40776.2020.9053040
+    """
+    encoded, lengths, state = _check(encoded, lengths, state, time_major)
+    if max_labels is None:
+        max_labels = max(encoded.shape[-2], 1)
+    max_labels = check_number("max_labels", max_labels)
+    beam_size = check_number("beam_size", beam_size)
+    predictor_step = _checked_step(predictor_step)
+
+    one = functools.partial(_beam_one, joint, predictor_step, blank, beam_size, max_labels)
+    return over_batch(one, lengths.ndim)(encoded, lengths, state)
+
+
+class _Beam(NamedTuple):
+    """K hypotheses on one anti-diagonal, and the K best that are complete."""
+
+    moves: jax.Array  # int32[], t + u of every hypothesis
+    prefixes: Prefixes
+    scores: jax.Array  # [K]
+    output: Any  # the outputs of the predictor, leaves [K, ...]
+    state: Any  # the states of the predictor, leaves [K, ...]
+    complete: Decoded
+
+
+def _beam_one(
+    joint: Callable,
+    predictor_step: Callable,
+    blank: int,
+    beam_size: int,
+    max_labels: int,
+    encoded: jax.Array,
+    length: jax.Array,
+    state: Any,
+) -> Decoded:
+    encoded = _with_a_frame(encoded)
+    output, state = predictor_step(jnp.asarray(blank, jnp.int32), state)
+    scores = log_probs_of(_logits(joint, encoded[0], output, blank))  # [V]
+    check_beam_size(beam_size, len(scores) - 1, max_labels)
+
+    nothing = jnp.full(beam_size, IMPOSSIBLE, scores.dtype)  # [K]
+    empty = empty_prefixes(beam_size, max_labels, blank)
+    start = nothing.at[0].set(0)
+    # Without a frame the empty sequence is complete.
+    no_frame = length == 0
+    output, state = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (beam_size, *leaf.shape)), (output, state)
+    )
+    beam = _Beam(
+        moves=jnp.zeros((), jnp.int32),
+        prefixes=empty,
+        scores=jnp.where(no_frame, nothing, start),
+        output=output,
+        state=state,
+        complete=Decoded(empty.labels, empty.lengths, jnp.where(no_frame, start, nothing)),
+    )
+
+    def unfinished(beam: _Beam) -> jax.Array:
+        # All that the hypotheses can still give to one sequence of labels.
+        most = jax.nn.logsumexp(beam.scores)
+        return possible(beam.scores).any() & (most > beam.complete.scores[-1])
+
+    def move(beam: _Beam) -> _Beam:
+        return _advance(beam, joint, predictor_step, blank, encoded, length)
+
+    complete = lax.while_loop(unfinished, move, beam).complete
+    found = possible(complete.scores)
+    labels = jnp.where(found[:, None], complete.labels, blank)
+    lengths = jnp.where(found, complete.lengths, 0)
+    return Decoded(labels, lengths, to_inf(complete.scores))
+
+
+def _advance(
+    beam: _Beam,
+    joint: Callable,
+    predictor_step: Callable,
+    blank: int,
+    encoded: jax.Array,
+    length: jax.Array,
+) -> _Beam:
+    """Moves all hypotheses to the next anti-diagonal."""
+    prefixes = beam.prefixes
+    number, most = prefixes.labels.shape
+    # All hypotheses have made as many moves, so the number of labels tells the frame.
+    t = beam.moves - prefixes.lengths  # [K]
+    logits = functools.partial(_logits, joint, blank=blank)
+    scores = log_probs_of(jax.vmap(logits)(encoded[t], beam.output))  # [K, V]
+    stay = beam.scores + scores[:, blank]
+    extend = beam.scores[:, None] + scores
+    no_label = jnp.arange(scores.shape[-1])[None, :] == blank
+    full = prefixes.lengths[:, None] == most
+    extend = jnp.where(no_label | full, IMPOSSIBLE, extend)
+    # Two alignments of the same labels come to the same frame.
+    joined, extend = merge(prefixes, possible(beam.scores), extend)
+    stay = jnp.logaddexp(stay, joined)
+
+    # A blank at the last frame completes a hypothesis.
+    ends = t + 1 >= length
+    ended = jnp.where(ends, stay, IMPOSSIBLE)
+    candidates = Decoded(prefixes.labels, prefixes.lengths, ended)
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), beam.complete, candidates)
+    _, best = lax.top_k(both.scores, number)
+    complete = jax.tree.map(lambda leaf: leaf[best], both)
+
+    stay = jnp.where(ends, IMPOSSIBLE, stay)
+    choice = choose(stay, extend)
+    source, label, extended = choice
+    old = jax.tree.map(lambda leaf: leaf[source], (beam.output, beam.state))
+    # Only the predictors of the longer prefixes read a label.
+    new = jax.vmap(predictor_step)(jnp.where(extended, label, blank), old[1])
+    output, state = where(extended, new, old)
+    return _Beam(
+        moves=beam.moves + 1,
+        prefixes=follow(prefixes, choice),
+        scores=jnp.where(extended, extend[source, label], stay[source]),
+        output=output,
+        state=state,
+        complete=complete,
+    )
+
+
+def _check(encoded: Any, lengths: Any, state: Any, time_major: bool) -> tuple:
+    """Checks the arrays of a decoder; returns the frames with time before E."""
+    what = f"`encoded` {describe(jnp.asarray(encoded))}"
+    encoded, lengths = check_frames("encoded", encoded, "T, E", lengths, time_major)
+    check_nan("encoded", encoded, lengths)
+    return encoded, lengths, check_states("state", state, lengths.shape, what)
+
+
+def _with_a_frame(encoded: jax.Array) -> jax.Array:
+    """Adds a frame to none. It is not read, but the loop is traced with it."""
+    if len(encoded):
+        return encoded
+    return jnp.zeros((1, *encoded.shape[1:]), encoded.dtype)
+
+
+def _logits(joint: Callable, frame: jax.Array, output: Any, blank: int) -> jax.Array:
+    """Returns the logits of one node, checked."""
+    logits = joint(frame, output)
+    of = f"the logits of `joint`, {describe(logits)}"
+    if jnp.ndim(logits) != 1 or kind(logits) != "floating":
+        raise ValueError(
+            f"`joint` must return float[V] for one frame {describe(frame)}; got "
+            f"{describe(logits)}. Batch axes are mapped: write it without them."
+        )
+    check_blank(blank, len(logits), of)
+    return logits
+
+
+def _checked_step(predictor_step: Callable) -> Callable:
+    """Returns the step of the predictor with a check of the state that it returns."""
+
+    def step(label: jax.Array, state: Any) -> tuple[Any, Any]:
+        returned = predictor_step(label, state)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(
+                f"`predictor_step` must return (output, state); got {describe(returned)}."
+            )
+        output, new = returned
+        check_like("predictor_step", new, state, "a state like the state that it gets")
+        return output, new
+
+    return step
