@@ -221,7 +221,7 @@ def test_align_finds_the_best_of_all_alignments() -> None:
         assert tuple(named) == best
         assert sorted(set(positions.tolist()) - {-1}) == list(range(len(want)))
     turned = ctc.align(jnp.moveaxis(bad, 1, 0), labels, time_major=True, **options)
-    assert (turned.positions.T == alignment.positions).all()
+    assert (alignment.positions == turned.positions.T).all()
 
     gradient = jax.grad(lambda logits: ctc.align(logits, labels, **options).scores.sum())(bad)
     within = rx.lengths_to_mask(lengths, 6)[..., None]

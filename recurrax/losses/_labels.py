@@ -111,16 +111,22 @@ def check_frames(name: str, xs: Any, axes: str, lengths: Any, time_major: bool) 
     what = f"`{name}` {describe(xs)}"
     if time_major:
         xs = jnp.moveaxis(xs, 0, -2)
-    lengths = check_lengths("lengths", lengths, xs.shape[:-2], xs.shape[-2], what)
-    return xs, lengths
+    return xs, check_lengths("lengths", lengths, xs, 2, xs.shape[-2], what)
 
 
 def check_lengths(
-    name: str, lengths: Any, batch_shape: tuple[int, ...], most: int, what: str
+    name: str, lengths: Any, xs: jax.Array, axes: int, most: int, what: str
 ) -> jax.Array:
-    """Checks lengths and returns them as `int32[*B]`, each from 0 to `most`; None means `most`."""
+    """Checks lengths and returns them as `int32[*B]`, each from 0 to `most`; None means `most`.
+
+    `xs` has the axes of the batch and then `axes` more. `what` describes it.
+    """
+    batch_shape = xs.shape[: xs.ndim - axes]
     if lengths is None:
-        return jnp.full(batch_shape, most, jnp.int32)
+        # Zeros made of `xs` have its placement on a mesh.
+        corner = xs[(..., *[slice(1)] * axes)]
+        zeros = jnp.zeros_like(corner, jnp.int32)
+        return zeros.sum(axis=tuple(range(-axes, 0)), dtype=jnp.int32) + most
     meaning = f"one length per sequence of {what}"
     lengths = check_flags(name, lengths, jnp.integer, batch_shape, meaning)
     # A wide dtype is clipped before it is cast, a narrow dtype after it.
@@ -157,7 +163,7 @@ def check_labels(
     labels = labels.astype(jnp.int32)
     of = f"`labels` {describe(labels)}"
     most = labels.shape[-1]
-    label_lengths = check_lengths("label_lengths", label_lengths, batch_shape, most, of)
+    label_lengths = check_lengths("label_lengths", label_lengths, labels, 1, most, of)
     within = lengths_to_mask(label_lengths, most)  # [*B, U]
     if known(labels, label_lengths):
         _check_range(np.asarray(labels), np.asarray(within), blank, size)

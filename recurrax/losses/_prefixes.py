@@ -93,7 +93,7 @@ def choose(stay: jax.Array, extend: jax.Array) -> Choice:
 def follow(prefixes: Prefixes, choice: Choice) -> Prefixes:
     """Returns the chosen prefixes."""
     number, most = prefixes.labels.shape
-    rows = jnp.arange(number)
+    rows = jnp.arange(number, dtype=jnp.int32)
     source, label, extended = choice
     labels, lengths = prefixes.labels[source], prefixes.lengths[source]
     # Two prefixes from one source have all its labels in common.

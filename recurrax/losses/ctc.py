@@ -119,13 +119,13 @@ def _greedy(logits: jax.Array, lengths: jax.Array, blank: int) -> Decoded:
 
 def _greedy_one(log_probs: jax.Array, length: jax.Array, *, blank: int) -> Decoded:
     steps = len(log_probs)
-    within = jnp.arange(steps) < length  # [T]
+    within = jnp.arange(steps, dtype=jnp.int32) < length  # [T]
     best = jnp.argmax(log_probs, axis=-1).astype(jnp.int32)  # [T]
     before = jnp.concatenate([jnp.full(1, blank, jnp.int32), best])[:-1]
     # A label begins where it differs from the step before.
     begins = within & (best != blank) & (best != before)
     # The other steps have a place outside of the labels, which is not written.
-    place = jnp.where(begins, jnp.cumsum(begins) - 1, steps)
+    place = jnp.where(begins, jnp.cumsum(begins, dtype=jnp.int32) - 1, steps)
     labels = jnp.full(steps, blank, jnp.int32).at[place].set(best, mode="drop")
     scores = jnp.where(within, log_probs.max(axis=-1), 0).sum()
     return Decoded(labels, begins.sum(dtype=jnp.int32), to_inf(scores))
@@ -303,7 +303,7 @@ def _search_one(
         new = _advance(beam, scores, blank, jax.vmap(following))
         return where(t < length, new, beam), None
 
-    beam, _ = lax.scan(step, beam, (jnp.arange(steps), log_probs))
+    beam, _ = lax.scan(step, beam, (jnp.arange(steps, dtype=jnp.int32), log_probs))
     alive = possible(beam.scores())
     labels = jnp.where(alive[:, None], beam.prefixes.labels[:, :steps], blank)
     lengths = jnp.where(alive, beam.prefixes.lengths, 0)
@@ -312,7 +312,7 @@ def _search_one(
 
 def _advance(beam: _Beam, scores: jax.Array, blank: int, following: Callable) -> _Beam:
     """Reads the log-probabilities of one step, `[L]`."""
-    labels = jnp.arange(len(scores))[None, :]  # [1, L]
+    labels = jnp.arange(len(scores), dtype=jnp.int32)[None, :]  # [1, L]
     last = last_labels(beam.prefixes)  # [K]
     total = jnp.logaddexp(beam.blank, beam.label)  # [K]
     # A prefix stays the same with a blank, or with its last label once more.
@@ -425,7 +425,7 @@ def _align_one(
     steps = len(log_probs)
     # The places: blank, label 0, blank, label 1, ..., blank; S = 2*U + 1 in all.
     places = jnp.full(2 * len(labels) + 1, blank, jnp.int32).at[1::2].set(labels)
-    index = jnp.arange(len(places))
+    index = jnp.arange(len(places), dtype=jnp.int32)
     # The blank between two labels may be left out if they differ. A blank never is.
     skips = (index % 2 == 1) & (places != jnp.roll(places, 2))
     emitted = log_probs[:, places]  # [T, S]
@@ -442,7 +442,7 @@ def _align_one(
 
     # Before the first step an alignment is at the first blank, with nothing read.
     start = jnp.where(index == 0, 0.0, IMPOSSIBLE).astype(log_probs.dtype)
-    frames = (jnp.arange(steps), emitted)
+    frames = (jnp.arange(steps, dtype=jnp.int32), emitted)
     scores, back = lax.scan(forward, start, frames)  # [S], [T, S]
 
     # The last place is the last label or the blank after it.
@@ -455,7 +455,7 @@ def _align_one(
 
     _, found = lax.scan(backward, end, back, reverse=True)  # [T]
     # Within the padding, and where no alignment exists, there are blanks.
-    within = jnp.arange(steps) < length
+    within = jnp.arange(steps, dtype=jnp.int32) < length
     exists = possible(scores[end])
     path = jnp.where(within & exists, places[found], blank)
     positions = jnp.where(within & exists & (found % 2 == 1), found // 2, -1)

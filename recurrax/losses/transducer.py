@@ -18,7 +18,7 @@ from jax import lax
 from recurrax._arguments import check_number, describe
 from recurrax._check import kind
 from recurrax._dtype import widened
-from recurrax._mask import where
+from recurrax._mask import lengths_to_mask, where
 from recurrax.losses._labels import (
     IMPOSSIBLE,
     Decoded,
@@ -103,7 +103,7 @@ def transducer_loss(
             f"{must} with U = {labels.shape[-1]} labels, [..., {frames}, {labels.shape[-1] + 1}, "
             f"{size}]; got {describe(logits)}. The predictor has an output before the first label."
         )
-    lengths = check_lengths("logit_lengths", logit_lengths, tuple(batch_shape), frames, of)
+    lengths = check_lengths("logit_lengths", logit_lengths, logits, 3, frames, of)
     return _loss(logits, labels, lengths, label_lengths, blank)
 
 
@@ -143,33 +143,96 @@ def _loss_of_one(
         emitted = jnp.concatenate([first, (scores + emits)[:-1]])
         return jnp.logaddexp(scores + blanks, emitted), None
 
-    start = jnp.where(jnp.arange(nodes) == 0, 0.0, IMPOSSIBLE).astype(blanks.dtype)
+    start = jnp.where(jnp.arange(nodes, dtype=jnp.int32) == 0, 0.0, IMPOSSIBLE).astype(blanks.dtype)
     scores, _ = lax.scan(diagonal, start, (blanks, emits))
     return -to_inf(scores[label_length])
 
 
-# The way back computes the exponentials again: keeping them would double the memory.
-@functools.partial(jax.checkpoint, static_argnums=4)
 def _moves(
     logits: jax.Array, labels: jax.Array, length: jax.Array, label_length: jax.Array, blank: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the log-probabilities of the blank and of the next label at each node, `[T, U+1]`."""
-    frames, nodes, size = logits.shape
-    t = jnp.arange(frames)[:, None]
-    u = jnp.arange(nodes)[None, :]
+    frames, nodes, _ = logits.shape
+    t = jnp.arange(frames, dtype=jnp.int32)[:, None]
+    u = jnp.arange(nodes, dtype=jnp.int32)[None, :]
     inside = (t < length) & (u <= label_length)  # [T, U+1]
-    # NaN in the padding must not reach the gradients.
-    logits = widened(jnp.where(inside[..., None], logits, 0))
-    normalizer = jax.nn.logsumexp(logits, axis=-1)  # [T, U+1]
-    # Sums over one entry, not a gather: the derivative of a gather writes an array by itself.
+    normalizers = _normalizers(logits, inside)
+    # After the last label there is no next label: any index will do.
     following = jnp.concatenate([labels, jnp.full(1, blank, labels.dtype)])  # [U+1]
-    chosen = jnp.arange(size)[None, :] == following[:, None]  # [U+1, V]
-    emits = jnp.where(chosen[None], logits, 0).sum(axis=-1)
-    blanks = logits[..., blank]
-    return (
-        jnp.maximum(blanks - normalizer, IMPOSSIBLE),
-        jnp.maximum(emits - normalizer, IMPOSSIBLE),
-    )
+    following = jnp.broadcast_to(following, inside.shape)
+    blanks = _entries(logits, jnp.full_like(following, blank), inside) - normalizers
+    emits = _entries(logits, following, inside) - normalizers
+    return jnp.maximum(blanks, IMPOSSIBLE), jnp.maximum(emits, IMPOSSIBLE)
+
+
+# The next two functions read the logits and return one number per node. Their
+# derivatives are written by hand: JAX would keep arrays of the size of the logits.
+
+
+@jax.custom_jvp
+def _entries(logits: jax.Array, index: jax.Array, inside: jax.Array) -> jax.Array:
+    """Takes one entry of the logits `[T, U+1, V]` at each node; 0 outside of the lattice."""
+    entries = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]  # [T, U+1]
+    return widened(jnp.where(inside, entries, 0))
+
+
+@_entries.defjvp
+def _entries_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    logits, index, inside = primals
+    # The transpose of a gather writes an array by itself. The transpose of this sum is elementwise,
+    # so it is computed in the loop that writes the gradient.
+    labels = lax.broadcasted_iota(index.dtype, logits.shape, logits.ndim - 1)
+    chosen = (labels == index[..., None]) & inside[..., None]  # [T, U+1, V]
+    tangent = jnp.where(chosen, widened(tangents[0]), 0).sum(axis=-1)
+    return _entries(*primals), tangent
+
+
+@jax.custom_jvp
+def _normalizers(logits: jax.Array, inside: jax.Array) -> jax.Array:
+    """Returns log Σ_v exp(logits_v) at each node, `[T, U+1]`; 0 outside of the lattice."""
+    # XLA for CPUs writes the exponentials of a sum into memory. Other compilers do not.
+    if jax.default_backend() == "cpu" and logits.size:
+        normalizers = _in_blocks(logits)
+    else:
+        normalizers = jax.nn.logsumexp(widened(logits), axis=-1)
+    return jnp.where(inside, normalizers, 0)
+
+
+@_normalizers.defjvp
+def _normalizers_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    logits, inside = primals
+    normalizers = _normalizers(logits, inside)
+
+    # The way back computes the probabilities again. Else they would be kept until then.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def weigh(logits: jax.Array, normalizers: jax.Array, tangent: jax.Array) -> jax.Array:
+        # Logits outside of the lattice may be NaN.
+        shifted = widened(logits) - normalizers[..., None]
+        probabilities = jnp.exp(jnp.where(inside[..., None], shifted, -jnp.inf))
+        return (probabilities * widened(tangent)).sum(axis=-1)
+
+    return normalizers, weigh(logits, normalizers, tangents[0])
+
+
+def _in_blocks(logits: jax.Array) -> jax.Array:
+    """Returns log Σ_v exp(logits_v), some nodes at a time.
+
+    The memory of a block is the memory of one number per node.
+    """
+    *shape, size = logits.shape
+    nodes = logits.reshape(-1, size)  # [N, V]
+    number = len(nodes)
+    rows = max(number // size, 1)
+    # The last block begins earlier where it would be too long: some nodes are computed twice.
+    starts = jnp.minimum(jnp.arange(0, number, rows, dtype=jnp.int32), number - rows)
+
+    def block(results: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+        part = widened(lax.dynamic_slice_in_dim(nodes, start, rows))  # [rows, V]
+        found = jax.nn.logsumexp(part, axis=-1)
+        return lax.dynamic_update_slice_in_dim(results, found, start, axis=0), None
+
+    results, _ = lax.scan(block, widened(jnp.zeros_like(nodes[:, 0])), starts)
+    return results.reshape(shape)
 
 
 def _diagonals(moves: jax.Array) -> jax.Array:
@@ -323,7 +386,7 @@ def _greedy_one(
         scores = log_probs_of(_logits(joint, encoded[node.frame], node.output, blank))  # [V]
         # Where no more labels may come, only the blank is left.
         full = (node.symbols >= max_symbols) | (node.length >= max_labels)
-        others = jnp.arange(len(scores)) != blank
+        others = jnp.arange(len(scores), dtype=jnp.int32) != blank
         label = jnp.argmax(jnp.where(full & others, -jnp.inf, scores)).astype(jnp.int32)
         emits = label != blank
         # A blank writes outside of the labels: nothing.
@@ -491,7 +554,7 @@ def _advance(
     scores = log_probs_of(jax.vmap(logits)(encoded[t], beam.output))  # [K, V]
     stay = beam.scores + scores[:, blank]
     extend = beam.scores[:, None] + scores
-    no_label = jnp.arange(scores.shape[-1])[None, :] == blank
+    no_label = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None, :] == blank
     full = prefixes.lengths[:, None] == most
     extend = jnp.where(no_label | full, IMPOSSIBLE, extend)
     # Two alignments of the same labels come to the same frame.
@@ -528,6 +591,9 @@ def _check(encoded: Any, lengths: Any, state: Any, time_major: bool) -> tuple:
     what = f"`encoded` {describe(jnp.asarray(encoded))}"
     encoded, lengths = check_frames("encoded", encoded, "T, E", lengths, time_major)
     check_nan("encoded", encoded, lengths)
+    # An empty place of a beam may read the padding. NaN there would be the highest score.
+    within = lengths_to_mask(lengths, encoded.shape[-2])
+    encoded = where(within, encoded, jnp.zeros_like(encoded))
     return encoded, lengths, check_states("state", state, lengths.shape, what)
 
 
