@@ -60,6 +60,12 @@ def over_batch(function: Callable, axes: int) -> Callable:
     return function
 
 
+def zero_like(length: jax.Array) -> jax.Array:
+    """Returns 0 with the placement of a length on a mesh, for arrays that are made."""
+    # Under `vmap`, `jnp.zeros_like` would make a zero without the batch.
+    return length - length
+
+
 def known(*arrays: Any) -> bool:
     """Whether the values of arrays are known, as they are outside of every transformation."""
     leaves = jax.tree.leaves(arrays)

@@ -33,12 +33,12 @@ class Choice(NamedTuple):
     extended: jax.Array  # bool[K], False where the old prefix stays
 
 
-def empty_prefixes(number: int, most: int, blank: int) -> Prefixes:
-    """Returns empty prefixes, with space for `most` labels."""
+def empty_prefixes(number: int, most: int, blank: int, zero: jax.Array) -> Prefixes:
+    """Returns empty prefixes, with space for `most` labels. `zero` brings its placement."""
     return Prefixes(
-        labels=jnp.full((number, most), blank, jnp.int32),
-        lengths=jnp.zeros(number, jnp.int32),
-        common=jnp.zeros((number, number), jnp.int32),
+        labels=jnp.full((number, most), blank, jnp.int32) + zero,
+        lengths=jnp.zeros(number, jnp.int32) + zero,
+        common=jnp.zeros((number, number), jnp.int32) + zero,
     )
 
 

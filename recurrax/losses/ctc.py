@@ -37,6 +37,7 @@ from recurrax.losses._labels import (
     over_batch,
     possible,
     to_inf,
+    zero_like,
 )
 from recurrax.losses._prefixes import (
     Prefixes,
@@ -286,15 +287,17 @@ def _search_one(
     following: Callable,
 ) -> Decoded:
     steps = len(log_probs)
-    nothing = jnp.full(beam_size, IMPOSSIBLE, log_probs.dtype)  # [K]
-    first, model_state = following(jnp.asarray(blank, jnp.int32), model_state)
+    zero = zero_like(length)
+    zeros = jnp.zeros(beam_size, log_probs.dtype) + zero.astype(log_probs.dtype)  # [K]
+    nothing = zeros + IMPOSSIBLE
+    first, model_state = following(zero + blank, model_state)
     beam = _Beam(
-        prefixes=empty_prefixes(beam_size, max(steps, 1), blank),
+        prefixes=empty_prefixes(beam_size, max(steps, 1), blank, zero),
         # The empty prefix, with nothing read, counts as a prefix that ends with a blank.
         blank=nothing.at[0].set(0),
         label=nothing,
-        added=jnp.zeros_like(nothing),
-        following=jnp.broadcast_to(first, (beam_size, *first.shape)),
+        added=zeros,
+        following=zeros[:, None] + first[None, :],
         state=jax.tree.map(lambda s: jnp.broadcast_to(s, (beam_size, *s.shape)), model_state),
     )
 
@@ -441,7 +444,7 @@ def _align_one(
         return scores, back.astype(jnp.int8)
 
     # Before the first step an alignment is at the first blank, with nothing read.
-    start = jnp.where(index == 0, 0.0, IMPOSSIBLE).astype(log_probs.dtype)
+    start = jnp.where(index == zero_like(length), 0.0, IMPOSSIBLE).astype(log_probs.dtype)
     frames = (jnp.arange(steps, dtype=jnp.int32), emitted)
     scores, back = lax.scan(forward, start, frames)  # [S], [T, S]
 

@@ -34,6 +34,7 @@ from recurrax.losses._labels import (
     over_batch,
     possible,
     to_inf,
+    zero_like,
 )
 from recurrax.losses._prefixes import Prefixes, choose, empty_prefixes, follow, merge
 
@@ -373,11 +374,11 @@ def _greedy_one(
     state: Any,
 ) -> Decoded:
     encoded = _with_a_frame(encoded)
-    output, state = predictor_step(jnp.asarray(blank, jnp.int32), state)
+    zero = zero_like(length)
+    output, state = predictor_step(zero + blank, state)
     dtype = log_probs_of(_logits(joint, encoded[0], output, blank)).dtype
-    zero = jnp.zeros((), jnp.int32)
-    labels = jnp.full(max_labels, blank, jnp.int32)
-    node = _Greedy(zero, zero, labels, zero, jnp.zeros((), dtype), output, state)
+    labels = jnp.full(max_labels, blank, jnp.int32) + zero
+    node = _Greedy(zero, zero, labels, zero, zero.astype(dtype), output, state)
 
     def unfinished(node: _Greedy) -> jax.Array:
         return node.frame < length
@@ -501,12 +502,14 @@ def _beam_one(
     state: Any,
 ) -> Decoded:
     encoded = _with_a_frame(encoded)
-    output, state = predictor_step(jnp.asarray(blank, jnp.int32), state)
+    zero = zero_like(length)
+    output, state = predictor_step(zero + blank, state)
     scores = log_probs_of(_logits(joint, encoded[0], output, blank))  # [V]
     check_beam_size(beam_size, len(scores) - 1, max_labels)
 
-    nothing = jnp.full(beam_size, IMPOSSIBLE, scores.dtype)  # [K]
-    empty = empty_prefixes(beam_size, max_labels, blank)
+    zeros = jnp.zeros(beam_size, scores.dtype) + zero.astype(scores.dtype)  # [K]
+    nothing = zeros + IMPOSSIBLE
+    empty = empty_prefixes(beam_size, max_labels, blank, zero)
     start = nothing.at[0].set(0)
     # Without a frame the empty sequence is complete.
     no_frame = length == 0
@@ -514,7 +517,7 @@ def _beam_one(
         lambda leaf: jnp.broadcast_to(leaf, (beam_size, *leaf.shape)), (output, state)
     )
     beam = _Beam(
-        moves=jnp.zeros((), jnp.int32),
+        moves=zero,
         prefixes=empty,
         scores=jnp.where(no_frame, nothing, start),
         output=output,
