@@ -1,5 +1,6 @@
 """The transducer against all paths of its lattice, and its decoders against a search with dictionaries."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import recurrax as rx
-from recurrax.losses import transducer
+from recurrax.losses import ctc, transducer
 from recurrax.losses.transducer import transducer_loss
 
-KEYS = jax.random.split(jax.random.key(0), 8)
 BLANK = 1
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def log_softmax(logits: Any) -> np.ndarray:
@@ -58,26 +62,29 @@ def by_enumeration(logits: Any, labels: list[int], frames: int) -> tuple[float, 
     return -total, expected.sum(-1, keepdims=True) * np.exp(log_probs) - expected
 
 
-SHAPE = (2, 4, 5, 4, 5)  # *B, T, U+1, V
-LOGITS = 2 * jax.random.normal(KEYS[0], SHAPE)
-LABELS = jnp.array([[[0, 2, 2], [3, 0, 9], [4, -7, 9], [1, 1, 1]], [[2, 2, 2], [4, 3, 3], [0, 0, 0], [3, 9, 9]]])
-FRAMES = jnp.array([[5, 4, 9, 2], [1, 0, 3, 0]])
-NUMBERS = jnp.array([[3, 2, 1, 0], [3, 2, 3, 0]])
-INSIDE = rx.lengths_to_mask(FRAMES, 5)[..., None] & rx.lengths_to_mask(NUMBERS + 1, 4)[..., None, :]
+LOGITS = 2 * normal(0, 2, 4, 5, 4, 5)  # *B, T, U+1, V
+LABELS = np.array([[[0, 2, 2], [3, 0, 9], [4, -7, 9], [1, 1, 1]], [[2, 2, 2], [4, 3, 3], [0, 0, 0], [3, 9, 9]]])
+FRAMES = np.array([[5, 4, 9, 2], [1, 0, 3, 0]])
+NUMBERS = np.array([[3, 2, 1, 0], [3, 2, 3, 0]])
+INSIDE = (np.arange(5)[:, None] < FRAMES[..., None, None]) & (np.arange(4) <= NUMBERS[..., None, None])
 
 
-def loss_of(logits: jax.Array) -> jax.Array:
-    return transducer_loss(logits, LABELS, logit_lengths=FRAMES, label_lengths=NUMBERS, blank=BLANK)
+def loss_of(logits: jax.Array, labels: Any = LABELS, frames: Any = FRAMES, numbers: Any = NUMBERS) -> jax.Array:
+    return transducer_loss(logits, labels, logit_lengths=frames, label_lengths=numbers, blank=BLANK)
+
+
+@jax.jit
+def loss_and_gradient(logits: jax.Array, *others: Any) -> tuple[jax.Array, jax.Array]:
+    loss, pull = jax.vjp(lambda logits: loss_of(logits, *others), logits)
+    return loss, *pull(jnp.ones_like(loss))
 
 
 def test_loss_and_gradient_equal_all_paths() -> None:
-    bad = jnp.where(INSIDE[..., None], LOGITS, jnp.nan)
-    loss, pull = jax.vjp(loss_of, bad)
-    (gradient,) = pull(jnp.ones_like(loss))
-    assert not gradient[~INSIDE].any()
+    loss, gradient = loss_and_gradient(np.where(INSIDE[..., None], LOGITS, np.float32(np.nan)))
+    assert not np.asarray(gradient)[~INSIDE].any()
     for row in np.ndindex(2, 4):
-        labels = LABELS[row][: int(NUMBERS[row])].tolist()
-        want, slope = by_enumeration(LOGITS[row], labels, min(int(FRAMES[row]), 5))
+        labels = LABELS[row][: NUMBERS[row]].tolist()
+        want, slope = by_enumeration(LOGITS[row], labels, min(FRAMES[row], 5))
         np.testing.assert_allclose(loss[row], want, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(gradient[row], slope, atol=1e-5)
     # Labels without a frame have no path; no labels without a frame have one, of no move.
@@ -86,42 +93,29 @@ def test_loss_and_gradient_equal_all_paths() -> None:
 
 
 def test_derivatives_of_every_order() -> None:
+    logits = normal(1, 2, 3, 3, 4).astype(np.float64)
+    # An impossible label must not make a derivative NaN.
+    logits[0, 2, 1, 0] = -np.inf
+    tangent = normal(2, *logits.shape).astype(np.float64)
+    others = np.array([[0, 2], [3, 3]]), np.array([3, 2]), np.array([2, 1])
+
+    @jax.jit
+    def derivatives(logits: jax.Array) -> tuple:
+        def slope_and_forward(logits: jax.Array) -> tuple:
+            _, forward = jax.jvp(lambda logits: loss_of(logits, *others).sum(), (logits,), (tangent,))
+            return loss_and_gradient(logits, *others)[1], forward
+
+        return jax.jvp(slope_and_forward, (logits,), (tangent,))
+
+    step = 1e-4
     with jax.enable_x64(True):
-        logits = jax.random.normal(KEYS[1], (2, 3, 3, 4), jnp.float64)
-        labels, frames = jnp.array([[0, 2], [3, 3]]), jnp.array([3, 2])
-
-        def loss(logits: jax.Array) -> jax.Array:
-            return transducer_loss(logits, labels, logit_lengths=frames, blank=BLANK).sum()
-
-        # An impossible label has a gradient too.
-        logits = logits.at[0, 2, 1, 0].set(-jnp.inf)
-        tangent = jax.random.normal(KEYS[2], logits.shape, jnp.float64)
-        step = 1e-4
-
-        @jax.jit
-        def derivatives(logits: jax.Array) -> tuple:
-            slope, curvature = jax.jvp(jax.grad(loss), (logits,), (tangent,))
-            return slope, curvature, jax.jvp(loss, (logits,), (tangent,))[1]
-
-        slope, curvature, forward = derivatives(logits)
-        above, below = derivatives(logits + step * tangent), derivatives(logits - step * tangent)
-        assert np.isfinite(slope).all()
-        np.testing.assert_allclose(forward, jnp.vdot(slope, tangent), rtol=1e-9)
-        np.testing.assert_allclose(curvature, (above[0] - below[0]) / (2 * step), atol=1e-6)
-
-
-def test_a_long_lattice_equals_a_loop_over_its_nodes() -> None:
-    frames, number = 120, 40
-    logits = 3 * jax.random.normal(KEYS[3], (frames, number + 1, 6))
-    labels = jax.random.randint(KEYS[4], (number,), 2, 6)
-    log_probs = log_softmax(logits)
-    alpha = np.full((frames + 1, number + 1), -np.inf)
-    alpha[0, 0] = 0
-    for t, u in np.ndindex(frames, number + 1):
-        if u:
-            alpha[t, u] = np.logaddexp(alpha[t, u], alpha[t, u - 1] + log_probs[t, u - 1, int(labels[u - 1])])
-        alpha[t + 1, u] = alpha[t, u] + log_probs[t, u, BLANK]
-    np.testing.assert_allclose(transducer_loss(logits, labels, blank=BLANK), -alpha[frames, number], rtol=1e-6)
+        (slope, forward), (curvature, second) = jax.device_get(derivatives(logits))
+        (above, _), _ = jax.device_get(derivatives(logits + step * tangent))
+        (below, _), _ = jax.device_get(derivatives(logits - step * tangent))
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(forward, np.vdot(slope, tangent), rtol=1e-9)
+    np.testing.assert_allclose(second, np.vdot(curvature, tangent), rtol=1e-9)
+    np.testing.assert_allclose(curvature, (above - below) / (2 * step), atol=1e-6)
 
 
 def test_memory_is_a_few_numbers_per_node() -> None:
@@ -135,10 +129,26 @@ def test_memory_is_a_few_numbers_per_node() -> None:
     assert memory.temp_size_in_bytes < 16 * 4 * nodes
 
 
+@pytest.mark.thorough
+def test_a_long_lattice_equals_a_loop_over_its_nodes() -> None:
+    frames, number = 120, 40
+    logits = 3 * normal(3, frames, number + 1, 6)
+    labels = np.random.default_rng(4).integers(2, 6, number)
+    log_probs = log_softmax(logits)
+    alpha = np.full((frames + 1, number + 1), -np.inf)
+    alpha[0, 0] = 0
+    for t, u in np.ndindex(frames, number + 1):
+        if u:
+            alpha[t, u] = np.logaddexp(alpha[t, u], alpha[t, u - 1] + log_probs[t, u - 1, labels[u - 1]])
+        alpha[t + 1, u] = alpha[t, u] + log_probs[t, u, BLANK]
+    np.testing.assert_allclose(transducer_loss(logits, labels, blank=BLANK), -alpha[frames, number], rtol=1e-6)
+
+
+@pytest.mark.thorough
 def test_bfloat16_and_meshes() -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-    logits = jnp.concatenate([LOGITS[0]] * 2).astype(jnp.bfloat16)
-    labels = jnp.concatenate([LABELS[1]] * 2)
+    logits = jnp.asarray(np.concatenate([LOGITS[0]] * 2), jnp.bfloat16)
+    labels = jnp.asarray(np.concatenate([LABELS[1]] * 2))
 
     @jax.jit
     def train(logits: jax.Array, labels: jax.Array) -> tuple:
@@ -160,75 +170,71 @@ def test_bfloat16_and_meshes() -> None:
 
 # A predictor with an LSTM: its output depends on all labels before.
 CELL = rx.LSTMCell(6)
-PARAMS = rx.testing.perturbed_params(CELL, input_size=3)
+SIZE = 4
 
 
-def networks(size: int, sharp: float = 4.0) -> tuple[Callable, Callable, Callable]:
+@functools.cache
+def networks(size: int = SIZE) -> tuple[Callable, Callable, Callable]:
     """The joint function and the predictor for a number of labels, and all logits for given labels."""
-    embedding = jax.random.normal(KEYS[5], (size, 3))
-    head = sharp * jax.random.normal(KEYS[6], (6, size))
+    params = rx.testing.perturbed_params(CELL, input_size=size)
+    head = 4 * normal(6, 6, size)
 
     def joint(frame: jax.Array, output: jax.Array) -> jax.Array:
         return jnp.tanh(frame + output) @ head
 
     def predictor_step(label: jax.Array, state: Any) -> tuple[Any, Any]:
-        state, y = rx.step(CELL, PARAMS, embedding[label], state)
+        state, y = rx.step(CELL, params, jax.nn.one_hot(label, size), state)
         return y, state
 
     @jax.jit
     def logits_of(encoded: jax.Array, read: jax.Array) -> jax.Array:
-        """Logits `[T, U+1, V]` for labels with the blank before them, `int[U+1]`, by one scan."""
-        _, outputs = rx.scan(CELL, PARAMS, embedding[read])
-        return joint(encoded[:, None], outputs[None])
+        """Logits `[N, T, U+1, V]` for N sequences of labels with the blank before them, `int[N, U+1]`."""
+        _, outputs = rx.scan(CELL, params, jax.nn.one_hot(read, size))
+        return joint(encoded[None, :, None], outputs[:, None])
 
     return joint, predictor_step, logits_of
 
 
-def encoder(*shape: int) -> jax.Array:
-    return jax.random.normal(KEYS[7], (*shape, 6))
+def with_nan(encoded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    within = np.arange(encoded.shape[-2]) < lengths[..., None]
+    return np.where(within[..., None], encoded, np.float32(np.nan))
 
 
-def with_nan(encoded: jax.Array, lengths: jax.Array) -> jax.Array:
-    return jnp.where(rx.lengths_to_mask(lengths, encoded.shape[-2])[..., None], encoded, jnp.nan)
+def read_by_predictor(labels: tuple[int, ...], most: int) -> list[int]:
+    return [BLANK, *labels] + [0] * (most - len(labels))
 
 
 class Reference:
     """The log-probabilities after each sequence of labels, for one encoder output `[T, E]`."""
 
-    def __init__(self, logits_of: Callable, encoded: jax.Array, most: int):
-        self.logits_of, self.encoded, self.most = logits_of, encoded, most
+    def __init__(self, encoded: np.ndarray, most: int):
+        self.encoded, self.most = encoded, most
         self.known: dict[tuple, np.ndarray] = {}
 
     def __call__(self, labels: tuple[int, ...]) -> np.ndarray:
         """`[T, V]`"""
         if labels not in self.known:
-            read = jnp.array([BLANK, *labels] + [0] * (self.most - len(labels)))
-            self.known[labels] = log_softmax(self.logits_of(self.encoded, read)[:, len(labels)])
+            logits = networks()[2](self.encoded, np.array([read_by_predictor(labels, self.most)]))
+            self.known[labels] = log_softmax(logits)[0, :, len(labels)]
         return self.known[labels]
 
 
-@pytest.mark.parametrize("max_symbols", [2])
-def test_greedy_equals_a_loop(max_symbols: int) -> None:
-    size, most = 4, 7
-    joint, predictor_step, logits_of = networks(size)
-    encoded, lengths = encoder(3, 5), jnp.array([5, 3, 0])
-    decode = jax.jit(
-        lambda encoded, lengths: transducer.greedy(
-            joint,
-            predictor_step,
-            encoded,
-            CELL.initial_state((3,)),
-            lengths=lengths,
-            blank=BLANK,
-            max_symbols=max_symbols,
-            max_labels=most,
-        )
-    )
-    decoded = decode(with_nan(encoded, lengths), lengths)
+def test_greedy_equals_a_loop() -> None:
+    joint, predictor_step, _ = networks()
+    most, max_symbols = 7, 2
+    encoded, lengths = normal(7, 3, 5, 6), np.array([5, 3, 0])
+
+    @jax.jit
+    def decode(encoded: jax.Array, lengths: jax.Array) -> rx.losses.Decoded:
+        options: dict = {"blank": BLANK, "max_symbols": max_symbols, "max_labels": most, "time_major": True}
+        state = CELL.initial_state((3,))
+        return transducer.greedy(joint, predictor_step, encoded, state, lengths=lengths, **options)
+
+    decoded = decode(np.swapaxes(with_nan(encoded, lengths), 0, 1), lengths)
     assert decoded.labels.shape == (3, most)
     forced = 0
     for row, length in enumerate(lengths.tolist()):
-        reference = Reference(logits_of, encoded[row], 10)
+        reference = Reference(encoded[row], most)
         labels: tuple[int, ...] = ()
         score, t, symbols = 0.0, 0, 0
         while t < length:
@@ -261,30 +267,26 @@ def found_in(decoded: rx.losses.Decoded, row: int) -> dict[tuple[int, ...], floa
     return found
 
 
-def search(
-    size: int, encoded: jax.Array, lengths: jax.Array, beam_size: int, most: int
-) -> tuple[rx.losses.Decoded, Callable]:
-    joint, predictor_step, logits_of = networks(size)
-    state = CELL.initial_state(lengths.shape)
+def search(size: int, encoded: np.ndarray, lengths: np.ndarray, beam_size: int, most: int) -> rx.losses.Decoded:
+    joint, predictor_step, _ = networks(size)
 
     @jax.jit
     def decode(encoded: jax.Array, lengths: jax.Array) -> rx.losses.Decoded:
-        return transducer.beam(
-            joint, predictor_step, encoded, state, beam_size=beam_size, lengths=lengths, blank=BLANK, max_labels=most
-        )
+        options: dict = {"beam_size": beam_size, "blank": BLANK, "max_labels": most}
+        state = CELL.initial_state(lengths.shape)
+        return transducer.beam(joint, predictor_step, encoded, state, lengths=lengths, **options)
 
-    return decode(with_nan(encoded, lengths), lengths), logits_of
+    return decode(with_nan(encoded, lengths), lengths)
 
 
 def test_a_beam_with_space_for_every_prefix_finds_every_labelling() -> None:
     frames, most, size = 3, 3, 3
-    encoded, lengths = encoder(4, frames), jnp.array([3, 2, 1, 0])
-    decoded, logits_of = search(size, encoded, lengths, 15, most)
+    encoded, lengths = normal(8, 4, frames, 6), np.array([3, 2, 1, 0])
+    decoded = search(size, encoded, lengths, 15, most)
     every = [labels for u in range(most + 1) for labels in itertools.product((0, 2), repeat=u)]
-    reads = jnp.array([[BLANK, *labels] + [0] * (most - len(labels)) for labels in every])
-    numbers = jnp.array([len(labels) for labels in every])
+    reads = np.array([read_by_predictor(labels, most) for labels in every])
     for row, length in enumerate(lengths.tolist()):
-        logits = jax.vmap(logits_of, (None, 0))(encoded[row], reads)
+        logits = np.asarray(networks(size)[2](encoded[row], reads))
         want = {}
         for labels, some in zip(every, logits, strict=True):
             loss, _ = by_enumeration(some[:, : len(labels) + 1], list(labels), length)
@@ -293,15 +295,6 @@ def test_a_beam_with_space_for_every_prefix_finds_every_labelling() -> None:
         found = found_in(decoded, row)
         assert found.keys() == want.keys()
         np.testing.assert_allclose(list(found.values()), [want[k] for k in found], atol=1e-5)
-    # The loss agrees.
-    loss = transducer_loss(
-        jax.vmap(logits_of, (None, 0))(encoded[0], reads),
-        jnp.where(rx.lengths_to_mask(numbers, most), reads[:, 1:], 0),
-        label_lengths=numbers,
-        blank=BLANK,
-    )
-    scores = found_in(decoded, 0)
-    np.testing.assert_allclose(loss, [-scores[labels] for labels in every], atol=1e-5)
 
 
 def beam_of_dictionaries(reference: Reference, length: int, beam_size: int, most: int) -> list[tuple[tuple, float]]:
@@ -324,41 +317,70 @@ def beam_of_dictionaries(reference: Reference, length: int, beam_size: int, most
     return sorted(complete.items(), key=lambda item: -item[1])[:beam_size]
 
 
+@pytest.mark.thorough
 def test_a_small_beam_keeps_what_its_definition_keeps() -> None:
-    beam_size, most, size = 4, 6, 4
-    encoded, lengths = encoder(4, 8), jnp.array([8, 7, 8, 1])
-    decoded, logits_of = search(size, encoded, lengths, beam_size, most)
+    beam_size, most = 4, 6
+    encoded, lengths = normal(9, 4, 8, 6), np.array([8, 7, 8, 1])
+    decoded = search(SIZE, encoded, lengths, beam_size, most)
     for row, length in enumerate(lengths.tolist()):
-        reference = Reference(logits_of, encoded[row], most)
-        want = beam_of_dictionaries(reference, length, beam_size, most)
+        want = beam_of_dictionaries(Reference(encoded[row], most), length, beam_size, most)
         found = found_in(decoded, row)
         assert list(found) == [labels for labels, _ in want]
         np.testing.assert_allclose(list(found.values()), [score for _, score in want], atol=1e-4)
 
 
-def test_no_frames() -> None:
-    joint, predictor_step, _ = networks(3)
+@pytest.mark.thorough
+def test_no_frames_and_no_labels() -> None:
+    joint, predictor_step, _ = networks()
     encoded, state = jnp.zeros((0, 6)), CELL.initial_state()
-    for decode in (transducer.greedy, transducer.beam):
-        decoded = decode(
-            joint,
-            predictor_step,
-            encoded,
-            state,
-            blank=BLANK,
-            **({"beam_size": 2} if decode is transducer.beam else {}),
-        )
-        assert np.ravel(decoded.scores)[0] == 0
-        assert not decoded.lengths.any()
+    decoded = transducer.greedy(joint, predictor_step, encoded, state, blank=BLANK)
+    assert (int(decoded.lengths), float(decoded.scores)) == (0, 0)
+    decoded = transducer.beam(joint, predictor_step, encoded, state, blank=BLANK, beam_size=2)
+    assert decoded.lengths.tolist() == [0, 0]
+    assert decoded.scores.tolist() == [0, -math.inf]
+    for decoded in (ctc.greedy(encoded), jax.tree.map(lambda leaf: leaf[0], ctc.prefix_beam(encoded, beam_size=1))):
+        assert decoded.labels.shape == (0,)
+        assert (int(decoded.lengths), float(decoded.scores)) == (0, 0)
     loss = transducer_loss(jnp.zeros((2, 0, 3, 4)), jnp.array([[2, 3], [2, 3]]), label_lengths=jnp.array([0, 1]))
     assert loss.tolist() == [0, math.inf]
-    loss = transducer_loss(jnp.zeros((2, 3, 1, 4)), jnp.zeros((2, 0), int))
+    loss = transducer_loss(jnp.zeros((2, 3, 1, 4)), [[], []])
     np.testing.assert_allclose(loss, 3 * np.log(4), rtol=1e-6)
 
 
-ZEROS = jnp.zeros((2, 3, 3, 4))
-ONES = jnp.ones((2, 2), int)
-FRAME = jnp.zeros((2, 3, 6))
+@pytest.mark.thorough
+def test_decoders_under_an_explicit_mesh() -> None:
+    inputs, state, labels = normal(10, 8, 5, 4), normal(11, 8, 4), np.tile(np.array([[1, 2]], np.int32), (8, 1))
+
+    def joint(frame: jax.Array, output: jax.Array) -> jax.Array:
+        return frame + output
+
+    def predictor_step(label: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.nn.one_hot(label, 4) + state, state
+
+    @jax.jit
+    def decode(inputs: jax.Array, state: jax.Array, labels: jax.Array) -> list:
+        return [
+            transducer.greedy(joint, predictor_step, inputs, state),
+            transducer.beam(joint, predictor_step, inputs, state, beam_size=3),
+            ctc.greedy(inputs),
+            ctc.prefix_beam(inputs, beam_size=3),
+            ctc.prefix_beam(inputs, beam_size=3, language_model=predictor_step, model_state=state),
+            ctc.align(inputs, labels),
+        ]
+
+    want = jax.device_get(decode(inputs, state, labels))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put((inputs, state, labels), NamedSharding(mesh, PartitionSpec("data")))
+        got = jax.device_get(decode(*placed))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), got, want)
+
+
+ZEROS = np.zeros((2, 3, 3, 4), np.float32)
+ONES = np.ones((2, 2), int)
+FRAME = np.zeros((2, 3, 6), np.float32)
+NAN = FRAME.copy()
+NAN[1, 2, 0] = np.nan
 STATE = CELL.initial_state((2,))
 
 
@@ -399,7 +421,7 @@ def decode(joint: Any = None, step: Any = None, encoded: Any = FRAME, state: Any
         (lambda: decode(beam_size=16), ValueError, "at most 15, .* up to 3 labels out of 2; got 16"),
         (lambda: decode(beam_size=0), ValueError, "`beam_size` must be an int of at least 1"),
         (lambda: decode(max_labels=0), ValueError, "`max_labels` must be an int of at least 1"),
-        (lambda: decode(encoded=FRAME.at[1, 2, 0].set(jnp.nan)), ValueError, "NaN at step 2 of sequence 1"),
+        (lambda: decode(encoded=NAN), ValueError, "NaN at step 2 of sequence 1"),
         (lambda: decode(encoded=FRAME[0, 0]), ValueError, r"`encoded` must be \[\*B, T, E\]"),
         (lambda: decode(state=CELL.initial_state((3,))), ValueError, r"`state.h` must be \[2, ...\]"),
         (lambda: decode(joint=lambda frame, output: jnp.zeros((1, 3))), ValueError, r"`joint` must return float\[V\]"),
@@ -422,8 +444,7 @@ def test_errors(call: Callable, error: type[Exception], message: str) -> None:
 
 @pytest.mark.thorough
 def test_decoders_in_float64() -> None:
-    embedding, head = (np.asarray(jax.random.normal(key, (3, 6))) for key in KEYS[:2])
-    inputs = np.asarray(encoder(2, 4))
+    embedding, head, inputs = normal(12, 3, 6), normal(13, 3, 6), normal(14, 2, 4, 6)
 
     def decode(dtype: Any) -> list:
         encoded = jnp.asarray(inputs, dtype)
@@ -439,9 +460,9 @@ def test_decoders_in_float64() -> None:
         found = [
             transducer.greedy(joint, predictor_step, encoded, state),
             transducer.beam(joint, predictor_step, encoded, state, beam_size=4),
-            rx.losses.ctc.greedy(encoded),
-            rx.losses.ctc.prefix_beam(encoded, beam_size=4),
-            rx.losses.ctc.align(encoded, jnp.array([[1, 2], [3, 3]])),
+            ctc.greedy(encoded),
+            ctc.prefix_beam(encoded, beam_size=4),
+            ctc.align(encoded, jnp.array([[1, 2], [3, 3]])),
         ]
         assert all(leaf.dtype in (dtype, jnp.int32) for leaf in jax.tree.leaves(found))
         return jax.device_get(found)

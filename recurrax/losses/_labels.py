@@ -196,8 +196,7 @@ def check_nan(name: str, xs: jax.Array, lengths: jax.Array) -> None:
     """Checks that a sequence `[*B, T, ...]` has no NaN within its lengths, if values are known."""
     if not known(xs, lengths):
         return
-    within = lengths_to_mask(lengths, xs.shape[-2])  # [*B, T]
-    wrong = np.asarray(jnp.isnan(xs).any(axis=-1) & within)
+    wrong = np.asarray(_nan_steps(xs, lengths))
     if not wrong.any():
         return
     *row, step = (int(index) for index in np.argwhere(wrong)[0])
@@ -208,6 +207,12 @@ def check_nan(name: str, xs: jax.Array, lengths: jax.Array) -> None:
         f"`{name}` must have no NaN within `lengths`; got NaN at step {step} of {sequence}. "
         "Has the training diverged, or do the lengths count padding?"
     )
+
+
+@jax.jit
+def _nan_steps(xs: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Whether a step within the lengths has NaN, `bool[*B, T]`."""
+    return jnp.isnan(xs).any(axis=-1) & lengths_to_mask(lengths, xs.shape[-2])
 
 
 def check_beam_size(beam_size: Any, labels: int, most: int) -> int:

@@ -193,14 +193,11 @@ def prefix_beam(
 
         With a recurrent language model:
 
-        >>> keys = jax.random.split(jax.random.key(0), 4)
-        >>> cell = recurrax.GRUCell(8)
-        >>> params = cell.init(keys[0], input_size=6)
-        >>> embedding = jax.random.normal(keys[1], (5, 6))  # [L, I]
-        >>> head = jax.random.normal(keys[2], (8, 5))  # [H, L]
+        >>> layer = recurrax.Stack((recurrax.GRUCell(8), recurrax.Dense(5)))
+        >>> params = layer.init(jax.random.key(0), input_size=5)
         >>> def language_model(label, state):
-        ...     state, y = recurrax.step(cell, params, embedding[label], state)
-        ...     return jax.nn.log_softmax(y @ head), state
+        ...     state, y = recurrax.step(layer, params, jax.nn.one_hot(label, 5), state)
+        ...     return jax.nn.log_softmax(y), state
         >>> @jax.jit
         ... def search(logits, lengths):
         ...     return recurrax.losses.ctc.prefix_beam(
@@ -208,10 +205,10 @@ def prefix_beam(
         ...         beam_size=4,
         ...         lengths=lengths,
         ...         language_model=language_model,
-        ...         model_state=cell.initial_state((2,)),
+        ...         model_state=layer.initial_state((2,)),
         ...         model_weight=0.5,
         ...     )
-        >>> decoded = search(jax.random.normal(keys[3], (2, 7, 5)), jnp.array([7, 4]))
+        >>> decoded = search(jnp.ones((2, 7, 5)), jnp.array([7, 4]))
         >>> decoded.labels.shape, decoded.scores.shape
         ((2, 4, 7), (2, 4))
 

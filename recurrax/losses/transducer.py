@@ -298,25 +298,23 @@ def greedy(
         A predictor with an LSTM, trained in one call and used one step at a time:
 
         >>> import jax, jax.numpy as jnp, recurrax
-        >>> keys = jax.random.split(jax.random.key(0), 5)
-        >>> cell = recurrax.LSTMCell(8)
-        >>> params = cell.init(keys[0], input_size=6)
-        >>> embedding = jax.random.normal(keys[1], (5, 6))  # [V, I]
-        >>> head = jax.random.normal(keys[2], (8, 5))  # [H, V]
-        >>> encoded = jax.random.normal(keys[3], (2, 7, 8))  # [B, T, E], from any encoder
+        >>> cell, head = recurrax.LSTMCell(8), recurrax.Dense(5)
+        >>> keys = jax.random.split(jax.random.key(0))
+        >>> params = cell.init(keys[0], input_size=5), head.init(keys[1], input_size=8)
+        >>> encoded = jnp.ones((2, 7, 8))  # [B, T, E], from any encoder
         >>> lengths = jnp.array([7, 5])
 
         >>> def joint(frame, output):
-        ...     return jnp.tanh(frame + output) @ head
+        ...     return recurrax.step(head, params[1], jnp.tanh(frame + output))[1]
         >>> def predictor_step(label, state):
-        ...     state, y = recurrax.step(cell, params, embedding[label], state)
+        ...     state, y = recurrax.step(cell, params[0], jax.nn.one_hot(label, 5), state)
         ...     return y, state
 
         The loss. The predictor reads a blank first, then the labels:
 
         >>> labels = jnp.array([[1, 2, 2], [4, 3, 0]])
-        >>> shifted = jnp.concatenate([jnp.zeros((2, 1), int), labels], axis=1)  # [B, U+1]
-        >>> _, outputs = recurrax.scan(cell, params, embedding[shifted])
+        >>> read = jnp.array([[0, 1, 2, 2], [0, 4, 3, 0]])  # [B, U+1]
+        >>> _, outputs = recurrax.scan(cell, params[0], jax.nn.one_hot(read, 5))
         >>> logits = joint(encoded[:, :, None], outputs[:, None])  # [B, T, U+1, V]
         >>> loss = recurrax.losses.transducer.transducer_loss(
         ...     logits, labels, logit_lengths=lengths, label_lengths=jnp.array([3, 2])
@@ -454,7 +452,7 @@ def beam(
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
-        >>> encoded = jax.random.normal(jax.random.key(0), (2, 5, 3))  # [B, T, V]
+        >>> encoded = jnp.ones((2, 5, 3))  # [B, T, V]
         >>> def joint(frame, output):
         ...     return frame + output
         >>> def predictor_step(label, state):  # a predictor without a memory
