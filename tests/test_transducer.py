@@ -424,7 +424,11 @@ def decode(joint: Any = None, step: Any = None, encoded: Any = FRAME, state: Any
         (lambda: decode(encoded=NAN), ValueError, "NaN at step 2 of sequence 1"),
         (lambda: decode(encoded=FRAME[0, 0]), ValueError, r"`encoded` must be \[\*B, T, E\]"),
         (lambda: decode(state=CELL.initial_state((3,))), ValueError, r"`state.h` must be \[2, ...\]"),
-        (lambda: decode(joint=lambda frame, output: jnp.zeros((1, 3))), ValueError, r"`joint` must return float\[V\]"),
+        (
+            lambda: decode(joint=lambda frame, output: jnp.zeros((1, 3))),
+            ValueError,
+            r"`joint` must return float\[2, V\]",
+        ),
         (
             lambda: decode(step=lambda label, state: (state, jnp.zeros(6))),
             ValueError,
@@ -433,7 +437,7 @@ def decode(joint: Any = None, step: Any = None, encoded: Any = FRAME, state: Any
         (
             lambda: decode(step=lambda label, state: state.h),
             ValueError,
-            r"`predictor_step` must return \(output, state\)",
+            "`predictor_step` must return two results",
         ),
     ],
 )

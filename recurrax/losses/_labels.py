@@ -60,10 +60,10 @@ def over_batch(function: Callable, axes: int) -> Callable:
     return function
 
 
-def zero_like(length: jax.Array) -> jax.Array:
-    """Returns 0 with the placement of a length on a mesh, for arrays that are made."""
+def zeros_like(lengths: jax.Array) -> jax.Array:
+    """Returns zeros with the placement of the lengths on a mesh, for arrays that are made."""
     # Under `vmap`, `jnp.zeros_like` would make a zero without the batch.
-    return length - length
+    return lengths - lengths
 
 
 def known(*arrays: Any) -> bool:
@@ -242,18 +242,32 @@ def check_states(name: str, state: Any, batch_shape: tuple[int, ...], what: str)
     return state
 
 
-def check_returned_scores(name: str, scores: Any, size: int) -> None:
+def check_returned_scores(
+    name: str, scores: Any, batch_shape: tuple[int, ...], size: int | None = None
+) -> None:
     """Checks the scores that a function of the user returned: one for each label."""
-    if jnp.shape(scores) == (size,) and kind(scores) == "floating":
+    shape = jnp.shape(scores)
+    same = shape[:-1] == batch_shape and len(shape) == len(batch_shape) + 1
+    if same and kind(scores) == "floating" and size in (None, shape[-1]):
         return
+    axes = ", ".join([*map(str, batch_shape), str(size or "V")])
     raise ValueError(
-        f"`{name}` must return float[{size}] for one sequence, one score per label; got "
-        f"{describe(scores)}. Batch axes are mapped: write it without them."
+        f"`{name}` must return float[{axes}], one score per label and sequence; got "
+        f"{describe(scores)}."
     )
 
 
-def check_like(name: str, got: Any, expected: Any, must: str) -> None:
-    """Checks what a function of the user returned: structure, shapes and dtypes of `expected`."""
+def check_step(name: str, returned: Any, state: Any) -> None:
+    """Checks the pair that a function of the user returned after it got `state`."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError(
+            f"`{name}` must return two results, the state second; got {describe(returned)}."
+        )
+    _check_like(name, returned[1], state)
+
+
+def _check_like(name: str, got: Any, expected: Any) -> None:
+    must = "a state like the state that it gets"
     leaves, wanted = named_leaves(got), named_leaves(expected)
     if leaves.keys() != wanted.keys():
         raise ValueError(f"`{name}` must return {must}; got {describe(got)}.")

@@ -28,16 +28,16 @@ from recurrax.losses._labels import (
     check_blank,
     check_frames,
     check_labels,
-    check_like,
     check_nan,
     check_returned_scores,
     check_states,
+    check_step,
     known,
     log_probs_of,
     over_batch,
     possible,
     to_inf,
-    zero_like,
+    zeros_like,
 )
 from recurrax.losses._prefixes import (
     Prefixes,
@@ -162,9 +162,10 @@ def prefix_beam(
         lengths: `int[*B]`, the numbers of steps, as in `scan`. Logits in the padding have no
             influence.
         blank: the index of the blank.
-        language_model: `(label, state) -> (log_probs, state)` for one sequence: it reads a label,
-            `int32[]`, and returns log-probabilities `[L]` of the next label. The first label that
-            it reads is `blank`, which stands for the start. Its entry for `blank` is not used.
+        language_model: `(label, state) -> (logits, state)`. It reads one label of each sequence,
+            `int32[*B]`, and returns logits or log-probabilities of the next labels, `[*B, L]`. The
+            first label that it reads is `blank`, which stands for the start. The probability of
+            `blank` is not used. It runs under `jax.vmap` over the beam.
         model_state: the first state of the language model, a pytree with leaves `[*B, ...]`.
         model_weight: the factor of its log-probabilities.
         length_bonus: what each label adds to the score.
@@ -197,7 +198,7 @@ def prefix_beam(
         >>> params = layer.init(jax.random.key(0), input_size=5)
         >>> def language_model(label, state):
         ...     state, y = recurrax.step(layer, params, jax.nn.one_hot(label, 5), state)
-        ...     return jax.nn.log_softmax(y), state
+        ...     return y, state
         >>> @jax.jit
         ... def search(logits, lengths):
         ...     return recurrax.losses.ctc.prefix_beam(
@@ -241,27 +242,49 @@ def _search(
     blank: int,
     language_model: Callable | None,
 ) -> Decoded:
-    log_probs = log_probs_of(_fill_padding(logits, lengths))
-    dtype, size = log_probs.dtype, log_probs.shape[-1]
+    log_probs = log_probs_of(_fill_padding(logits, lengths))  # [*B, T, L]
+    steps, size = log_probs.shape[-2:]
+    axes, dtype = lengths.ndim, log_probs.dtype
 
-    # The score that a language model and the bonus add for each next label, [L].
+    # What the language model and the bonus add for each next label, [*B, L].
     def following(label: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        bonus = zeros_like(label).astype(dtype) + jnp.asarray(length_bonus, dtype)  # [*B]
+        added = jnp.broadcast_to(bonus[..., None], (*label.shape, size))
         if language_model is None:
-            return jnp.full(size, length_bonus, dtype), state
-        scores, state = language_model(label, state)
-        check_returned_scores("language_model", scores, size)
-        weighted = jnp.asarray(model_weight, dtype) * jnp.maximum(scores.astype(dtype), IMPOSSIBLE)
-        return weighted + jnp.asarray(length_bonus, dtype), state
+            return added, state
+        returned = language_model(label, state)
+        check_step("language_model", returned, state)
+        scores, state = returned
+        check_returned_scores("language_model", scores, lengths.shape, size)
+        weighted = jnp.asarray(model_weight, dtype) * log_probs_of(scores).astype(dtype)
+        return weighted + added, state
 
-    one = functools.partial(_search_one, beam_size=beam_size, blank=blank, following=following)
-    return over_batch(one, lengths.ndim)(log_probs, lengths, model_state)
+    first, model_state = following(zeros_like(lengths) + blank, model_state)
+    start = functools.partial(_first_beam, beam_size=beam_size, most=max(steps, 1), blank=blank)
+    beam = over_batch(start, axes)(lengths, first, model_state)
+
+    def step(beam: _Beam, frame: tuple) -> tuple[_Beam, None]:
+        t, scores = frame  # scores [*B, L]
+        grow = functools.partial(_grow, blank=blank)
+        new, label, extended = over_batch(grow, axes)(beam, scores)
+        # The language model reads the labels of the prefixes that grow. It is mapped over the beam.
+        read = jax.vmap(following, in_axes=axes, out_axes=axes)(label, new.state)
+        added, state = where(extended, read, (new.following, new.state))
+        new = new._replace(following=added, state=state)
+        return where(t < lengths, new, beam), None
+
+    frames = jnp.moveaxis(log_probs, -2, 0)  # [T, *B, L]
+    beam, _ = lax.scan(step, beam, (jnp.arange(steps, dtype=jnp.int32), frames))
+    alive = possible(beam.scores())  # [*B, K]
+    labels = jnp.where(alive[..., None], beam.prefixes.labels[..., :steps], blank)
+    return Decoded(labels, jnp.where(alive, beam.prefixes.lengths, 0), to_inf(beam.scores()))
 
 
 _compiled_search = jax.jit(_search, static_argnames=("beam_size", "blank", "language_model"))
 
 
 class _Beam(NamedTuple):
-    """K prefixes with their scores."""
+    """K prefixes of one sequence with their scores."""
 
     prefixes: Prefixes
     blank: jax.Array  # [K], the log-probability of the alignments that end with a blank
@@ -274,44 +297,37 @@ class _Beam(NamedTuple):
         return jnp.logaddexp(self.blank, self.label) + self.added
 
 
-def _search_one(
-    log_probs: jax.Array,
+def _first_beam(
     length: jax.Array,
-    model_state: Any,
+    following: jax.Array,
+    state: Any,
     *,
     beam_size: int,
+    most: int,
     blank: int,
-    following: Callable,
-) -> Decoded:
-    steps = len(log_probs)
-    zero = zero_like(length)
-    zeros = jnp.zeros(beam_size, log_probs.dtype) + zero.astype(log_probs.dtype)  # [K]
+) -> _Beam:
+    """Returns the beam before the first step: one empty prefix."""
+    zero = zeros_like(length)
+    zeros = jnp.zeros(beam_size, following.dtype) + zero.astype(following.dtype)  # [K]
     nothing = zeros + IMPOSSIBLE
-    first, model_state = following(zero + blank, model_state)
-    beam = _Beam(
-        prefixes=empty_prefixes(beam_size, max(steps, 1), blank, zero),
-        # The empty prefix, with nothing read, counts as a prefix that ends with a blank.
+    return _Beam(
+        prefixes=empty_prefixes(beam_size, most, blank, zero),
+        # With nothing read, the empty prefix counts as a prefix that ends with a blank.
         blank=nothing.at[0].set(0),
         label=nothing,
         added=zeros,
-        following=zeros[:, None] + first[None, :],
-        state=jax.tree.map(lambda s: jnp.broadcast_to(s, (beam_size, *s.shape)), model_state),
+        following=zeros[:, None] + following[None, :],
+        state=jax.tree.map(lambda s: jnp.broadcast_to(s, (beam_size, *s.shape)), state),
     )
 
-    def step(beam: _Beam, frame: tuple) -> tuple[_Beam, None]:
-        t, scores = frame
-        new = _advance(beam, scores, blank, jax.vmap(following))
-        return where(t < length, new, beam), None
 
-    beam, _ = lax.scan(step, beam, (jnp.arange(steps, dtype=jnp.int32), log_probs))
-    alive = possible(beam.scores())
-    labels = jnp.where(alive[:, None], beam.prefixes.labels[:, :steps], blank)
-    lengths = jnp.where(alive, beam.prefixes.lengths, 0)
-    return Decoded(labels, lengths, to_inf(beam.scores()))
+def _grow(beam: _Beam, scores: jax.Array, *, blank: int) -> tuple[_Beam, jax.Array, jax.Array]:
+    """Reads the log-probabilities of one step, `[L]`.
 
-
-def _advance(beam: _Beam, scores: jax.Array, blank: int, following: Callable) -> _Beam:
-    """Reads the log-probabilities of one step, `[L]`."""
+    Returns:
+        The new beam with the old states of the language model, the labels that the model must read,
+        `int32[K]`, and whether it must, `bool[K]`.
+    """
     labels = jnp.arange(len(scores), dtype=jnp.int32)[None, :]  # [1, L]
     last = last_labels(beam.prefixes)  # [K]
     total = jnp.logaddexp(beam.blank, beam.label)  # [K]
@@ -329,18 +345,15 @@ def _advance(beam: _Beam, scores: jax.Array, blank: int, following: Callable) ->
     added = beam.added[:, None] + beam.following  # [K, L]
     choice = choose(jnp.logaddexp(stay_blank, stay_label) + beam.added, extend + added)
     source, label, extended = choice
-    # The language model reads the labels of the prefixes that grow.
-    state = jax.tree.map(lambda leaf: leaf[source], beam.state)
-    next_following, next_state = following(jnp.where(extended, label, blank), state)
-    check_like("language_model", next_state, state, "a state like the state that it gets")
-    return _Beam(
+    new = _Beam(
         prefixes=follow(beam.prefixes, choice),
         blank=jnp.where(extended, IMPOSSIBLE, stay_blank[source]),
         label=jnp.where(extended, extend[source, label], stay_label[source]),
         added=jnp.where(extended, added[source, label], beam.added[source]),
-        following=where(extended, next_following, beam.following[source]),
-        state=where(extended, next_state, state),
+        following=beam.following[source],
+        state=jax.tree.map(lambda leaf: leaf[source], beam.state),
     )
+    return new, jnp.where(extended, label, blank), extended
 
 
 def align(
@@ -441,7 +454,7 @@ def _align_one(
         return scores, back.astype(jnp.int8)
 
     # Before the first step an alignment is at the first blank, with nothing read.
-    start = jnp.where(index == zero_like(length), 0.0, IMPOSSIBLE).astype(log_probs.dtype)
+    start = jnp.where(index == zeros_like(length), 0.0, IMPOSSIBLE).astype(log_probs.dtype)
     frames = (jnp.arange(steps, dtype=jnp.int32), emitted)
     scores, back = lax.scan(forward, start, frames)  # [S], [T, S]
 

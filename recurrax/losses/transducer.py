@@ -27,14 +27,15 @@ from recurrax.losses._labels import (
     check_frames,
     check_labels,
     check_lengths,
-    check_like,
     check_nan,
+    check_returned_scores,
     check_states,
+    check_step,
     log_probs_of,
     over_batch,
     possible,
     to_inf,
-    zero_like,
+    zeros_like,
 )
 from recurrax.losses._prefixes import Prefixes, choose, empty_prefixes, follow, merge
 
@@ -272,10 +273,10 @@ def greedy(
     The functions often hold parameters, so nothing is compiled here: put the call into `jax.jit`.
 
     Args:
-        joint: `(frame, output) -> logits` for one sequence: `[E]` and one output of the predictor
-            to `[V]`.
-        predictor_step: `(label, state) -> (output, state)` for one sequence: it reads a label,
-            `int32[]`. The first label that it reads is `blank`, which stands for the start.
+        joint: `(frame, output) -> logits`. It joins a frame of each sequence, `[*B, E]`, with an
+            output of the predictor, and returns `[*B, V]`.
+        predictor_step: `(label, state) -> (output, state)`. It reads a label of each sequence,
+            `int32[*B]`. The first label that it reads is `blank`, which stands for the start.
         encoded: the outputs of the encoder, `[*B, T, E]`, or `[T, *B, E]` if `time_major`.
         state: the first state of the predictor, a pytree with leaves `[*B, ...]`.
         lengths: `int[*B]`, the numbers of frames, as in `scan`. Frames in the padding have no
@@ -343,14 +344,35 @@ def greedy(
     if max_labels is None:
         max_labels = max_symbols * max(encoded.shape[-2], 1)
     max_labels = check_number("max_labels", max_labels)
-    predictor_step = _checked_step(predictor_step)
+    axes = lengths.ndim
 
-    one = functools.partial(_greedy_one, joint, predictor_step, blank, max_symbols, max_labels)
-    return over_batch(one, lengths.ndim)(encoded, lengths, state)
+    output, state = _read(predictor_step, zeros_like(lengths) + blank, state)
+    first = functools.partial(_first_node, max_labels=max_labels, blank=blank)
+    frames = over_batch(_frame, axes)
+    logits = _join(joint, frames(encoded, zeros_like(lengths)), output, blank)
+    node = over_batch(first, axes)(lengths, log_probs_of(logits), output, state)
+
+    def unfinished(node: _Node) -> jax.Array:
+        return (node.frame < lengths).any()
+
+    def move(node: _Node) -> _Node:
+        logits = _join(joint, frames(encoded, node.frame), node.output, blank)
+        choose_one = functools.partial(
+            _move, blank=blank, max_symbols=max_symbols, max_labels=max_labels
+        )
+        new, label, emits = over_batch(choose_one, axes)(node, log_probs_of(logits))
+        read = _read(predictor_step, label, node.state)
+        output, state = where(emits, read, (node.output, node.state))
+        new = new._replace(output=output, state=state)
+        # Sequences that have ended wait for the others.
+        return where(node.frame < lengths, new, node)
+
+    node = lax.while_loop(unfinished, move, node)
+    return Decoded(node.labels, node.length, to_inf(node.score))
 
 
-class _Greedy(NamedTuple):
-    """A node of the lattice, and how the search came to it."""
+class _Node(NamedTuple):
+    """A node of the lattice of one sequence, and how the search came to it."""
 
     frame: jax.Array  # int32[]
     symbols: jax.Array  # int32[], the number of labels at this frame
@@ -361,49 +383,33 @@ class _Greedy(NamedTuple):
     state: Any  # the state of the predictor
 
 
-def _greedy_one(
-    joint: Callable,
-    predictor_step: Callable,
-    blank: int,
-    max_symbols: int,
-    max_labels: int,
-    encoded: jax.Array,
-    length: jax.Array,
-    state: Any,
-) -> Decoded:
-    encoded = _with_a_frame(encoded)
-    zero = zero_like(length)
-    output, state = predictor_step(zero + blank, state)
-    dtype = log_probs_of(_logits(joint, encoded[0], output, blank)).dtype
+def _first_node(
+    length: jax.Array, scores: jax.Array, output: Any, state: Any, *, max_labels: int, blank: int
+) -> _Node:
+    zero = zeros_like(length)
     labels = jnp.full(max_labels, blank, jnp.int32) + zero
-    node = _Greedy(zero, zero, labels, zero, zero.astype(dtype), output, state)
+    return _Node(zero, zero, labels, zero, zero.astype(scores.dtype), output, state)
 
-    def unfinished(node: _Greedy) -> jax.Array:
-        return node.frame < length
 
-    def move(node: _Greedy) -> _Greedy:
-        scores = log_probs_of(_logits(joint, encoded[node.frame], node.output, blank))  # [V]
-        # Where no more labels may come, only the blank is left.
-        full = (node.symbols >= max_symbols) | (node.length >= max_labels)
-        others = jnp.arange(len(scores), dtype=jnp.int32) != blank
-        label = jnp.argmax(jnp.where(full & others, -jnp.inf, scores)).astype(jnp.int32)
-        emits = label != blank
-        # A blank writes outside of the labels: nothing.
-        place = jnp.where(emits, node.length, max_labels)
-        new = predictor_step(label, node.state)
-        output, state = where(emits, new, (node.output, node.state))
-        return _Greedy(
-            frame=jnp.where(emits, node.frame, node.frame + 1),
-            symbols=jnp.where(emits, node.symbols + 1, 0),
-            labels=node.labels.at[place].set(label, mode="drop"),
-            length=node.length + emits.astype(jnp.int32),
-            score=node.score + scores[label],
-            output=output,
-            state=state,
-        )
-
-    node = lax.while_loop(unfinished, move, node)
-    return Decoded(node.labels, node.length, to_inf(node.score))
+def _move(
+    node: _Node, scores: jax.Array, *, blank: int, max_symbols: int, max_labels: int
+) -> tuple[_Node, jax.Array, jax.Array]:
+    """Makes the move with the best score of `[V]`; returns its label, and whether it emits one."""
+    # Where no more labels may come, only the blank is left.
+    full = (node.symbols >= max_symbols) | (node.length >= max_labels)
+    others = jnp.arange(len(scores), dtype=jnp.int32) != blank
+    label = jnp.argmax(jnp.where(full & others, -jnp.inf, scores)).astype(jnp.int32)
+    emits = label != blank
+    # A blank writes outside of the labels: nothing.
+    place = jnp.where(emits, node.length, max_labels)
+    new = node._replace(
+        frame=jnp.where(emits, node.frame, node.frame + 1),
+        symbols=jnp.where(emits, node.symbols + 1, 0),
+        labels=node.labels.at[place].set(label, mode="drop"),
+        length=node.length + emits.astype(jnp.int32),
+        score=node.score + scores[label],
+    )
+    return new, label, emits
 
 
 def beam(
@@ -430,8 +436,8 @@ def beam(
     The functions often hold parameters, so nothing is compiled here: put the call into `jax.jit`.
 
     Args:
-        joint: as in `greedy`.
-        predictor_step: as in `greedy`.
+        joint: as in `greedy`. It runs under `jax.vmap` over the beam.
+        predictor_step: as in `greedy`. It runs under `jax.vmap` over the beam.
         encoded: as in `greedy`.
         state: as in `greedy`.
         beam_size: the number K of hypotheses.
@@ -472,14 +478,43 @@ def beam(
         max_labels = max(encoded.shape[-2], 1)
     max_labels = check_number("max_labels", max_labels)
     beam_size = check_number("beam_size", beam_size)
-    predictor_step = _checked_step(predictor_step)
+    axes = lengths.ndim
 
-    one = functools.partial(_beam_one, joint, predictor_step, blank, beam_size, max_labels)
-    return over_batch(one, lengths.ndim)(encoded, lengths, state)
+    output, state = _read(predictor_step, zeros_like(lengths) + blank, state)
+    frames = over_batch(_frame, axes)
+    logits = _join(joint, frames(encoded, zeros_like(lengths)), output, blank)
+    check_beam_size(beam_size, logits.shape[-1] - 1, max_labels)
+    first = functools.partial(_first_beam, beam_size=beam_size, max_labels=max_labels, blank=blank)
+    beam = over_batch(first, axes)(lengths, log_probs_of(logits), output, state)
+
+    # The functions of the user get `[*B, ...]`, so they are mapped over the beam only.
+    join_all = jax.vmap(lambda *pair: _join(joint, *pair, blank), axes, axes)
+    read_all = jax.vmap(lambda *pair: _read(predictor_step, *pair), axes, axes)
+
+    def unfinished(beam: _Beam) -> jax.Array:
+        return over_batch(_can_improve, axes)(beam).any()
+
+    def move(beam: _Beam) -> _Beam:
+        # All hypotheses have made as many moves, so the number of labels tells the frame.
+        t = beam.moves[..., None] - beam.prefixes.lengths  # [*B, K]
+        logits = join_all(frames(encoded, t), beam.output)  # [*B, K, V]
+        grow = over_batch(functools.partial(_grow, blank=blank), axes)
+        new, label, extended = grow(beam, log_probs_of(logits), t, lengths)
+        # Only the predictors of the longer prefixes read a label.
+        read = read_all(label, new.state)
+        output, state = where(extended, read, (new.output, new.state))
+        new = new._replace(output=output, state=state)
+        # Sequences that have ended wait for the others.
+        return where(over_batch(_can_improve, axes)(beam), new, beam)
+
+    complete = lax.while_loop(unfinished, move, beam).complete
+    found = possible(complete.scores)  # [*B, K]
+    labels = jnp.where(found[..., None], complete.labels, blank)
+    return Decoded(labels, jnp.where(found, complete.lengths, 0), to_inf(complete.scores))
 
 
 class _Beam(NamedTuple):
-    """K hypotheses on one anti-diagonal, and the K best that are complete."""
+    """K hypotheses of one sequence on one anti-diagonal, and the K best that are complete."""
 
     moves: jax.Array  # int32[], t + u of every hypothesis
     prefixes: Prefixes
@@ -489,24 +524,19 @@ class _Beam(NamedTuple):
     complete: Decoded
 
 
-def _beam_one(
-    joint: Callable,
-    predictor_step: Callable,
-    blank: int,
+def _first_beam(
+    length: jax.Array,
+    scores: jax.Array,
+    output: Any,
+    state: Any,
+    *,
     beam_size: int,
     max_labels: int,
-    encoded: jax.Array,
-    length: jax.Array,
-    state: Any,
-) -> Decoded:
-    encoded = _with_a_frame(encoded)
-    zero = zero_like(length)
-    output, state = predictor_step(zero + blank, state)
-    scores = log_probs_of(_logits(joint, encoded[0], output, blank))  # [V]
-    check_beam_size(beam_size, len(scores) - 1, max_labels)
-
-    zeros = jnp.zeros(beam_size, scores.dtype) + zero.astype(scores.dtype)  # [K]
-    nothing = zeros + IMPOSSIBLE
+    blank: int,
+) -> _Beam:
+    """Returns the beam before the first move: one empty hypothesis."""
+    zero = zeros_like(length)
+    nothing = jnp.full(beam_size, IMPOSSIBLE, scores.dtype) + zero.astype(scores.dtype)  # [K]
     empty = empty_prefixes(beam_size, max_labels, blank, zero)
     start = nothing.at[0].set(0)
     # Without a frame the empty sequence is complete.
@@ -514,7 +544,7 @@ def _beam_one(
     output, state = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (beam_size, *leaf.shape)), (output, state)
     )
-    beam = _Beam(
+    return _Beam(
         moves=zero,
         prefixes=empty,
         scores=jnp.where(no_frame, nothing, start),
@@ -523,36 +553,25 @@ def _beam_one(
         complete=Decoded(empty.labels, empty.lengths, jnp.where(no_frame, start, nothing)),
     )
 
-    def unfinished(beam: _Beam) -> jax.Array:
-        # All that the hypotheses can still give to one sequence of labels.
-        most = jax.nn.logsumexp(beam.scores)
-        return possible(beam.scores).any() & (most > beam.complete.scores[-1])
 
-    def move(beam: _Beam) -> _Beam:
-        return _advance(beam, joint, predictor_step, blank, encoded, length)
-
-    complete = lax.while_loop(unfinished, move, beam).complete
-    found = possible(complete.scores)
-    labels = jnp.where(found[:, None], complete.labels, blank)
-    lengths = jnp.where(found, complete.lengths, 0)
-    return Decoded(labels, lengths, to_inf(complete.scores))
+def _can_improve(beam: _Beam) -> jax.Array:
+    """Whether the hypotheses of a sequence can still enter its K best complete ones."""
+    # No sequence of labels can get more than all that the hypotheses have together.
+    most = jax.nn.logsumexp(beam.scores)
+    return possible(beam.scores).any() & (most > beam.complete.scores[-1])
 
 
-def _advance(
-    beam: _Beam,
-    joint: Callable,
-    predictor_step: Callable,
-    blank: int,
-    encoded: jax.Array,
-    length: jax.Array,
-) -> _Beam:
-    """Moves all hypotheses to the next anti-diagonal."""
+def _grow(
+    beam: _Beam, scores: jax.Array, t: jax.Array, length: jax.Array, *, blank: int
+) -> tuple[_Beam, jax.Array, jax.Array]:
+    """Moves all hypotheses to the next anti-diagonal, with log-probabilities `[K, V]`.
+
+    Returns:
+        The new beam with the old states of the predictor, the labels that the predictor must read,
+        `int32[K]`, and whether it must, `bool[K]`.
+    """
     prefixes = beam.prefixes
     number, most = prefixes.labels.shape
-    # All hypotheses have made as many moves, so the number of labels tells the frame.
-    t = beam.moves - prefixes.lengths  # [K]
-    logits = functools.partial(_logits, joint, blank=blank)
-    scores = log_probs_of(jax.vmap(logits)(encoded[t], beam.output))  # [K, V]
     stay = beam.scores + scores[:, blank]
     extend = beam.scores[:, None] + scores
     no_label = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None, :] == blank
@@ -573,11 +592,8 @@ def _advance(
     stay = jnp.where(ends, IMPOSSIBLE, stay)
     choice = choose(stay, extend)
     source, label, extended = choice
-    old = jax.tree.map(lambda leaf: leaf[source], (beam.output, beam.state))
-    # Only the predictors of the longer prefixes read a label.
-    new = jax.vmap(predictor_step)(jnp.where(extended, label, blank), old[1])
-    output, state = where(extended, new, old)
-    return _Beam(
+    output, state = jax.tree.map(lambda leaf: leaf[source], (beam.output, beam.state))
+    new = _Beam(
         moves=beam.moves + 1,
         prefixes=follow(prefixes, choice),
         scores=jnp.where(extended, extend[source, label], stay[source]),
@@ -585,6 +601,7 @@ def _advance(
         state=state,
         complete=complete,
     )
+    return new, jnp.where(extended, label, blank), extended
 
 
 def _check(encoded: Any, lengths: Any, state: Any, time_major: bool) -> tuple:
@@ -595,40 +612,27 @@ def _check(encoded: Any, lengths: Any, state: Any, time_major: bool) -> tuple:
     # An empty place of a beam may read the padding. NaN there would be the highest score.
     within = lengths_to_mask(lengths, encoded.shape[-2])
     encoded = where(within, encoded, jnp.zeros_like(encoded))
+    # Without a frame nothing is read, but the loop is traced with one.
+    if not encoded.shape[-2]:
+        encoded = jnp.zeros((*lengths.shape, 1, encoded.shape[-1]), encoded.dtype)
     return encoded, lengths, check_states("state", state, lengths.shape, what)
 
 
-def _with_a_frame(encoded: jax.Array) -> jax.Array:
-    """Adds a frame to none. It is not read, but the loop is traced with it."""
-    if len(encoded):
-        return encoded
-    return jnp.zeros((1, *encoded.shape[1:]), encoded.dtype)
+def _frame(encoded: jax.Array, t: jax.Array) -> jax.Array:
+    return encoded[t]
 
 
-def _logits(joint: Callable, frame: jax.Array, output: Any, blank: int) -> jax.Array:
-    """Returns the logits of one node, checked."""
+def _join(joint: Callable, frame: jax.Array, output: Any, blank: int) -> jax.Array:
+    """Returns the logits of one node of each sequence, checked."""
     logits = joint(frame, output)
-    of = f"the logits of `joint`, {describe(logits)}"
-    if jnp.ndim(logits) != 1 or kind(logits) != "floating":
-        raise ValueError(
-            f"`joint` must return float[V] for one frame {describe(frame)}; got "
-            f"{describe(logits)}. Batch axes are mapped: write it without them."
-        )
-    check_blank(blank, len(logits), of)
+    check_returned_scores("joint", logits, frame.shape[:-1])
+    check_blank(blank, logits.shape[-1], f"the logits of `joint`, {describe(logits)}")
     return logits
 
 
-def _checked_step(predictor_step: Callable) -> Callable:
-    """Returns the step of the predictor with a check of the state that it returns."""
-
-    def step(label: jax.Array, state: Any) -> tuple[Any, Any]:
-        returned = predictor_step(label, state)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise ValueError(
-                f"`predictor_step` must return (output, state); got {describe(returned)}."
-            )
-        output, new = returned
-        check_like("predictor_step", new, state, "a state like the state that it gets")
-        return output, new
-
-    return step
+def _read(predictor_step: Callable, label: jax.Array, state: Any) -> tuple[Any, Any]:
+    """Lets the predictor read one label of each sequence, with a check of the results."""
+    returned = predictor_step(label, state)
+    check_step("predictor_step", returned, state)
+    output, new = returned
+    return output, new
