@@ -87,11 +87,24 @@ def test_loss_and_gradient_equal_all_paths() -> None:
         want, slope = by_enumeration(LOGITS[row], labels, min(FRAMES[row], 5))
         np.testing.assert_allclose(loss[row], want, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(gradient[row], slope, atol=1e-5)
+    # NaN within the lattice stays visible, in its sequence alone. A node where nothing is possible is avoided.
+    bad = LOGITS.copy()
+    bad[0, 0, 1, 0] = np.nan
+    bad[0, 1, 0, 1] = -np.inf
+    again, gradient = loss_and_gradient(bad)
+    assert np.isnan(again).tolist() == [[True, False, False, False], [False] * 4]
+    assert np.isfinite(np.asarray(gradient)[0, 1:]).all()
+    log_probs = np.full((5, 4, 5), -1e9)
+    log_probs[:4, :3] = log_softmax(LOGITS[0, 1, :4, :3])
+    log_probs[0, 1] = -1e9
+    scores = [sum(log_probs[t, u, LABELS[0, 1, u] if e else BLANK] for t, u, e in path) for path in paths(4, 2)]
+    np.testing.assert_allclose(again[0, 1], -np.logaddexp.reduce(scores), rtol=1e-5)
     # Labels without a frame have no path; no labels without a frame have one, of no move.
     assert np.isinf(loss[1, 1])
     assert loss[1, 3] == 0
 
 
+@pytest.mark.thorough
 def test_derivatives_of_every_order() -> None:
     logits = normal(1, 2, 3, 3, 4).astype(np.float64)
     # An impossible label must not make a derivative NaN.

@@ -36,8 +36,8 @@ class Decoded(NamedTuple):
 
 
 def possible(scores: jax.Array) -> jax.Array:
-    """Whether a sum of log-probabilities contains nothing impossible."""
-    return scores > IMPOSSIBLE / 2
+    """Whether a sum of log-probabilities contains nothing impossible. NaN counts as possible."""
+    return ~(scores <= IMPOSSIBLE / 2)
 
 
 def to_inf(scores: jax.Array) -> jax.Array:
@@ -50,7 +50,11 @@ def log_probs_of(logits: jax.Array) -> jax.Array:
 
     Log-probabilities stay the same.
     """
-    return jnp.maximum(jax.nn.log_softmax(widened(logits)), IMPOSSIBLE)
+    logits = widened(logits)
+    # Where nothing is possible, the softmax is NaN.
+    nothing = (logits == -jnp.inf).all(axis=-1, keepdims=True)
+    log_probs = jax.nn.log_softmax(jnp.where(nothing, 0, logits))
+    return jnp.where(nothing, IMPOSSIBLE, jnp.maximum(log_probs, IMPOSSIBLE))
 
 
 def over_batch(function: Callable, axes: int) -> Callable:
@@ -207,6 +211,19 @@ def check_nan(name: str, xs: jax.Array, lengths: jax.Array) -> None:
         f"`{name}` must have no NaN within `lengths`; got NaN at step {step} of {sequence}. "
         "Has the training diverged, or do the lengths count padding?"
     )
+
+
+def check_scores(name: str, decoded: Decoded) -> Decoded:
+    """Checks that a function of the user gave no NaN, if the scores are known."""
+    if not known(decoded.scores):
+        return decoded
+    wrong = np.isnan(np.asarray(decoded.scores))
+    if wrong.any():
+        raise ValueError(
+            f"`{name}` must return scores without NaN and +inf; got such scores, and "
+            f"{int(wrong.sum())} of {wrong.size} results are NaN. Has the training diverged?"
+        )
+    return decoded
 
 
 @jax.jit

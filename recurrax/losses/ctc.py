@@ -30,6 +30,7 @@ from recurrax.losses._labels import (
     check_labels,
     check_nan,
     check_returned_scores,
+    check_scores,
     check_states,
     check_step,
     known,
@@ -229,7 +230,8 @@ def prefix_beam(
     arguments = (logits, lengths, model_state, model_weight, length_bonus)
     if language_model is None:
         return _compiled_search(*arguments, beam_size, blank, None)
-    return _search(*arguments, beam_size, blank, language_model)
+    found = _search(*arguments, beam_size, blank, language_model)
+    return check_scores("language_model", found)
 
 
 def _search(

@@ -29,6 +29,7 @@ from recurrax.losses._labels import (
     check_lengths,
     check_nan,
     check_returned_scores,
+    check_scores,
     check_states,
     check_step,
     log_probs_of,
@@ -197,7 +198,8 @@ def _normalizers(logits: jax.Array, inside: jax.Array) -> jax.Array:
         normalizers = _in_blocks(logits)
     else:
         normalizers = jax.nn.logsumexp(widened(logits), axis=-1)
-    return jnp.where(inside, normalizers, 0)
+    # Where all logits are -inf, the difference to them must be -inf, not NaN.
+    return jnp.where(inside, jnp.maximum(normalizers, IMPOSSIBLE), 0)
 
 
 @_normalizers.defjvp
@@ -368,7 +370,8 @@ def greedy(
         return where(node.frame < lengths, new, node)
 
     node = lax.while_loop(unfinished, move, node)
-    return Decoded(node.labels, node.length, to_inf(node.score))
+    found = Decoded(node.labels, node.length, to_inf(node.score))
+    return check_scores("joint", found)
 
 
 class _Node(NamedTuple):
@@ -458,14 +461,16 @@ def beam(
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
-        >>> encoded = jnp.ones((2, 5, 3))  # [B, T, V]
         >>> def joint(frame, output):
         ...     return frame + output
         >>> def predictor_step(label, state):  # a predictor without a memory
-        ...     return jnp.eye(3)[label], state
-        >>> decoded = recurrax.losses.transducer.beam(
-        ...     joint, predictor_step, encoded, (), beam_size=4, lengths=jnp.array([5, 3])
-        ... )
+        ...     return jax.nn.one_hot(label, 3), state
+        >>> @jax.jit
+        ... def decode(encoded, lengths):
+        ...     return recurrax.losses.transducer.beam(
+        ...         joint, predictor_step, encoded, (), beam_size=4, lengths=lengths
+        ...     )
+        >>> decoded = decode(jnp.ones((2, 5, 3)), jnp.array([5, 3]))  # [B, T, V]
         >>> decoded.labels.shape, decoded.scores.shape
         ((2, 4, 5), (2, 4))
 
@@ -507,10 +512,15 @@ def beam(
         # Sequences that have ended wait for the others.
         return where(over_batch(_can_improve, axes)(beam), new, beam)
 
-    complete = lax.while_loop(unfinished, move, beam).complete
-    found = possible(complete.scores)  # [*B, K]
-    labels = jnp.where(found[..., None], complete.labels, blank)
-    return Decoded(labels, jnp.where(found, complete.lengths, 0), to_inf(complete.scores))
+    beam = lax.while_loop(unfinished, move, beam)
+    complete = beam.complete
+    alive = possible(complete.scores)  # [*B, K]
+    labels = jnp.where(alive[..., None], complete.labels, blank)
+    # NaN ends the search of a sequence. No score of the sequence is right then.
+    nan = jnp.isnan(beam.scores).any(axis=-1, keepdims=True)  # [*B, 1]
+    scores = jnp.where(nan, jnp.nan, to_inf(complete.scores))
+    found = Decoded(labels, jnp.where(alive, complete.lengths, 0), scores)
+    return check_scores("joint", found)
 
 
 class _Beam(NamedTuple):
@@ -572,13 +582,16 @@ def _grow(
     """
     prefixes = beam.prefixes
     number, most = prefixes.labels.shape
+    alive = possible(beam.scores)  # [K]
+    # An empty place of the beam has read any frame, and may have NaN.
+    scores = jnp.where(alive[:, None], scores, IMPOSSIBLE)
     stay = beam.scores + scores[:, blank]
     extend = beam.scores[:, None] + scores
     no_label = jnp.arange(scores.shape[-1], dtype=jnp.int32)[None, :] == blank
     full = prefixes.lengths[:, None] == most
     extend = jnp.where(no_label | full, IMPOSSIBLE, extend)
     # Two alignments of the same labels come to the same frame.
-    joined, extend = merge(prefixes, possible(beam.scores), extend)
+    joined, extend = merge(prefixes, alive, extend)
     stay = jnp.logaddexp(stay, joined)
 
     # A blank at the last frame completes a hypothesis.
@@ -609,7 +622,7 @@ def _check(encoded: Any, lengths: Any, state: Any, time_major: bool) -> tuple:
     what = f"`encoded` {describe(jnp.asarray(encoded))}"
     encoded, lengths = check_frames("encoded", encoded, "T, E", lengths, time_major)
     check_nan("encoded", encoded, lengths)
-    # An empty place of a beam may read the padding. NaN there would be the highest score.
+    # Functions of the user may be run on the padding, but their results are not used.
     within = lengths_to_mask(lengths, encoded.shape[-2])
     encoded = where(within, encoded, jnp.zeros_like(encoded))
     # Without a frame nothing is read, but the loop is traced with one.
