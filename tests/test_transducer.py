@@ -346,9 +346,9 @@ def test_a_small_beam_keeps_what_its_definition_keeps() -> None:
 def test_no_frames_and_no_labels() -> None:
     joint, predictor_step, _ = networks()
     encoded, state = jnp.zeros((0, 6)), CELL.initial_state()
-    decoded = transducer.greedy(joint, predictor_step, encoded, state, blank=BLANK)
+    decoded = jax.jit(lambda: transducer.greedy(joint, predictor_step, encoded, state, blank=BLANK))()
     assert (int(decoded.lengths), float(decoded.scores)) == (0, 0)
-    decoded = transducer.beam(joint, predictor_step, encoded, state, blank=BLANK, beam_size=2)
+    decoded = jax.jit(lambda: transducer.beam(joint, predictor_step, encoded, state, blank=BLANK, beam_size=2))()
     assert decoded.lengths.tolist() == [0, 0]
     assert decoded.scores.tolist() == [0, -math.inf]
     for decoded in (ctc.greedy(encoded), jax.tree.map(lambda leaf: leaf[0], ctc.prefix_beam(encoded, beam_size=1))):
@@ -473,14 +473,17 @@ def test_decoders_in_float64() -> None:
             state = (state + jnp.asarray(embedding, dtype)[label]) / 2
             return state, state
 
-        state = jnp.zeros((2, 6), dtype)
-        found = [
-            transducer.greedy(joint, predictor_step, encoded, state),
-            transducer.beam(joint, predictor_step, encoded, state, beam_size=4),
-            ctc.greedy(encoded),
-            ctc.prefix_beam(encoded, beam_size=4),
-            ctc.align(encoded, jnp.array([[1, 2], [3, 3]])),
-        ]
+        @jax.jit
+        def decode_all(encoded: jax.Array, state: jax.Array) -> list:
+            return [
+                transducer.greedy(joint, predictor_step, encoded, state),
+                transducer.beam(joint, predictor_step, encoded, state, beam_size=4),
+                ctc.greedy(encoded),
+                ctc.prefix_beam(encoded, beam_size=4),
+                ctc.align(encoded, np.array([[1, 2], [3, 3]], np.int32)),
+            ]
+
+        found = decode_all(encoded, jnp.zeros((2, 6), dtype))
         assert all(leaf.dtype in (dtype, jnp.int32) for leaf in jax.tree.leaves(found))
         return jax.device_get(found)
 

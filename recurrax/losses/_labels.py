@@ -71,7 +71,7 @@ def zeros_like(lengths: jax.Array) -> jax.Array:
 
 
 def known(*arrays: Any) -> bool:
-    """Whether the values of arrays are known, as they are outside of every transformation."""
+    """Whether arrays have known values: outside of `jit`, `grad` and `vmap`."""
     leaves = jax.tree.leaves(arrays)
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
@@ -153,7 +153,7 @@ def check_labels(
     size: int,
     what: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Checks labels `int[*B, U]`, and their values where they are known.
+    """Checks labels `int[*B, U]`. Their values are checked outside of `jit`.
 
     Returns:
         `int32[*B, U]` with `blank` in the padding, and the lengths `int32[*B]`.

@@ -169,7 +169,7 @@ def prefix_beam(
             `blank` is not used. It runs under `jax.vmap` over the beam.
         model_state: the first state of the language model, a pytree with leaves `[*B, ...]`.
         model_weight: the factor of its log-probabilities.
-        length_bonus: what each label adds to the score.
+        length_bonus: a number that each label adds to the score.
         time_major: whether time is the first axis of `logits`.
 
     Returns:
@@ -381,15 +381,14 @@ def align(
         time_major: whether time is the first axis of `logits` and of the results with a time.
 
     Returns:
-        The label or the blank of each step, the position of that label in `labels`, the
-        log-probability of each step, and the log-probability of the alignment. The last two have
-        gradients.
+        The label or the blank of each step, its position in `labels`, its log-probability, and the
+        log-probability of the alignment. The log-probabilities have gradients.
 
     Raises:
         TypeError: if an argument has the wrong dtype.
-        ValueError: if an argument has the wrong shape, a label or `blank` is out of range, a logit
-            is NaN, or a sequence has no alignment. Labels need a step each, and one more between
-            two equal neighbors. Inside of `jit` values are unknown: a sequence without an alignment
+        ValueError: if a shape is wrong, a label or `blank` is out of range, a logit is NaN, or a
+            sequence has no alignment. Labels need a step each, and equal neighbors one
+            more between them. Inside of `jit` values are unknown: a sequence without an alignment
             then has blanks and a score of -inf.
 
     Example:
@@ -416,8 +415,11 @@ def align(
         _check_aligned(alignment.scores, labels, lengths, label_lengths)
     if not time_major:
         return alignment
-    *by_step, scores = alignment
-    return Alignment(*(jnp.moveaxis(leaf, -1, 0) for leaf in by_step), scores)
+    return alignment._replace(
+        path=jnp.moveaxis(alignment.path, -1, 0),
+        positions=jnp.moveaxis(alignment.positions, -1, 0),
+        log_probs=jnp.moveaxis(alignment.log_probs, -1, 0),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="blank")
@@ -489,6 +491,7 @@ def _check_aligned(
     if not missing.any():
         return
     row = tuple(int(index) for index in np.argwhere(missing)[0])
+    # The blank between equal neighbors needs a step too.
     number, steps = int(label_lengths[row]), int(lengths[row])
     kept = np.asarray(labels[row])[:number]
     repeats = int((kept[1:] == kept[:-1]).sum())

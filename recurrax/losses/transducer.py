@@ -1,8 +1,8 @@
 """The transducer (RNN-T): its loss, and decoders with a recurrent predictor.
 
 An encoder reads T frames. A predictor reads the labels before. A joint function makes logits from
-both. An alignment is a path in a lattice of T frames and U labels: a blank goes to the next frame,
-a label stays at its frame. The last blank leaves the last frame.
+both. An alignment is a path in a lattice of T frames and U labels. A blank goes to the next frame,
+and a label stays at its frame. The last blank leaves the last frame.
 """
 
 from __future__ import annotations
@@ -493,8 +493,8 @@ def beam(
     beam = over_batch(first, axes)(lengths, log_probs_of(logits), output, state)
 
     # The functions of the user get `[*B, ...]`, so they are mapped over the beam only.
-    join_all = jax.vmap(lambda *pair: _join(joint, *pair, blank), axes, axes)
-    read_all = jax.vmap(lambda *pair: _read(predictor_step, *pair), axes, axes)
+    join_all = jax.vmap(functools.partial(_join, joint, blank=blank), axes, axes)
+    read_all = jax.vmap(functools.partial(_read, predictor_step), axes, axes)
 
     def unfinished(beam: _Beam) -> jax.Array:
         return over_batch(_can_improve, axes)(beam).any()
