@@ -12,7 +12,7 @@ import jax
 import pytest
 
 import recurrax
-from recurrax import initializers, interop, keras, linen, testing
+from recurrax import initializers, interop, keras, linen, losses, testing
 from recurrax import nnx as rnn
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def public(module) -> dict:
 
 @pytest.mark.parametrize(
     "module",
-    [recurrax, rnn, linen, interop, testing, initializers, keras],
+    [recurrax, rnn, linen, interop, testing, initializers, keras, losses, losses.ctc, losses.transducer],
     ids=lambda m: m.__name__,
 )
 def test_every_public_name_is_documented(module) -> None:

@@ -143,6 +143,16 @@ def test_memory_is_a_few_numbers_per_node() -> None:
 
 
 @pytest.mark.thorough
+def test_normalizers_at_once_as_on_other_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    logits, labels = normal(5, 1, 3, 3, 7), [4, 4]
+    loss, gradient = loss_and_gradient(logits, np.array([labels]), np.array([3]), np.array([2]))
+    want, slope = by_enumeration(logits[0], labels, 3)
+    np.testing.assert_allclose(loss[0], want, rtol=1e-5)
+    np.testing.assert_allclose(gradient[0], slope, atol=1e-5)
+
+
+@pytest.mark.thorough
 def test_a_long_lattice_equals_a_loop_over_its_nodes() -> None:
     frames, number = 120, 40
     logits = 3 * normal(3, frames, number + 1, 6)

@@ -56,8 +56,9 @@ def transducer_loss(
     loss = -(α(T-1, U) + log p_blank(T-1, U))
 
     All nodes of an anti-diagonal t + u are computed at once, so a loop of T + U steps suffices.
-    The loop and its derivative need O(B · T · U) memory. The logits are read, but no second array
-    of their size is made, except for their gradient.
+    The loop and its derivative need O(B · (T + U) · U) memory. The logits are read, but no second
+    array of their size is made, except for their gradient. On CPUs, XLA also makes a copy of logits
+    that are narrower than float32.
 
     Args:
         logits: `[*B, T, U+1, V]`, the output of the joint function; logits or log-probabilities.
