@@ -195,7 +195,7 @@ def prefix_beam(
 
         With a recurrent language model:
 
-        >>> layer = recurrax.Stack((recurrax.GRUCell(8), recurrax.Dense(5)))
+        >>> layer = recurrax.Stack((recurrax.MinGRUCell(8), recurrax.Dense(5)))
         >>> params = layer.init(jax.random.key(0), input_size=5)
         >>> def language_model(label, state):
         ...     state, y = recurrax.step(layer, params, jax.nn.one_hot(label, 5), state)
