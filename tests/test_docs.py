@@ -13,9 +13,8 @@ import pytest
 
 import recurrax
 from quick import quick_first
-from recurrax import initializers, interop, keras, linen, testing
+from recurrax import initializers, interop, keras, linen, losses, testing
 from recurrax import nnx as rnn
-from recurrax.losses import crf
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md", "docs/extending.md"]
@@ -50,7 +49,7 @@ def public(module) -> dict:
 
 @pytest.mark.parametrize(
     "module",
-    [recurrax, rnn, linen, interop, testing, initializers, keras, crf],
+    [recurrax, rnn, linen, interop, testing, initializers, keras, losses, losses.crf, losses.ctc, losses.transducer],
     ids=lambda m: m.__name__,
 )
 def test_every_public_name_is_documented(module) -> None:
