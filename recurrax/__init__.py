@@ -52,6 +52,7 @@ from recurrax.cells import SLSTMCell as SLSTMCell
 from recurrax.cells import SRUCell as SRUCell
 from recurrax.cells import UGRNNCell as UGRNNCell
 from recurrax.layers import Activation as Activation
+from recurrax.layers import BahdanauAttention as BahdanauAttention
 from recurrax.layers import Bidirectional as Bidirectional
 from recurrax.layers import CausalConv as CausalConv
 from recurrax.layers import Dense as Dense
@@ -60,6 +61,7 @@ from recurrax.layers import Gated as Gated
 from recurrax.layers import GradientClip as GradientClip
 from recurrax.layers import LayerNorm as LayerNorm
 from recurrax.layers import LearnedInitialState as LearnedInitialState
+from recurrax.layers import LuongAttention as LuongAttention
 from recurrax.layers import RecurrentDropout as RecurrentDropout
 from recurrax.layers import Residual as Residual
 from recurrax.layers import Reverse as Reverse
