@@ -24,9 +24,13 @@ DONE, FAILED, STOPPED = 0, 2, 130
 
 def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     """Makes an argparse type for numbers within a range."""
-    word = "an integer" if kind is int else "a number"
+    word = "a number"
+    if kind is int:
+        word = "an integer"
+    span = f"{low:,} to {high:,}"
     # A limit that no user reaches is not worth a word.
-    span = f"{low:,} or more" if high > 10**9 else f"{low:,} to {high:,}"
+    if high > 10**9:
+        span = f"{low:,} or more"
 
     def parse(text: str) -> Any:
         try:
@@ -76,10 +80,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "(default: Python's standard library)"
     )
     parser.add_argument("--text", help=text_help)
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + DEFAULT
-    )
-    parser.add_argument("--overwrite", action="store_true", help="lose the run that --out may hold")
+    out_help = "run folder to make" + DEFAULT
+    parser.add_argument("--out", type=Path, default=DEFAULT_RUN, help=out_help)
+    overwrite_help = "lose the run that --out may hold"
+    parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
     # Each field of `Config` is an option. Its metadata holds its range, or its choices.
     for field in dataclasses.fields(Config):
         option = "--" + field.name.replace("_", "-")
@@ -144,9 +148,10 @@ def _train(options: argparse.Namespace) -> int:
     from .run import Run
     from .train import train
 
-    config = Config(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
-    )
+    settings = {}
+    for field in dataclasses.fields(Config):
+        settings[field.name] = getattr(options, field.name)
+    config = Config(**settings)
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(load_text(options.text), config)
     console = Console()
@@ -154,7 +159,9 @@ def _train(options: argparse.Namespace) -> int:
     # `create` removes an old run, so every check comes before it.
     run = Run.create(options.out, config, options.text, corpus)
     finished = train(run, corpus, console)
-    return DONE if finished else STOPPED
+    if not finished:
+        return STOPPED
+    return DONE
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -163,7 +170,9 @@ def _resume(options: argparse.Namespace) -> int:
     from .train import train
 
     run = Run.open(options.run)
-    source = options.text or run.text.source
+    source = run.text.source
+    if options.text is not None:
+        source = options.text
     corpus = make_corpus(load_text(source), run.config)
     # Another text has another vocabulary, or other windows in the same steps.
     if corpus.sha256 != run.text.sha256:
@@ -175,7 +184,9 @@ def _resume(options: argparse.Namespace) -> int:
     console = Console()
     console.print(_about(corpus, source), highlight=False)
     finished = train(run, corpus, console, resume=True)
-    return DONE if finished else STOPPED
+    if not finished:
+        return STOPPED
+    return DONE
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -207,7 +218,9 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _about(corpus: Any, source: str | None) -> str:
     """Describes the text of a run."""
-    name = source or "the Python standard library"
+    name = source
+    if source is None:
+        name = "the Python standard library"
     size = len(corpus.train) + len(corpus.validation)
     distinct = len(corpus.vocabulary)
     return f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out."

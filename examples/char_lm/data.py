@@ -39,6 +39,13 @@ def load_text(source: str | None) -> str:
     """
     if source is None:
         return _standard_library()
+    # `Path("")` would be the current folder.
+    if not source:
+        raise UserError(
+            "--text: '' names no file. Is a variable of the shell unset? "
+            "Name a file, a folder or a glob; "
+            "leave --text out for the source of Python's standard library."
+        )
     files = _find_files(source)
     if not files:
         raise UserError(

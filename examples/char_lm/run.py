@@ -64,7 +64,9 @@ class Run:
             raise UserError(f"--out: {str(folder)!r} is a file, not a folder.")
         if overwrite:
             return
-        if any((folder / name).exists() for name in FILES):
+        for name in FILES:
+            if not (folder / name).exists():
+                continue
             raise UserError(
                 f"--out: {str(folder)!r} already holds a run. "
                 f"To go on with it: {PROGRAM} resume {shlex.quote(str(folder))}. "
@@ -83,12 +85,14 @@ class Run:
                 path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         # The run may be resumed from another working directory.
-        if source:
+        if source is not None:
             source = str(Path(source).absolute())
         text = Text(source, corpus.sha256, corpus.vocabulary)
+        facts = json.dumps(text._asdict(), ensure_ascii=False)
+        settings = json.dumps(dataclasses.asdict(config), indent=2)
         # `open` looks for config.json, so config.json comes last.
-        _write(folder / "text.json", json.dumps(text._asdict(), ensure_ascii=False))
-        _write(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2))
+        _write(folder / "text.json", facts)
+        _write(folder / "config.json", settings)
         return cls(folder, config, text)
 
     @classmethod
@@ -126,7 +130,8 @@ class Run:
             return
         settings = ocp.args.JsonSave(self._settings())
         arrays = ocp.args.StandardSave(tree)
-        manager.save(step, args=ocp.args.Composite(tree=arrays, settings=settings))
+        items = ocp.args.Composite(tree=arrays, settings=settings)
+        manager.save(step, args=items)
         self._note_digest(f"{kind}/{step}")
 
     def restore(self, kind: str, like: Any) -> tuple[int, Any]:
@@ -143,7 +148,9 @@ class Run:
             UserError: if it is absent, damaged, or of other settings.
         """
         folder = (self.folder / kind).absolute()
-        steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+        # Orbax names the folder of a checkpoint by its step.
+        names = [path.name for path in folder.glob("*")]
+        steps = sorted(map(int, filter(str.isdigit, names)))
         if not steps:
             where = str(self.folder / kind)
             raise UserError(f"there is no checkpoint in {where!r}: {_IF_ABSENT[kind]}.")
@@ -154,9 +161,12 @@ class Run:
             with ocp.CheckpointManager(folder) as manager:
                 # Other settings give other shapes. Comparing them first gives the better message.
                 only_settings = ocp.args.Composite(settings=ocp.args.JsonRestore())
-                self._check_settings(manager.restore(step, args=only_settings).settings, path)
+                read = manager.restore(step, args=only_settings)
+                self._check_settings(read.settings, path)
                 # A kill may have come before the digest, so a checkpoint without one is trusted.
-                if self._digests().get(name) not in (None, _digest(self.folder / name)):
+                noted = self._digests().get(name)
+                found = _digest(self.folder / name)
+                if noted is not None and noted != found:
                     raise ValueError("its files are not as they were written")
                 expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 only_tree = ocp.args.Composite(tree=ocp.args.StandardRestore(expected))
@@ -183,8 +193,13 @@ class Run:
 
     def truncate_log(self, step: int) -> list[dict[str, Any]]:
         """Drops the lines that were logged after `step`, and returns the others."""
-        rows = [row for row in self.rows() if row["step"] <= step]
-        _write(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        rows = []
+        lines = []
+        for row in self.rows():
+            if row["step"] <= step:
+                rows.append(row)
+                lines.append(json.dumps(row) + "\n")
+        _write(self.folder / "log.jsonl", "".join(lines))
         return rows
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
@@ -209,11 +224,11 @@ class Run:
         for key in sorted(ours.keys() | settings.keys()):
             theirs, our = settings.get(key), ours.get(key)
             if theirs != our:
-                differences.append(f"{key} (checkpoint {theirs}, config.json {our})")
+                difference = f"{key} (checkpoint {theirs}, config.json {our})"
+                differences.append(difference)
         if differences:
-            raise UserError(
-                f"the checkpoint {path!r} is of other settings: {', '.join(differences)}."
-            )
+            found = ", ".join(differences)
+            raise UserError(f"the checkpoint {path!r} is of other settings: {found}.")
 
     def _digests(self) -> dict[str, str]:
         path = self.folder / "digests.json"
