@@ -1,66 +1,31 @@
 """The command line: `python -m examples.char_lm train|sample|resume`."""
 
 import argparse
-import dataclasses
 import itertools
-import logging
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from .command import (
+    DEFAULT,
+    DONE,
+    STOPPED,
+    Parser,
+    add_settings,
+    number_type,
+    run_command,
+    settings,
+)
 from .config import PROGRAM, Config, UserError
 
 DEFAULT_RUN = "runs/char_lm"
-DEFAULT = " (default: %(default)s)"
-
-# The exit codes. A shell gives 130 to a program that Ctrl-C ended.
-DONE, FAILED, STOPPED = 0, 2, 130
-
-
-def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """Makes an argparse type for numbers within a range."""
-    word = "a number"
-    if kind is int:
-        word = "an integer"
-    span = f"{low:,} to {high:,}"
-    # A limit that no user reaches is not worth a word.
-    if high > 10**9:
-        span = f"{low:,} or more"
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        # No range holds NaN, so the range refuses it too.
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be {word}, {span}; got {text!r}")
-        return value
-
-    return parse
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # The usage of twenty options would hide the message.
-        fail(f"{message}\nAll options: {self.prog} --help")
-        raise SystemExit(FAILED)
-
-
-def fail(message: str) -> None:
-    """Prints an error message."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = _Parser(prog=PROGRAM, description="A character-level language model.")
+    parser = Parser(prog=PROGRAM, description="A character-level language model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
     train = commands.add_parser("train", help="learn a text")
     train.description = "Learns a text."
@@ -84,20 +49,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_RUN, help=out_help)
     overwrite_help = "lose the run that --out may hold"
     parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
-    # Each field of `Config` is an option. Its metadata holds its range, or its choices.
-    for field in dataclasses.fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        values: dict[str, Any] = {
-            "default": field.default,
-            "help": field.metadata["help"] + DEFAULT,
-        }
-        if "choices" in field.metadata:
-            values["choices"] = field.metadata["choices"]
-        else:
-            low, high = field.metadata["low"], field.metadata["high"]
-            values["type"] = _number(type(field.default), low, high)
-            values["metavar"] = "N"
-        parser.add_argument(option, **values)
+    add_settings(parser, Config)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -108,27 +60,27 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="", help="text to continue (default: a new line)")
     parser.add_argument(
         "--length",
-        type=_number(int, 1, 10**9),
+        type=number_type(int, 1, 10**9),
         default=1000,
         metavar="N",
         help="characters to write" + DEFAULT,
     )
     parser.add_argument(
         "--temperature",
-        type=_number(float, 0.01, 100),
+        type=number_type(float, 0.01, 100),
         default=0.8,
         metavar="N",
         help="below 1 is more careful, above is bolder" + DEFAULT,
     )
     parser.add_argument(
         "--top-k",
-        type=_number(int, 1, 10**9),
+        type=number_type(int, 1, 10**9),
         metavar="N",
         help="draw among the N likeliest characters only (default: among all)",
     )
     parser.add_argument(
         "--seed",
-        type=_number(int, 0, 2**31 - 1),
+        type=number_type(int, 0, 2**31 - 1),
         default=0,
         metavar="N",
         help="another seed writes another text" + DEFAULT,
@@ -148,10 +100,7 @@ def _train(options: argparse.Namespace) -> int:
     from .run import Run
     from .train import train
 
-    settings = {}
-    for field in dataclasses.fields(Config):
-        settings[field.name] = getattr(options, field.name)
-    config = Config(**settings)
+    config = settings(options, Config)
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(load_text(options.text), config)
     console = Console()
@@ -236,22 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
-    # Orbax logs the errors that the messages here tell.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
-        return COMMANDS[options.command](options)
-    except UserError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        # `sample | head` has read enough. Python would complain about the rest when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except OSError as error:
-        # A full disk, or a folder that the user may not write.
-        fail(str(error))
-    except KeyboardInterrupt:
-        return STOPPED
-    return FAILED
+    return run_command(COMMANDS[options.command], options)
 
 
 if __name__ == "__main__":
