@@ -252,6 +252,8 @@ def test_wrong_texts_and_options_are_told_before_anything_is_written(
     begin = ["train", "--out", out, *TINY.split()]
     assert "'absent.txt'" in told(capsys, *begin, "--text", "absent.txt")
     assert "no file" in told(capsys, *begin, "--text", str(tmp_path / "*.nothing"))
+    # Neither the current folder nor the standard library is meant.
+    assert "'' names no file" in told(capsys, *begin, "--text", "")
     bad.write_text(" \n")
     assert "empty" in told(capsys, *begin, "--text", bad)
     # 4 windows of 10 need 41 characters in nine tenths, and 11 in the last: 110 is the least.
@@ -329,6 +331,7 @@ def test_a_changed_text_or_setting_is_told(finished: Path, tmp_path: Path, capsy
     changed.write_text(changed.read_text().replace("return", "retour"))
     before = contents(finished)
     assert "no longer the one" in told(capsys, "resume", finished, "--text", changed)
+    assert "'' names no file" in told(capsys, "resume", finished, "--text", "")
     assert contents(finished) == before
 
     mine = shutil.copytree(finished, tmp_path / "run")

@@ -1,62 +1,31 @@
 """The command line: `python -m examples.char_lm train|sample|resume`."""
 
 import argparse
-import dataclasses
 import itertools
-import logging
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from .command import (
+    DEFAULT,
+    DONE,
+    STOPPED,
+    Parser,
+    add_settings,
+    number_type,
+    run_command,
+    settings,
+)
 from .config import PROGRAM, Config, UserError
 
 DEFAULT_RUN = "runs/char_lm"
-DEFAULT = " (default: %(default)s)"
-
-# The exit codes. A shell gives 130 to a program that Ctrl-C ended.
-DONE, FAILED, STOPPED = 0, 2, 130
-
-
-def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """Makes an argparse type for numbers within a range."""
-    word = "an integer" if kind is int else "a number"
-    # A limit that no user reaches is not worth a word.
-    span = f"{low:,} or more" if high > 10**9 else f"{low:,} to {high:,}"
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        # No range holds NaN, so the range refuses it too.
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be {word}, {span}; got {text!r}")
-        return value
-
-    return parse
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # The usage of twenty options would hide the message.
-        fail(f"{message}\nAll options: {self.prog} --help")
-        raise SystemExit(FAILED)
-
-
-def fail(message: str) -> None:
-    """Prints an error message."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = _Parser(prog=PROGRAM, description="A character-level language model.")
+    parser = Parser(prog=PROGRAM, description="A character-level language model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
     train = commands.add_parser("train", help="learn a text")
     train.description = "Learns a text."
@@ -76,24 +45,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "(default: Python's standard library)"
     )
     parser.add_argument("--text", help=text_help)
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + DEFAULT
-    )
-    parser.add_argument("--overwrite", action="store_true", help="lose the run that --out may hold")
-    # Each field of `Config` is an option. Its metadata holds its range, or its choices.
-    for field in dataclasses.fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        values: dict[str, Any] = {
-            "default": field.default,
-            "help": field.metadata["help"] + DEFAULT,
-        }
-        if "choices" in field.metadata:
-            values["choices"] = field.metadata["choices"]
-        else:
-            low, high = field.metadata["low"], field.metadata["high"]
-            values["type"] = _number(type(field.default), low, high)
-            values["metavar"] = "N"
-        parser.add_argument(option, **values)
+    out_help = "run folder to make" + DEFAULT
+    parser.add_argument("--out", type=Path, default=DEFAULT_RUN, help=out_help)
+    overwrite_help = "lose the run that --out may hold"
+    parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+    add_settings(parser, Config)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -104,27 +60,27 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="", help="text to continue (default: a new line)")
     parser.add_argument(
         "--length",
-        type=_number(int, 1, 10**9),
+        type=number_type(int, 1, 10**9),
         default=1000,
         metavar="N",
         help="characters to write" + DEFAULT,
     )
     parser.add_argument(
         "--temperature",
-        type=_number(float, 0.01, 100),
+        type=number_type(float, 0.01, 100),
         default=0.8,
         metavar="N",
         help="below 1 is more careful, above is bolder" + DEFAULT,
     )
     parser.add_argument(
         "--top-k",
-        type=_number(int, 1, 10**9),
+        type=number_type(int, 1, 10**9),
         metavar="N",
         help="draw among the N likeliest characters only (default: among all)",
     )
     parser.add_argument(
         "--seed",
-        type=_number(int, 0, 2**31 - 1),
+        type=number_type(int, 0, 2**31 - 1),
         default=0,
         metavar="N",
         help="another seed writes another text" + DEFAULT,
@@ -144,9 +100,7 @@ def _train(options: argparse.Namespace) -> int:
     from .run import Run
     from .train import train
 
-    config = Config(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
-    )
+    config = settings(options, Config)
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(load_text(options.text), config)
     console = Console()
@@ -154,7 +108,9 @@ def _train(options: argparse.Namespace) -> int:
     # `create` removes an old run, so every check comes before it.
     run = Run.create(options.out, config, options.text, corpus)
     finished = train(run, corpus, console)
-    return DONE if finished else STOPPED
+    if not finished:
+        return STOPPED
+    return DONE
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -163,7 +119,9 @@ def _resume(options: argparse.Namespace) -> int:
     from .train import train
 
     run = Run.open(options.run)
-    source = options.text or run.text.source
+    source = run.text.source
+    if options.text is not None:
+        source = options.text
     corpus = make_corpus(load_text(source), run.config)
     # Another text has another vocabulary, or other windows in the same steps.
     if corpus.sha256 != run.text.sha256:
@@ -175,7 +133,9 @@ def _resume(options: argparse.Namespace) -> int:
     console = Console()
     console.print(_about(corpus, source), highlight=False)
     finished = train(run, corpus, console, resume=True)
-    return DONE if finished else STOPPED
+    if not finished:
+        return STOPPED
+    return DONE
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -207,7 +167,9 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _about(corpus: Any, source: str | None) -> str:
     """Describes the text of a run."""
-    name = source or "the Python standard library"
+    name = source
+    if source is None:
+        name = "the Python standard library"
     size = len(corpus.train) + len(corpus.validation)
     distinct = len(corpus.vocabulary)
     return f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out."
@@ -223,22 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
-    # Orbax logs the errors that the messages here tell.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
-        return COMMANDS[options.command](options)
-    except UserError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        # `sample | head` has read enough. Python would complain about the rest when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except OSError as error:
-        # A full disk, or a folder that the user may not write.
-        fail(str(error))
-    except KeyboardInterrupt:
-        return STOPPED
-    return FAILED
+    return run_command(COMMANDS[options.command], options)
 
 
 if __name__ == "__main__":

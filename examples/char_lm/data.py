@@ -38,7 +38,14 @@ def load_text(source: str | None) -> str:
         UserError: if there is no such file, or one is empty, unreadable or not UTF-8.
     """
     if source is None:
-        return _standard_library()
+        return "\n".join(library_files())
+    # `Path("")` would be the current folder.
+    if not source:
+        raise UserError(
+            "--text: '' names no file. Is a variable of the shell unset? "
+            "Name a file, a folder or a glob; "
+            "leave --text out for the source of Python's standard library."
+        )
     files = _find_files(source)
     if not files:
         raise UserError(
@@ -94,8 +101,12 @@ def make_corpus(text: str, config: Config) -> Corpus:
     return Corpus(vocabulary, numbers[:end_of_training], numbers[end_of_training:], digest)
 
 
-def _standard_library() -> str:
-    """Reads the source of the Python standard library."""
+def library_files() -> list[str]:
+    """Reads the source files of the Python standard library.
+
+    Raises:
+        UserError: if there is none.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     texts = []
     for file in _files_below(library, "*.py"):
@@ -106,7 +117,7 @@ def _standard_library() -> str:
             f"found no source of the standard library in {library}; name a text with --text."
         )
     # A hundred letters that occur once would widen the vocabulary and teach nothing.
-    return "\n".join(filter(str.isascii, texts))
+    return list(filter(str.isascii, texts))
 
 
 def _find_files(source: str) -> list[Path]:

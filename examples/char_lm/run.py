@@ -13,7 +13,6 @@ import jax
 import orbax.checkpoint as ocp
 
 from .config import PROGRAM, Config, UserError
-from .data import Corpus
 
 FILES = ("config.json", "text.json", "digests.json", "log.jsonl", "curves.png", "last", "best")
 
@@ -44,17 +43,23 @@ class Run:
     - `last`: the newest two checkpoints, to resume from.
     - `best`: the checkpoint with the lowest validation loss, to sample from.
     - `digests.json`: the SHA-256 of each checkpoint, to notice a damaged file.
+
+    Another program derives a class with its own settings and facts.
     """
 
-    def __init__(self, folder: Path, config: Config, text: Text):
+    program = PROGRAM
+    config_type: Any = Config
+    text_type: Any = Text
+
+    def __init__(self, folder: Path, config: Any, text: Any):
         """Takes what `create` or `open` found."""
         self.folder = folder
         self.config = config
         self.text = text
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
-    @staticmethod
-    def check_free(folder: Path, overwrite: bool) -> None:
+    @classmethod
+    def check_free(cls, folder: Path, overwrite: bool) -> None:
         """Makes sure that a run may begin in `folder`.
 
         Raises:
@@ -64,15 +69,17 @@ class Run:
             raise UserError(f"--out: {str(folder)!r} is a file, not a folder.")
         if overwrite:
             return
-        if any((folder / name).exists() for name in FILES):
+        for name in FILES:
+            if not (folder / name).exists():
+                continue
             raise UserError(
                 f"--out: {str(folder)!r} already holds a run. "
-                f"To go on with it: {PROGRAM} resume {shlex.quote(str(folder))}. "
+                f"To go on with it: {cls.program} resume {shlex.quote(str(folder))}. "
                 "To keep it, name another --out; to lose it, add --overwrite."
             )
 
     @classmethod
-    def create(cls, folder: Path, config: Config, source: str | None, corpus: Corpus) -> Self:
+    def create(cls, folder: Path, config: Any, source: str | None, corpus: Any) -> Self:
         """Begins a run folder, and removes the run that the folder may hold."""
         # Only a run's files are removed: the user may keep other files in the folder.
         for name in FILES:
@@ -83,13 +90,20 @@ class Run:
                 path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         # The run may be resumed from another working directory.
-        if source:
+        if source is not None:
             source = str(Path(source).absolute())
-        text = Text(source, corpus.sha256, corpus.vocabulary)
+        text = cls.facts(source, corpus)
+        facts = json.dumps(text._asdict(), ensure_ascii=False)
+        settings = json.dumps(dataclasses.asdict(config), indent=2)
         # `open` looks for config.json, so config.json comes last.
-        _write(folder / "text.json", json.dumps(text._asdict(), ensure_ascii=False))
-        _write(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2))
+        _write(folder / "text.json", facts)
+        _write(folder / "config.json", settings)
         return cls(folder, config, text)
+
+    @classmethod
+    def facts(cls, source: str | None, corpus: Any) -> Any:
+        """Returns the facts of the text that the run keeps."""
+        return Text(source, corpus.sha256, corpus.vocabulary)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -101,10 +115,12 @@ class Run:
         config_path = folder / "config.json"
         text_path = folder / "text.json"
         if not config_path.exists():
-            raise UserError(f"there is no run in {str(folder)!r}. To begin one: {PROGRAM} train.")
+            raise UserError(
+                f"there is no run in {str(folder)!r}. To begin one: {cls.program} train."
+            )
         try:
-            config = Config(**json.loads(config_path.read_text("utf-8")))
-            text = Text(**json.loads(text_path.read_text("utf-8")))
+            config = cls.config_type(**json.loads(config_path.read_text("utf-8")))
+            text = cls.text_type(**json.loads(text_path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"config.json or text.json in {str(folder)!r} is damaged: {error}."
@@ -126,7 +142,8 @@ class Run:
             return
         settings = ocp.args.JsonSave(self._settings())
         arrays = ocp.args.StandardSave(tree)
-        manager.save(step, args=ocp.args.Composite(tree=arrays, settings=settings))
+        items = ocp.args.Composite(tree=arrays, settings=settings)
+        manager.save(step, args=items)
         self._note_digest(f"{kind}/{step}")
 
     def restore(self, kind: str, like: Any) -> tuple[int, Any]:
@@ -143,7 +160,9 @@ class Run:
             UserError: if it is absent, damaged, or of other settings.
         """
         folder = (self.folder / kind).absolute()
-        steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+        # Orbax names the folder of a checkpoint by its step.
+        names = [path.name for path in folder.glob("*")]
+        steps = sorted(map(int, filter(str.isdigit, names)))
         if not steps:
             where = str(self.folder / kind)
             raise UserError(f"there is no checkpoint in {where!r}: {_IF_ABSENT[kind]}.")
@@ -154,9 +173,12 @@ class Run:
             with ocp.CheckpointManager(folder) as manager:
                 # Other settings give other shapes. Comparing them first gives the better message.
                 only_settings = ocp.args.Composite(settings=ocp.args.JsonRestore())
-                self._check_settings(manager.restore(step, args=only_settings).settings, path)
+                read = manager.restore(step, args=only_settings)
+                self._check_settings(read.settings, path)
                 # A kill may have come before the digest, so a checkpoint without one is trusted.
-                if self._digests().get(name) not in (None, _digest(self.folder / name)):
+                noted = self._digests().get(name)
+                found = _digest(self.folder / name)
+                if noted is not None and noted != found:
                     raise ValueError("its files are not as they were written")
                 expected = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
                 only_tree = ocp.args.Composite(tree=ocp.args.StandardRestore(expected))
@@ -183,8 +205,13 @@ class Run:
 
     def truncate_log(self, step: int) -> list[dict[str, Any]]:
         """Drops the lines that were logged after `step`, and returns the others."""
-        rows = [row for row in self.rows() if row["step"] <= step]
-        _write(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        rows = []
+        lines = []
+        for row in self.rows():
+            if row["step"] <= step:
+                rows.append(row)
+                lines.append(json.dumps(row) + "\n")
+        _write(self.folder / "log.jsonl", "".join(lines))
         return rows
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
@@ -209,11 +236,11 @@ class Run:
         for key in sorted(ours.keys() | settings.keys()):
             theirs, our = settings.get(key), ours.get(key)
             if theirs != our:
-                differences.append(f"{key} (checkpoint {theirs}, config.json {our})")
+                difference = f"{key} (checkpoint {theirs}, config.json {our})"
+                differences.append(difference)
         if differences:
-            raise UserError(
-                f"the checkpoint {path!r} is of other settings: {', '.join(differences)}."
-            )
+            found = ", ".join(differences)
+            raise UserError(f"the checkpoint {path!r} is of other settings: {found}.")
 
     def _digests(self) -> dict[str, str]:
         path = self.folder / "digests.json"

@@ -185,12 +185,12 @@ class Learner:
         return losses.mean()
 
 
-class _CtrlC:
+class CtrlC:
     """Lets the running step end, so that its state can be saved. A second Ctrl-C stops at once."""
 
     asked = False
 
-    def __enter__(self) -> "_CtrlC":
+    def __enter__(self) -> "CtrlC":
         self.previous = signal.signal(signal.SIGINT, self._ask)
         return self
 
@@ -203,10 +203,11 @@ class _CtrlC:
         self.asked = True
 
 
-class _Log:
+class Log:
     """The log of a run, in its file and in memory."""
 
     def __init__(self, run: Run, step: int):
+        """Opens the log of a run that goes on after `step`."""
         # A killed run may have logged steps after its last checkpoint. They are logged again.
         self.rows = run.truncate_log(step)
         self._file = (run.folder / "log.jsonl").open("a", encoding="utf-8")
@@ -216,19 +217,23 @@ class _Log:
             self._began -= self.rows[-1]["seconds"]
 
     def note(self, step: int, **values: float) -> None:
+        """Adds a line."""
         seconds = round(time.monotonic() - self._began, 3)
         row = {"step": step, **values, "seconds": seconds}
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
 
     def lowest_validation_loss(self) -> float:
+        """Returns the lowest validation loss so far; infinity if there is none."""
         losses = [row["validation_loss"] for row in self.rows if "validation_loss" in row]
         return min(losses, default=math.inf)
 
     def flush(self) -> None:
+        """Makes sure that a kill loses no line."""
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -256,7 +261,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         # A run that stops before its first checkpoint can be resumed too.
         run.save("last", step, state)
     text, held_out = jnp.asarray(corpus.train), jnp.asarray(corpus.validation)
-    log = _Log(run, step)
+    log = Log(run, step)
     best = log.lowest_validation_loss()
 
     def due(every: int) -> bool:
@@ -276,7 +281,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         TimeRemainingColumn(compact=True),
         console=console,
     )
-    with contextlib.closing(log), progress, _CtrlC() as ctrl_c:
+    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
         task = progress.add_task("compiling", total=config.steps, completed=step)
         seconds_per_step = math.inf
         stopping = False
