@@ -79,7 +79,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     run, corpus = _opened(options.run)
     learner, params = _best(run)
     console = Console()
-    show_translations(console, learner, params, corpus.test.first(8))
+    show_translations(console, learner, params, corpus.test)
     show_scores(console, "Test", score(learner, params, corpus.test), run.config.beam)
     return DONE
 
@@ -122,11 +122,10 @@ def _opened(folder: Path) -> tuple[Any, Any]:
 
 def _best(run: Any) -> tuple[Any, Any]:
     """Returns the compiled functions and the parameters of the best checkpoint."""
-    from .train import Learner
+    from .train import Learner, best_of
 
     learner = Learner(run.config)
-    _, params = run.restore("best", learner.first_state().params)
-    return learner, params
+    return learner, best_of(run, learner)[1]
 
 
 COMMANDS = {"train": _train, "evaluate": _evaluate, "translate": _translate, "resume": _resume}

@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import string
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,10 +109,6 @@ class Dates(NamedTuple):
     sources: np.ndarray
     lengths: np.ndarray
     targets: np.ndarray
-
-    def first(self, number: int) -> Self:
-        """Returns the first dates."""
-        return type(self)(*(part[:number] for part in self))
 
 
 class Corpus(NamedTuple):

@@ -156,6 +156,17 @@ def _exact(found: jax.Array, dates: Dates) -> np.ndarray:
     return (np.asarray(found) == dates.targets).all(axis=-1)
 
 
+def best_of(run: Run, learner: Learner) -> tuple[int, nnx.State]:
+    """Returns the step and the parameters of the best checkpoint.
+
+    Raises:
+        UserError: if the checkpoint cannot be used.
+    """
+    step, params = run.restore("best", learner.first_state().params)
+    # Orbax places arrays on a device for good. JAX would compile every function again for them.
+    return step, jax.tree.map(np.asarray, params)
+
+
 def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
     """Trains to the end or to a Ctrl-C, and saves everything in both cases.
 
@@ -234,12 +245,12 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         console.print(f"  {PROGRAM} resume {folder}", highlight=False, soft_wrap=True)
         return False
 
-    best_step, params = run.restore("best", state.params)
+    best_step, params = best_of(run, learner)
     plot_curves(log.rows, run.folder / "curves.png", _title(config))
     shown = in_many_forms(corpus.validation.targets[0])
     weights = learner.attention(params, shown.sources, shown.lengths, shown.targets)
     plot_attention(shown, np.asarray(weights), run.folder / "attention.png")
-    show_translations(console, learner, params, corpus.validation.first(8))
+    show_translations(console, learner, params, corpus.validation)
     show_scores(console, "Validation", score(learner, params, corpus.validation), config.beam)
     minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
     console.print(
@@ -268,13 +279,15 @@ def show_scores(console: Console, part: str, scores: Scores, beam: int) -> None:
 
 
 def show_translations(console: Console, learner: Learner, params: nnx.State, dates: Dates) -> None:
-    """Prints the translations of dates, with the faults in red."""
-    found, log_probs = learner.search(params, dates.sources, dates.lengths)
+    """Prints the translations of eight dates, with the faults in red."""
+    # The number of rows is the number for scoring, so the search is compiled once.
+    part = next(parts_of(dates))
+    found, log_probs = learner.search(params, part.sources, part.lengths)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("source")
     table.add_column("translation")
     table.add_column("probability", justify="right")
-    for row, log_prob in enumerate(np.asarray(log_probs)):
+    for row, log_prob in enumerate(np.asarray(log_probs)[:8]):
         got, expected = decode_target(np.asarray(found[row])), decode_target(dates.targets[row])
         text = f"[green]{got}[/]"
         if got != expected:
