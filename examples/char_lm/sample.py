@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from recurrax.decoding import Generated, generate
+from recurrax.decoding import generate
 
 from .data import encode
 from .model import CharLM
@@ -33,14 +33,22 @@ def next_chars(
     leaves: Any,
     state: Any,
     last: jax.Array,
+    written: np.int32,
     key: jax.Array,
     top_k: int | None,
     options: dict[str, Any],
-) -> Generated:
-    """Draws the next `CHUNK` characters of each text, from its last one, `int[B]`."""
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Continues texts of `written` characters, of which `last` `int[B]` are the last ones.
+
+    Returns:
+        The state and the last characters for another call, and `CHUNK` characters, `int[B, CHUNK]`.
+    """
     model = nnx.merge(graphdef, leaves)
     model.eval()
-    return generate(model.step, state, last[:, None], length=CHUNK, key=key, top_k=top_k, **options)
+    prompt = last[:, None]
+    options = {**options, "top_k": top_k, "key": key, "written": written}
+    new = generate(model.step, state, prompt, length=CHUNK, **options)
+    return new.state, new.tokens[:, -1], new.tokens
 
 
 def write(
@@ -91,8 +99,14 @@ def write(
     graphdef, leaves = nnx.split(model)
     state = read(graphdef, leaves, jnp.asarray(chars[:, :-1]), jnp.asarray(lengths - 1))
     last = jnp.asarray(chars[np.arange(len(texts)), lengths - 1])
-    for first in range(0, length, CHUNK):
-        written = next_chars(graphdef, leaves, state, last, key, top_k, options)
-        state, last, key = written.state, written.tokens[:, -1], written.key
-        rows = np.asarray(written.tokens)[:, : length - first]
-        yield ["".join(vocabulary[char] for char in row) for row in rows]
+    chars = None
+    for written in range(0, length + CHUNK, CHUNK):
+        before = chars
+        if written < length:
+            state, last, chars = next_chars(
+                graphdef, leaves, state, last, np.int32(written), key, top_k, options
+            )
+        # JAX computes in the background: the next characters are drawn while these are shown.
+        if before is not None:
+            rows = np.asarray(before)[:, : length - written + CHUNK]
+            yield ["".join(vocabulary[char] for char in row) for row in rows]

@@ -20,7 +20,6 @@ from recurrax.decoding._model_step import (
     check_range,
     check_state,
     check_tokens,
-    log_probabilities,
     raise_if_nan,
     stop_tokens,
     wide_dtype,
@@ -43,16 +42,14 @@ class Generated(NamedTuple):
         log_probs: `[*B, length]`, the log-probabilities of these tokens under the model itself:
             before the temperature and every other option. Zero behind the end.
         lengths: `int[*B]`, the numbers of tokens, with the stop token.
-        state: the state before the last token is read. With the last token as the prompt and with
-            `key`, another call continues the text. Rows that have ended keep no useful state.
-        key: the keys of the rows `[*B]` for another call; None without a key.
+        state: the state before the last token is read. With the last token as the prompt, another
+            call continues the text. Rows that have ended keep no useful state.
     """
 
     tokens: jax.Array
     log_probs: jax.Array
     lengths: jax.Array
     state: Any
-    key: jax.Array | None
 
 
 class _Loop(NamedTuple):
@@ -61,7 +58,6 @@ class _Loop(NamedTuple):
     step: jax.Array  # int[]
     last: jax.Array  # int[*B], the token to read
     state: Any
-    key: jax.Array | None  # [*B]
     seen: jax.Array | None  # bool[*B, V], the tokens of the text so far
     tokens: jax.Array  # int[length, *B]
     log_probs: jax.Array  # [length, *B]
@@ -84,6 +80,7 @@ def generate(
     top_p: float | jax.Array | None = None,
     min_p: float | jax.Array | None = None,
     repetition_penalty: float | jax.Array | None = None,
+    written: int | jax.Array = 0,
     read_prompt: Callable | None = None,
     batch_axis: int = 0,
 ) -> Generated:
@@ -108,6 +105,8 @@ def generate(
         stop: the token that ends a text, or a tuple of such tokens.
         key: one key, from which each row gets its own; or the keys of the rows, `[*B]`. Without a
             key the likeliest token is taken.
+        written: the number of tokens that earlier calls have written. Calls that continue a text
+            by the same key then write what one call writes.
         temperature: see `scale_temperature`.
         top_k: see `keep_top_k`.
         top_p: see `keep_top_p`.
@@ -121,8 +120,8 @@ def generate(
             `read_prompt`.
 
     Returns:
-        `Generated` with tokens `int[*B, length]`, their log-probabilities, lengths, the state and
-        the keys.
+        `Generated` with tokens `int[*B, length]`, their log-probabilities, their lengths and the
+        state.
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
@@ -175,7 +174,7 @@ def generate(
         check_state(state, batch_shape, batch_axis)
     check_range("prompts", _known_tokens(prompts, lengths), size)
     stops, length = stop_tokens(stop, size), check_number("length", length)
-    keys = _row_keys(key, batch_shape)
+    uniforms = _uniforms(_row_keys(key, batch_shape), written, length, dtype)
     options = (temperature, top_k, top_p, min_p)
     if key is None and any(option is not None for option in options):
         raise ValueError(
@@ -206,14 +205,15 @@ def generate(
     def advance(loop: _Loop) -> _Loop:
         """Reads a token of each row and draws the next one."""
         logits, state = model_step(loop.last, loop.state)
-        log_probs = log_probabilities(logits)  # [*B, V]
-        # A row of -inf alone has no token to draw either.
-        unusable = ~(log_probs.max(axis=-1) > -jnp.inf)
-        bad = loop.bad | (unusable & ~loop.done)
-        key, token = _draw(loop.key, warp(logits, loop.seen))
-        token = token.astype(loop.last.dtype)
+        log_probs = jax.nn.log_softmax(logits.astype(dtype), axis=-1)  # [*B, V]
+        uniform = None
+        if uniforms is not None:
+            uniform = uniforms[loop.step]
+        token = _draw(uniform, warp(logits, loop.seen)).astype(loop.last.dtype)
         log_prob = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
-        log_prob = jnp.where(unusable, jnp.nan, log_prob)
+        # All log-probabilities are NaN if one logit is NaN or +inf, or if all are -inf.
+        unusable = jnp.isnan(log_prob)
+        bad = loop.bad | (unusable & ~loop.done)
 
         # A row that is done writes nothing. It still reads its last token, to no effect.
         last = jnp.where(loop.done, loop.last, token)
@@ -231,7 +231,6 @@ def generate(
             loop.step + 1,
             last,
             state,
-            key,
             seen,
             loop.tokens.at[loop.step].set(token),
             loop.log_probs.at[loop.step].set(log_prob),
@@ -254,7 +253,6 @@ def generate(
         jnp.zeros((), jnp.int32),
         last,
         state,
-        keys,
         seen,
         jnp.full_like(zeros, (*stops, 0)[0]),
         jnp.zeros_like(zeros, dtype=dtype),
@@ -266,21 +264,40 @@ def generate(
     raise_if_nan(loop.bad, "and at least one that is not -inf")
     tokens = jnp.moveaxis(loop.tokens, 0, -1)  # [*B, length]
     log_probs = jnp.moveaxis(loop.log_probs, 0, -1)
-    return Generated(tokens, log_probs, loop.lengths, loop.state, loop.key)
+    return Generated(tokens, log_probs, loop.lengths, loop.state)
 
 
-def _draw(key: jax.Array | None, logits: jax.Array) -> tuple[jax.Array | None, jax.Array]:
-    """Draws a token for each row by its own key; returns the next keys and `int[*B]`."""
+def _draw(uniform: jax.Array | None, logits: jax.Array) -> jax.Array:
+    """Draws a token of each row, `int[*B]`, from one uniform number of each row.
+
+    The token is the first one whose cumulative probability exceeds the number.
+    """
+    if uniform is None:
+        return logits.argmax(axis=-1)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    # Rounding may lift the sum at a token of probability 0. So such tokens are left out.
+    possible = probabilities > 0
+    sums = jnp.where(possible, jnp.cumsum(probabilities, axis=-1), jnp.zeros_like(probabilities))
+    # The numbers are below 1 by more than rounding, so at least one sum exceeds the product.
+    least = uniform[..., None] * sums.max(axis=-1, keepdims=True)
+    return (sums > least).argmax(axis=-1)
+
+
+def _uniforms(key: jax.Array | None, written: Any, length: int, dtype: jnp.dtype) -> Any:
+    """Returns one number in [0, 1) for each token, `[length, *B]`; None without a key.
+
+    All numbers are drawn at once, since a draw in a loop costs as much as a small model.
+    """
     if key is None:
-        return None, logits.argmax(axis=-1)
+        return None
 
-    def draw(key: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        following, key = jax.random.split(key)
-        return following, jax.random.categorical(key, logits)
+    def draw(key: jax.Array, token: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, token), dtype=dtype)
 
-    for _ in range(logits.ndim - 1):
-        draw = jax.vmap(draw)
-    return draw(key, logits)
+    for _ in range(key.ndim):
+        draw = jax.vmap(draw, in_axes=(0, None))
+    tokens = jnp.asarray(written) + jnp.arange(length)
+    return jax.vmap(draw, in_axes=(None, 0))(key, tokens)
 
 
 def _row_keys(key: Any, batch_shape: tuple[int, ...]) -> jax.Array | None:
