@@ -57,7 +57,18 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
     )
-    parser.add_argument("--prompt", default="", help="text to continue (default: a new line)")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", default="", help="text to continue (default: a new line)")
+    prompt.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="a UTF-8 file of texts to continue, one a line"
+    )
+    parser.add_argument(
+        "--samples",
+        type=_number(int, 1, 10**6),
+        default=1,
+        metavar="N",
+        help="texts to write for each prompt, all at once" + DEFAULT,
+    )
     parser.add_argument(
         "--length",
         type=number_type(int, 1, 10**9),
@@ -77,6 +88,18 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         type=number_type(int, 1, 10**9),
         metavar="N",
         help="draw among the N likeliest characters only (default: among all)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=_number(float, 1e-6, 1),
+        metavar="N",
+        help="draw among the likeliest characters with this probability together (default: all)",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=_number(float, 0, 1),
+        metavar="N",
+        help="draw among characters with this share of the highest probability (default: all)",
     )
     parser.add_argument(
         "--seed",
@@ -141,6 +164,7 @@ def _resume(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     import jax
 
+    from .data import read_prompts
     from .run import Run
     from .sample import write
     from .train import Learner
@@ -148,20 +172,35 @@ def _sample(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     learner = Learner(run.config, len(run.text.vocabulary))
     _, params = run.restore("best", learner.first_state().params)
-    chars = write(
+    prompts = [options.prompt]
+    if options.prompts:
+        prompts = read_prompts(options.prompts)
+    prompts = [prompt for prompt in prompts for _ in range(options.samples)]
+    chunks = write(
         learner.model(params),
         run.text.vocabulary,
-        prompt=options.prompt,
+        prompts=prompts,
         length=options.length,
         temperature=options.temperature,
         top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
         key=jax.random.key(options.seed),
     )
-    # `write` refuses a wrong prompt with its first character, before anything is printed.
-    first = next(chars)
-    for char in itertools.chain(options.prompt, first, chars):
-        print(char, end="", flush=True)
-    print()
+    # `write` refuses a wrong prompt with its first characters, before anything is printed.
+    chunks = itertools.chain([next(chunks)], chunks)
+    if len(prompts) == 1:
+        # One text appears as it is written.
+        for part in itertools.chain(prompts, (chunk[0] for chunk in chunks)):
+            print(part, end="", flush=True)
+        print()
+        return DONE
+    # Texts that are written side by side can only be shown one after another.
+    for number, parts in enumerate(zip(prompts, *chunks, strict=True)):
+        title = f"sample {number % options.samples + 1}"
+        if options.prompts:
+            title = f"prompt {number // options.samples + 1}, {title}"
+        print(f"--- {title} ---", "".join(parts), sep="\n")
     return DONE
 
 

@@ -70,6 +70,18 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
     return np.array(list(map(vocabulary.index, text)), np.int32)
 
 
+def read_prompts(file: Path) -> list[str]:
+    """Reads a file of prompts, one a line. Empty lines count for nothing.
+
+    Raises:
+        UserError: if the file has no prompt, or is not UTF-8.
+    """
+    prompts = [line for line in _read(file).split("\n") if line]
+    if not prompts:
+        raise UserError(f"{str(file)!r} must hold at least one prompt, one a line; it is empty.")
+    return prompts
+
+
 def make_corpus(text: str, config: Config) -> Corpus:
     """Numbers a text and holds its last tenth out for validation.
 

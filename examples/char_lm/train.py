@@ -270,8 +270,8 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     def show_sample(params: nnx.State, title: str) -> None:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = learner.model(params)
-        chars = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
-        sample = Text("".join(chars))
+        chunks = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
+        sample = Text("".join(chunk[0] for chunk in chunks))
         console.print(Panel(sample, title=title, title_align="left", border_style="dim"))
 
     progress = Progress(

@@ -12,6 +12,7 @@ from jax import lax
 from recurrax._arguments import check_number, is_number, short
 from recurrax.decoding._model_step import (
     ModelStep,
+    beside_rows,
     check_model_step,
     check_range,
     check_state,
@@ -19,6 +20,7 @@ from recurrax.decoding._model_step import (
     log_probabilities,
     raise_if_nan,
     stop_tokens,
+    wide_dtype,
 )
 
 
@@ -61,6 +63,7 @@ def beam_search(
     stop: int | Sequence[int] | None = None,
     length_penalty: float = 0.0,
     early_stopping: bool = False,
+    batch_axis: int = 0,
 ) -> Beams:
     """Searches for the texts with the highest scores.
 
@@ -78,7 +81,7 @@ def beam_search(
             `token` is `int[*B]`, and the logits are `[*B, V]`. It runs under `jax.vmap` over the K
             texts. So it need not know about beams. It may hold arrays that all texts share, such as
             the outputs of an encoder.
-        state: the state before `tokens` are read. Its leaves begin with the batch axes.
+        state: the state before `tokens` are read, any pytree. Its leaves have the batch axes.
         tokens: `int[*B]`, the first token of each row: a start token, or the last token of a
             prompt. It is not in the results.
         beam_size: K, the number of texts. At most the number of different texts of `length` tokens.
@@ -89,6 +92,8 @@ def beam_search(
             larger number prefers longer texts; Wu et al. use 0.6 to 0.7.
         early_stopping: False searches until no alive text can become one of the K best. True stops
             at the first K ended texts, as a faster guess.
+        batch_axis: the first batch axis of the leaves of `state`. It is 0 for the layers, and 1 for
+            PyTorch's layout, as of `recurrax.nnx.LSTM`.
 
     Returns:
         `Beams` with tokens `int[*B, K, length]`, scores `[*B, K]` and lengths `int[*B, K]`, the
@@ -119,9 +124,9 @@ def beam_search(
         https://arxiv.org/abs/1609.08144
     """
     tokens = check_tokens("tokens", tokens, "*B")
-    state = check_state(state, tokens.shape)
+    state = check_state(state, tokens.shape, batch_axis)
     logits = check_model_step(model_step, tokens, state)
-    size = logits.shape[-1]
+    size, dtype = logits.shape[-1], wide_dtype(logits)
     check_range("tokens", tokens, size)
     stops = stop_tokens(stop, size)
     width, length = check_number("beam_size", beam_size), check_number("length", length)
@@ -130,7 +135,7 @@ def beam_search(
         raise TypeError(f"`length_penalty` must be a number; got {short(length_penalty)}.")
 
     def penalty(length: Any) -> jax.Array:
-        return ((5 + jnp.asarray(length, jnp.float32)) / 6) ** float(length_penalty)
+        return ((5 + jnp.asarray(length, dtype)) / 6) ** float(length_penalty)
 
     def advance(loop: _Loop) -> _Loop:
         """Gives each alive text one more token."""
@@ -160,7 +165,7 @@ def beam_search(
         parent, token = index // size, (index % size).astype(loop.last.dtype)
         texts = jnp.take_along_axis(loop.tokens, parent[..., None], axis=-2)
         texts = texts.at[..., loop.step].set(token)
-        state = _take_beams(after, parent)
+        state = _take_beams(after, parent, batch_axis)
 
         # A log-probability only falls. So this is the best score that an alive text can reach.
         reachable = log_probs[..., 0] / jnp.maximum(penalty(number + 1), penalty(length))
@@ -174,7 +179,7 @@ def beam_search(
     def unfinished(loop: _Loop) -> jax.Array:
         return (loop.step < length) & ~loop.done.all()
 
-    first = _first(tokens, state, width, length, stops)
+    first = _first(tokens, state, width, length, stops, dtype)
     loop = lax.while_loop(unfinished, advance, first)
     # The alive texts of the other rows have `length` tokens.
     scores = loop.log_probs / penalty(length)
@@ -199,12 +204,19 @@ def _check_enough(width: int, length: int, size: int, stops: tuple[int, ...]) ->
     )
 
 
-def _first(tokens: jax.Array, state: Any, width: int, length: int, stops: tuple[int, ...]) -> _Loop:
+def _first(
+    tokens: jax.Array,
+    state: Any,
+    width: int,
+    length: int,
+    stops: tuple[int, ...],
+    dtype: jnp.dtype,
+) -> _Loop:
     """Returns one alive text of no tokens for each row. The other places are empty."""
     # Zeros made of the tokens have their placement on a mesh.
     zeros = jnp.zeros_like(tokens)[..., None]  # [*B, 1]
     zeros = jnp.broadcast_to(zeros, (*tokens.shape, width))  # [*B, K]
-    nothing = jnp.full_like(zeros, -jnp.inf, dtype=jnp.float32)
+    nothing = jnp.full_like(zeros, -jnp.inf, dtype=dtype)
     log_probs = nothing.at[..., 0].set(0.0)
     filling = jnp.full_like(zeros, (*stops, 0)[0])
     texts = jnp.broadcast_to(filling[..., None], (*filling.shape, length))  # [*B, K, length]
@@ -227,12 +239,12 @@ def _best(first: Beams, second: Beams) -> Beams:
     return Beams(tokens, scores, jnp.take_along_axis(lengths, index, axis=-1))
 
 
-def _take_beams(state: Any, parent: jax.Array) -> Any:
-    """Takes the states `[K, *B, ...]` of the beams `parent` `[*B, K]`."""
+def _take_beams(state: Any, parent: jax.Array, batch_axis: int) -> Any:
+    """Takes the states of the beams `parent` `[*B, K]`. The leaves have K before all axes."""
     parent = jnp.moveaxis(parent, -1, 0)  # [K, *B]
 
     def take(leaf: jax.Array) -> jax.Array:
-        index = jnp.expand_dims(parent, tuple(range(parent.ndim, leaf.ndim)))
+        index = jax.vmap(lambda row, part: beside_rows(row, part, batch_axis))(parent, leaf)
         return jnp.take_along_axis(leaf, index, axis=0)
 
     return jax.tree.map(take, state)

@@ -27,21 +27,34 @@ def check_tokens(name: str, tokens: Any, axes: str) -> jax.Array:
     return array
 
 
-def check_state(state: Any, batch_shape: tuple[int, ...]) -> Any:
-    """Checks that each leaf of a state begins with the batch axes; returns arrays.
+def check_state(state: Any, batch_shape: tuple[int, ...], batch_axis: int) -> Any:
+    """Checks that each leaf of a state has the batch axes, from `batch_axis` on.
 
     Raises:
-        ValueError: if a leaf does not.
+        TypeError: if `batch_axis` is no int.
+        ValueError: if a leaf does not have the batch axes there.
     """
+    if as_int(batch_axis) is None or batch_axis < 0:
+        raise TypeError(f"`batch_axis` must be an int of at least 0; got {short(batch_axis)}.")
     state = jax.tree.map(jnp.asarray, state)
+    end = batch_axis + len(batch_shape)
     for path, leaf in named_leaves(state).items():
-        if leaf.shape[: len(batch_shape)] != batch_shape:
-            axes = ", ".join([*map(str, batch_shape), "..."])
+        if leaf.shape[batch_axis:end] != batch_shape:
+            axes = ", ".join([*["any"] * batch_axis, *map(str, batch_shape), "..."])
+            hint = "An array that all rows share belongs into `model_step`."
+            if leaf.shape[batch_axis + 1 : end + 1] == batch_shape:
+                hint = f"Is it in PyTorch's layout? Set `batch_axis={batch_axis + 1}`."
             raise ValueError(
-                f"`state{path}` must be [{axes}], with the batch axes of the tokens first; got "
-                f"{describe(leaf)}. An array without them belongs into `model_step`."
+                f"`state{path}` must be [{axes}], with the batch axes of the tokens from axis "
+                f"{batch_axis} on; got {describe(leaf)}. {hint}"
             )
     return state
+
+
+def beside_rows(flags: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
+    """Gives `flags` `[*B]` the number of axes of `leaf`, whose batch axes begin at `axis`."""
+    behind = range(axis + flags.ndim, leaf.ndim)
+    return jnp.expand_dims(flags, (*range(axis), *behind))
 
 
 def check_model_step(model_step: ModelStep, token: jax.Array, state: Any) -> jax.ShapeDtypeStruct:
@@ -137,10 +150,15 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
 
     A row of -inf alone stays -inf: no token can follow.
     """
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = logits.astype(wide_dtype(logits))
     none = (wide == -jnp.inf).all(axis=-1, keepdims=True)
     safe = jnp.where(none, jnp.zeros_like(wide), wide)
     return jnp.where(none, wide, jax.nn.log_softmax(safe, axis=-1))
+
+
+def wide_dtype(logits: Any) -> jnp.dtype:
+    """Returns the dtype of log-probabilities: float32, or float64 for logits in float64."""
+    return jnp.promote_types(logits.dtype, jnp.float32)
 
 
 def raise_if_nan(bad: jax.Array, what: str) -> None:

@@ -67,7 +67,8 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
     number, size = as_int(k), logits.shape[-1]
     if number is None or not 1 <= number <= size:
         raise ValueError(
-            f"`top_k` must be an int from 1 to {size}, the size of the vocabulary; got {short(k)}."
+            f"`top_k` must be an int from 1 to {size}, the size of the vocabulary, known at "
+            f"compilation; got {short(k)}."
         )
     least = lax.top_k(logits, number)[0][..., -1:]  # [*B, 1]
     return _keep(logits >= least, logits)
