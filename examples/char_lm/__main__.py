@@ -64,7 +64,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=_number(int, 1, 10**6),
+        type=number_type(int, 1, 10**6),
         default=1,
         metavar="N",
         help="texts to write for each prompt, all at once" + DEFAULT,
@@ -91,13 +91,13 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top-p",
-        type=_number(float, 1e-6, 1),
+        type=number_type(float, 1e-6, 1),
         metavar="N",
         help="draw among the likeliest characters with this probability together (default: all)",
     )
     parser.add_argument(
         "--min-p",
-        type=_number(float, 0, 1),
+        type=number_type(float, 0, 1),
         metavar="N",
         help="draw among characters with this share of the highest probability (default: all)",
     )
