@@ -245,3 +245,38 @@ def test_the_first_step_reads_with_the_state_of_the_encoder() -> None:
     # A QRNN has no part that is its output.
     state = rx.BahdanauAttention(rx.QRNNCell(H), M).initial_state((2, 3))
     np.testing.assert_array_equal(state.y, np.zeros((2, 3, H)))
+
+
+@THOROUGH
+def test_unroll_and_beam_search() -> None:
+    layer = rx.Stack((rx.LuongAttention(rx.GRUCell(H), M), rx.Dense(I)))
+    params = with_memory(perturbed_params(layer, I, scale=1.0), normal(2, S, M), lengths=jnp.array([S, 2]))
+
+    # The outputs are the next inputs. A scan over the inputs that were read gives the outputs again.
+    def same(y: jax.Array, x: jax.Array, key: None) -> jax.Array:
+        return y
+
+    state, ys, used = rx.unroll(layer, params, same, normal(2, 6, I, seed=2), observed=2)
+    assert_close("replay", rx.scan(layer, params, used), (state, ys), 1e-6)
+
+    def model_step(token: jax.Array, state: Any) -> tuple:
+        state, y = rx.step(layer, params, jax.nn.one_hot(token, I), state)
+        return 3 * y, state
+
+    # One beam is the greedy text; as many beams as texts find the likeliest of all.
+    tokens, state = jnp.array([0, 1]), layer.initial_state((2,))
+    _, logits, _ = rx.unroll(
+        model_step, None, lambda y, x, key: y.argmax(-1), jnp.stack([tokens] * 3, 1), state, observed=1
+    )
+    beams = rx.decoding.beam_search(model_step, state, tokens, beam_size=1, length=3)
+    np.testing.assert_array_equal(beams.tokens[:, 0], logits.argmax(-1))
+    all_texts = np.stack(np.meshgrid(*[range(I)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    scores = []
+    for text in all_texts:
+        read = jnp.concatenate([tokens[:, None], jnp.stack([jnp.array(text[:2])] * 2)], 1)
+        _, ys = rx.scan(layer, params, jax.nn.one_hot(read, I))
+        scores.append(jax.nn.log_softmax(3 * ys)[:, np.arange(3), text].sum(-1))
+    beams = rx.decoding.beam_search(model_step, state, tokens, beam_size=I**3, length=3)
+    best = np.argsort(-np.stack(scores, 1), axis=1)
+    np.testing.assert_array_equal(beams.tokens, all_texts[best])
+    np.testing.assert_allclose(beams.scores, np.sort(np.stack(scores, 1))[:, ::-1], atol=1e-5)

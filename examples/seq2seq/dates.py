@@ -169,6 +169,7 @@ def encode_sources(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(
                 f"a date must have 1 to {SOURCE_LENGTH} characters; {text!r} has {len(text)}."
             )
+        # A character without a number would need a number that no training has taught.
         unseen = sorted(set(text) - set(SOURCE))
         if unseen:
             names = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in unseen[:10])

@@ -42,7 +42,7 @@ class AttentionParams(NamedTuple):
         memory_kernel: `[M, A]`, which makes the keys of the memory; or None.
         score_vector: `[A]`, or None.
         output_kernel: `[M + H, H]`, for the features of the memory first; or None.
-        memory: what the layer reads. `init` leaves None, and `with_memory` sets it.
+        memory: None after `init`; `with_memory` sets it.
     """
 
     layer: Any
@@ -58,8 +58,8 @@ class AttentionState(NamedTuple):
 
     Attributes:
         layer: the state of the cell.
-        y: `[*B, H]`, what the next step reads of the last step: the output of the cell for
-            `BahdanauAttention`, the output of the layer for `LuongAttention`.
+        y: `[*B, H]`, an output of the last step that the next step reads. For `BahdanauAttention`
+            it is the output of the cell, for `LuongAttention` the output of the layer.
     """
 
     layer: Any
@@ -111,6 +111,7 @@ def with_memory(
         2015, https://arxiv.org/abs/1409.0473
     """
     memory = _checked(memory, lengths, mask)
+    # `params` may be the parameters of a stack or of a model, so all attention layers are sought.
     found = []
 
     def bind(node: Any) -> Any:
@@ -130,6 +131,7 @@ def with_memory(
 
 def _checked(memory: Any, lengths: Any, mask: Any) -> Memory:
     """Returns the memory with zeros at the masked positions."""
+    # A `Memory` has its own mask, and it may have keys already.
     keys = None
     if isinstance(memory, Memory):
         if not (lengths is None and mask is None):
@@ -146,6 +148,7 @@ def _checked(memory: Any, lengths: Any, mask: Any) -> Memory:
         raise ValueError(
             f"`memory` must be [*B, S, M], at least one position; got {describe(values)}."
         )
+    # Lengths become a mask.
     positions = values.shape[:-1]
     what = f"`memory` {describe(values)}"
     if lengths is not None:
@@ -153,6 +156,7 @@ def _checked(memory: Any, lengths: Any, mask: Any) -> Memory:
         lengths = check_flags("lengths", lengths, jnp.integer, positions[:-1], meaning)
         mask = lengths_to_mask(lengths, positions[-1])
     mask = check_flags("mask", mask, jnp.bool_, positions, f"one flag per position of {what}")
+    # Padding may be NaN, and 0 times NaN would be NaN.
     if mask is not None:
         values = where(mask, values, jnp.zeros_like(values))
     return Memory(values, mask, keys)
@@ -242,13 +246,13 @@ class Attention(Wrapper):
     def initial_state(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> AttentionState:
-        """Returns the initial state of the cell, and what the first step reads."""
+        """Returns the initial state: the state of the cell, and an output before the first step."""
         return self.state_after(self.layer.initial_state(batch_shape, dtype))
 
     def first_state(
         self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
     ) -> AttentionState:
-        """Returns the first state of the cell, and what the first step reads."""
+        """Returns the first state: the state of the cell, and an output before the first step."""
         return self.state_after(self.layer.first_state(params.layer, batch_shape, dtype))
 
     @property
@@ -288,12 +292,13 @@ class Attention(Wrapper):
                 f"`params` of {self} must hold a memory; got none. "
                 "Write `params = recurrax.layers.with_memory(params, memory)` first."
             )
+        # Absent axes come first, as in NumPy's rule for shapes.
         rows = memory.values.shape[:-2]
         missing = len(batch_shape) - len(rows)
         expanded = (1,) * missing + rows
-        fits = missing >= 0 and all(
-            size in (1, wanted) for size, wanted in zip(expanded, batch_shape, strict=True)
-        )
+        fits = len(expanded) == len(batch_shape)
+        for size, wanted in zip(expanded, batch_shape, strict=False):
+            fits = fits and size in (1, wanted)
         if not fits:
             axes = "".join(f"{size}, " for size in batch_shape)
             raise ValueError(
@@ -313,8 +318,8 @@ class BahdanauAttention(Attention):
     h_t = cell([x_t; c_t], h_{t-1}),  y_t = [h_t; c_t]
 
     h is the output of the cell, m_s are the positions of the memory. The memory is part of the
-    parameters: `recurrax.layers.with_memory` says how and why. The first step reads with the output
-    part of the initial state, as `h` of an LSTM, or with zeros if the cell has no such part.
+    parameters: `recurrax.layers.with_memory` says how and why. The first step reads with h of the
+    initial state. If the output of the cell is no part of its state, it reads with zeros.
 
     Args:
         layer: a cell, or layers that keep the state of a cell, such as `Zoneout(LSTMCell(128))`.
@@ -409,8 +414,8 @@ class LuongAttention(Attention):
 
     Raises:
         TypeError: if `layer` is no such layer, or a size is not an int.
-        ValueError: if a size is below 1, `score` is not one of the three, or does not fit the
-            sizes; at the call, if the parameters hold no memory.
+        ValueError: if a size is below 1, or if `score` is not one of the three or does not fit the
+            sizes. At the call, if the parameters hold no memory.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -448,6 +453,7 @@ class LuongAttention(Attention):
                 f"`score` of LuongAttention must be one of {', '.join(_SCORES)}; got "
                 f"{self.score!r}."
             )
+        # Without a kernel, the product needs vectors of one size.
         if self.score == "dot" and self.memory_size != self._cell_size:
             raise ValueError(
                 f"`memory_size` must be the {self._cell_size} features of {self.layer} for the "
