@@ -247,7 +247,9 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
 
     best_step, params = best_of(run, learner)
     plot_curves(log.rows, run.folder / "curves.png", _title(config))
-    shown = in_many_forms(corpus.validation.targets[0])
+    # A day with many different digits makes the clearest picture.
+    target = max(corpus.validation.targets, key=lambda target: len(set(target.tolist())))
+    shown = in_many_forms(target)
     weights = learner.attention(params, shown.sources, shown.lengths, shown.targets)
     plot_attention(shown, np.asarray(weights), run.folder / "attention.png")
     show_translations(console, learner, params, corpus.validation)
