@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import string
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,7 @@ SHOWN = (0, 9, 4, 7, 13, 17)
 
 
 class Dates(NamedTuple):
-    """Dates as numbers.
+    """Dates as numbers: arrays of NumPy, or of JAX in a compiled function.
 
     Attributes:
         sources: `int32[N, S]`, the characters of each form, padded by 0.
@@ -106,9 +106,9 @@ class Dates(NamedTuple):
         targets: `int32[N, 11]`, the ISO date and the token that ends it.
     """
 
-    sources: np.ndarray
-    lengths: np.ndarray
-    targets: np.ndarray
+    sources: Any
+    lengths: Any
+    targets: Any
 
 
 class Corpus(NamedTuple):

@@ -54,6 +54,7 @@ class Translator(nnx.Module):
         self.bridge = nnx.Linear(hidden, config.decoder_size, rngs=rngs)
         attention = ATTENTION[config.attention]
         decoder = attention(recurrax.GRUCell(config.decoder_size), memory_size=2 * hidden)
+        self.layer = decoder
         self.decoder = rnn.Recurrent(decoder, size, rngs=rngs)
         self.logits = nnx.Linear(decoder.output_size(size), len(TARGET) + 1, rngs=rngs)
 
@@ -65,8 +66,7 @@ class Translator(nnx.Module):
         params = with_memory(rnn.params_of(self.decoder), memory, lengths=lengths)
         # The backward layer ends at the first character, so it has read all of the source.
         h = jnp.tanh(self.bridge(state.backward.h))  # [B, decoder_size]
-        layer = self.decoder.layer
-        return Encoded(params, layer.state_after(recurrax.cells.GRUState(h)))
+        return Encoded(params, self.layer.state_after(recurrax.cells.GRUState(h)))
 
     def step(self, token: jax.Array, state: Any, params: Any) -> tuple[jax.Array, Any]:
         """Reads one character of the target.
@@ -80,7 +80,7 @@ class Translator(nnx.Module):
             The logits of the next character `[B, V]`, and the next state.
         """
         x = self.target_embedding(token)  # [B, embedding_size]
-        state, y = recurrax.step(self.decoder.layer, params, x, state)
+        state, y = recurrax.step(self.layer, params, x, state)
         return self.logits(y), state
 
     def __call__(
@@ -148,5 +148,5 @@ class Translator(nnx.Module):
         encoded = self.encode(sources, lengths)
         read = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=STOP)  # [B, 11]
         xs = self.target_embedding(read)  # [B, 11, embedding_size]
-        weights = self.decoder.layer.weights
+        weights = self.layer.weights
         return recurrax.scan(weights, encoded.params, xs, encoded.state)[1]

@@ -84,7 +84,7 @@ def plot_attention(dates: Dates, weights: np.ndarray, path: Path) -> None:
     rows = -(-number // 2)
     figure = _figure(10, 2.6 * rows + 0.4)
     # Room between a panel and the characters above the next one.
-    figure.get_layout_engine().set(hspace=0.06, wspace=0.03)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", hspace=0.06, wspace=0.03)
     panels = figure.subplots(rows, 2, squeeze=False).flat
     for panel in panels[number:]:
         panel.set_visible(False)

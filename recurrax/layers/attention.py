@@ -528,11 +528,12 @@ def _read(params: AttentionParams, h: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     memory = params.memory
     assert memory is not None
-    if params.score_vector is None:
-        scores = _dot(memory.keys, h)
+    assert memory.keys is not None
+    if params.query_kernel is None or params.score_vector is None:
+        scores = _dot(memory.keys, h)  # [*B, S]
     else:
         query = affine(h, params.query_kernel)  # [*B, A]
-        scores = _additive(query, memory.keys, params.score_vector)
+        scores = _additive(query, memory.keys, params.score_vector)  # [*B, S]
     # A sum over many positions needs the precision of float32.
     weights = _softmax(widened(scores), memory.mask)  # [*B, S]
     values = memory.values
