@@ -16,7 +16,7 @@ from recurrax._dtype import cast, cast_params, compute_dtype
 from recurrax._layer import Cell, Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
-from recurrax.decoding import unroll
+from recurrax.decoding._unroll import unroll
 from recurrax.implementations._registry import Implementation
 from recurrax.testing._compare import (
     assert_close,
