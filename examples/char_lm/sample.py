@@ -15,7 +15,7 @@ from .data import encode
 from .model import CharLM
 
 # A program that draws one character at a time would wait for Python at each of them.
-CHUNK = 64
+CHUNK = 128
 
 
 @partial(jax.jit, static_argnames="graphdef")

@@ -280,7 +280,9 @@ def _draw(uniform: jax.Array | None, logits: jax.Array) -> jax.Array:
     sums = jnp.where(possible, jnp.cumsum(probabilities, axis=-1), jnp.zeros_like(probabilities))
     # The numbers are below 1 by more than rounding, so at least one sum exceeds the product.
     least = uniform[..., None] * sums.max(axis=-1, keepdims=True)
-    return (sums > least).argmax(axis=-1)
+    tokens = lax.broadcasted_iota(jnp.int32, sums.shape, sums.ndim - 1)
+    # NaN exceeds nothing: then the last token stands for none.
+    return jnp.where(sums > least, tokens, sums.shape[-1] - 1).min(axis=-1)
 
 
 def _uniforms(key: jax.Array | None, written: Any, length: int, dtype: jnp.dtype) -> Any:
