@@ -29,7 +29,7 @@ def noisy(y, x, key):
 def test_generation_is_a_python_loop_of_steps() -> None:
     key = jax.random.key(3)
     state, ys, used = rx.unroll(LAYER, PARAMS, noisy, XS, observed=2, lengths=LENGTHS, key=key)
-    of_inputs = jax.random.split(key)[1]
+    of_inputs = jax.random.fold_in(key, 2**31 + 14)
     expected, y = LAYER.initial_state((2,)), None
     for t in range(6):
         x, real = XS[:, t], t < LENGTHS
@@ -66,6 +66,29 @@ def test_parts_layouts_and_patterns_agree() -> None:
     gap = jnp.where(prefix[..., None], XS, jnp.nan)
     loss = jax.jit(jax.grad(lambda params, xs: (rx.unroll(LAYER, params, same, xs, observed=prefix)[1] ** 2).sum()))
     assert_close("a gap of NaN", loss(PARAMS, gap), loss(PARAMS, XS), 1e-6)
+
+
+def test_a_stochastic_layer_drops_what_scan_drops() -> None:
+    layer = rx.Stack(
+        (
+            rx.Dropout(0.3),
+            rx.Dropout(0.3, shared=True),
+            rx.Zoneout(rx.RecurrentDropout(rx.GRUCell(4), 0.3), 0.3),
+            rx.WeightDrop(rx.LSTMCell(3), 0.3),
+        )
+    )
+    params, key = perturbed_params(layer, 3), jax.random.key(7)
+    pattern = jnp.array([[True, False, False, True, False, False], [True, True, False, False, False, True]])
+
+    @jax.jit
+    def both(key):
+        state, ys, used = rx.unroll(layer, params, noisy, XS, observed=pattern, lengths=LENGTHS, key=key)
+        prefix = rx.unroll(layer, params, noisy, XS, observed=2, key=key)
+        replayed = rx.scan(layer, params, used, lengths=LENGTHS, key=key), rx.scan(layer, params, prefix[2], key=key)
+        return ((state, ys), prefix[:2]), replayed
+
+    assert_close("a replay with the same key", *both(key), 1e-6)
+    assert not jnp.allclose(both(key)[0][0][1], both(jax.random.key(8))[0][0][1])
 
 
 def test_every_derivative_flows_through_the_loop_and_can_be_stopped() -> None:
