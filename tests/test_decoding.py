@@ -57,7 +57,13 @@ def every_text(model_step, state, token, vocabulary: int, length: int, stop: int
 
 @pytest.mark.parametrize(
     ("vocabulary", "length", "stop", "penalty"),
-    [(3, 4, 0, 0.0), (3, 4, 2, 0.8), pytest.param(5, 3, None, 0.0, marks=pytest.mark.thorough), (4, 3, 1, -0.5)],
+    [
+        (3, 6, 0, 0.0),
+        (4, 3, 1, 0.8),
+        pytest.param(3, 4, 2, -0.5, marks=pytest.mark.thorough),
+        pytest.param(5, 3, None, 0.0, marks=pytest.mark.thorough),
+        pytest.param(5, 6, 2, 0.6, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_beam_as_wide_as_all_texts_finds_them_in_order(vocabulary, length, stop, penalty) -> None:
     model_step, initial_state, _ = language_model(vocabulary)

@@ -187,7 +187,7 @@ def generate(
             f"{short(read_prompt)}."
         )
 
-    def warp(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
+    def warp(logits: jax.Array, seen: Any) -> jax.Array:
         """Applies the options, in float32 at least."""
         logits = logits.astype(dtype)
         if repetition_penalty is not None:
@@ -379,7 +379,8 @@ def _read(
         if lengths is None:
             lengths = jnp.full_like(prompts[..., 0], prompts.shape[-1])
         state = read_prompt(tokens, state, lengths - 1)
-        if jax.tree.structure(state) != jax.tree.structure(before):
+        structure: Any = jax.tree.structure(before)
+        if structure != jax.tree.structure(state):
             raise ValueError(
                 f"`read_prompt` must return a state like `state`, {describe(before)}; got "
                 f"{describe(state)}."

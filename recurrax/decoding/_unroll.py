@@ -15,7 +15,7 @@ from jax import lax
 
 from recurrax._arguments import as_int, describe, named_leaves, short
 from recurrax._check import check_flags, kind
-from recurrax._layer import Layer, Params, State, features
+from recurrax._layer import Layer, Params, State, features, without_initializers
 from recurrax._mask import fill_masked, lengths_to_mask, where
 from recurrax._scan import Context, check_options, check_sequence, placed_like, time_first
 from recurrax.cells.timed import TimedInputs
@@ -151,7 +151,7 @@ def unroll(
         check_options(implementation, key)
         number, flags = _prefix(flags, last_y)
         return run(
-            layer,
+            without_initializers(layer),
             params,
             next_input,
             xs,
@@ -197,11 +197,13 @@ def _check_layer_call(
     x = features(xs)
     steps = x.shape[: x.ndim - layer.feature_ndim]
     observed = flags["observed"]
+    # An int has no shape to check.
     if as_int(observed) is None:
         meaning = f"one flag per step of `xs` {describe(x)}, or an int known at compilation"
         observed = check_flags("observed", observed, jnp.bool_, steps, meaning)
     if last_y is not None:
         batch_shape = steps[1:] if time_major else steps[:-1]
+        # Outputs may have other features than inputs, but the same axes of space.
         expected = (*batch_shape, *x.shape[len(steps) : -1])
         if jnp.shape(last_y)[:-1] != expected:
             axes = ", ".join(map(str, (*expected, "O")))
@@ -217,6 +219,7 @@ def _prefix(flags: dict, last_y: Any) -> tuple[int, dict]:
     number = as_int(flags["observed"])
     if number is None:
         return 0, flags
+    # Step 0 of a pattern reads `xs` in any case. An int of 0 asks for what cannot be.
     if number < int(last_y is None):
         raise ValueError(
             f"`observed` must be at least 1, since the first step has no output before it; got "
@@ -279,6 +282,7 @@ class _LayerModel:
         """Returns this model with the random flags that `scan` draws for these steps."""
         if self.key is None or not self.layer.stochastic:
             return dataclasses.replace(self, key=None)
+        # Neither a mask nor a reset changes what is drawn. All but the flags is dead code.
         context = Context(None, None, None, False, 1, None, self.implementation, self.key)
         draws = Draws(lambda: context.scan(self.layer, self.params, state, xs))
         return dataclasses.replace(self, draws=draws)
@@ -322,14 +326,17 @@ def _run_function(
                 "parameters."
             )
     number, flags = _prefix(flags, last_y)
+    # From here on, time is the first axis.
     xs = jax.tree.map(jnp.asarray, xs)
     time, observed, mask = _check_function_flags(xs, flags, time_major)
     xs = _move(xs, time, 0)
+    # A masked step is computed too. NaN in it would reach the gradients.
     if mask is not None:
         xs = fill_masked(mask, xs)
 
     model = _FunctionModel(function)
     if last_y is None:
+        # The loop needs arrays in the place of the output.
         x = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[1:]), xs)
         shapes = jax.eval_shape(lambda: function(x, state)[0])
         y = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -351,6 +358,7 @@ def _check_function_flags(xs: Any, flags: dict, time_major: bool) -> tuple[int, 
         raise ValueError(
             "`lengths` and `mask` must not both be given; fold the lengths into the mask."
         )
+    # The number of axes of batch and time, from each array that has them.
     ndims = [jnp.ndim(a) for a in (observed, mask) if a is not None]
     if lengths is not None:
         ndims.append(jnp.ndim(lengths) + 1)
@@ -358,6 +366,7 @@ def _check_function_flags(xs: Any, flags: dict, time_major: bool) -> tuple[int, 
     time = 0
     if not time_major:
         time = max(ndims, default=2) - 1
+    # `xs` must have these axes, and may have more behind them.
     leading = max([time + 1, *ndims])
     if x.ndim < leading:
         raise ValueError(
@@ -455,6 +464,7 @@ def _drive(
             memory = memory._replace(valid=memory.valid | jnp.zeros_like(flags[0]))
 
     parts = []
+    # A sequence without steps goes this way too, so that its results have the right shapes.
     if number or not steps:
         head = jax.tree.map(lambda leaf: leaf[:number], sequence)
         state, ys = model.read(state, head)
@@ -511,7 +521,8 @@ def _checked(made: Any, x: Any) -> Any:
     if isinstance(x, TimedInputs) and not isinstance(made, TimedInputs):
         made = x._replace(x=made)
     must = f"`next_input` must return the input of one step, {_shapes(x)}; got {_shapes(made)}."
-    if jax.tree.structure(made) != jax.tree.structure(x):
+    structure: Any = jax.tree.structure(x)
+    if structure != jax.tree.structure(made):
         raise ValueError(f"{must} Has `xs` another structure?")
     leaves = zip(jax.tree.leaves(made), jax.tree.leaves(x), strict=True)
     for got, wanted in leaves:

@@ -173,8 +173,9 @@ def _check_unroll(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     del run
     params, xs, state = args
     # Steps 0 to 5: a start, a gap that goes on behind a masked step, and an observed step in it.
-    observed = np.array([True, False, False, False, True, False])
-    observed = np.stack([observed, np.roll(observed, 1), ~observed, np.zeros(_STEPS, bool)])
+    pattern = np.array([True, False, False, False, True, False])
+    rows = [pattern, np.roll(pattern, 1), ~pattern, np.zeros(_STEPS, bool)]
+    observed = jnp.asarray(np.stack(rows))
     # Two implementations may round in two ways, so all runs here take the same one.
     options = {"mask": _MASK, "reset": _RESET, "implementation": "xla"}
     size = jax.eval_shape(lambda: scan(layer, params, xs, state)[1]).shape[-1]
