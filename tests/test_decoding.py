@@ -85,7 +85,9 @@ def test_a_beam_as_wide_as_all_texts_finds_them_in_order(vocabulary, length, sto
         best = sorted(scores, key=scores.get, reverse=True)
         lengths = np.asarray(beams.lengths[row])
         got = [tuple(text[:n]) for text, n in zip(beams.tokens[row].tolist(), lengths, strict=True)]
-        assert got == best
+        assert set(got) == set(best)
+        np.testing.assert_allclose(beams.scores[row], [scores[text] for text in got], atol=1e-5)
+        # Two texts of equal scores, up to rounding, may change places.
         np.testing.assert_allclose(beams.scores[row], [scores[text] for text in best], atol=1e-5)
 
 
