@@ -51,7 +51,7 @@ from recurrax.cells import S5Cell as S5Cell
 from recurrax.cells import SLSTMCell as SLSTMCell
 from recurrax.cells import SRUCell as SRUCell
 from recurrax.cells import UGRNNCell as UGRNNCell
-from recurrax.decoding import unroll as unroll
+from recurrax.decoding._unroll import unroll as unroll
 from recurrax.layers import Activation as Activation
 from recurrax.layers import BahdanauAttention as BahdanauAttention
 from recurrax.layers import Bidirectional as Bidirectional

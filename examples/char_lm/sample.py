@@ -15,7 +15,7 @@ from .data import encode
 from .model import CharLM
 
 # A program that draws one character at a time would wait for Python at each of them.
-CHUNK = 64
+CHUNK = 128
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -99,14 +99,14 @@ def write(
     graphdef, leaves = nnx.split(model)
     state = read(graphdef, leaves, jnp.asarray(chars[:, :-1]), jnp.asarray(lengths - 1))
     last = jnp.asarray(chars[np.arange(len(texts)), lengths - 1])
-    chars = None
+    new = None
     for written in range(0, length + CHUNK, CHUNK):
-        before = chars
+        shown = new
         if written < length:
-            state, last, chars = next_chars(
+            state, last, new = next_chars(
                 graphdef, leaves, state, last, np.int32(written), key, top_k, options
             )
         # JAX computes in the background: the next characters are drawn while these are shown.
-        if before is not None:
-            rows = np.asarray(before)[:, : length - written + CHUNK]
+        if shown is not None:
+            rows = np.asarray(shown)[:, : length - written + CHUNK]
             yield ["".join(vocabulary[char] for char in row) for row in rows]

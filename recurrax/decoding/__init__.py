@@ -1,4 +1,4 @@
-"""The closed loop of outputs that become inputs: `unroll`, samplers, text and beam search."""
+"""Decoding: sampling and beam search. The closed loop itself is `recurrax.unroll`."""
 
 from recurrax.decoding._beam_search import Beams as Beams
 from recurrax.decoding._beam_search import beam_search as beam_search
@@ -9,4 +9,3 @@ from recurrax.decoding._samplers import keep_top_k as keep_top_k
 from recurrax.decoding._samplers import keep_top_p as keep_top_p
 from recurrax.decoding._samplers import penalize_repetition as penalize_repetition
 from recurrax.decoding._samplers import scale_temperature as scale_temperature
-from recurrax.decoding._unroll import unroll as unroll

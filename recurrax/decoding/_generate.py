@@ -187,7 +187,7 @@ def generate(
             f"{short(read_prompt)}."
         )
 
-    def warp(logits: jax.Array, seen: jax.Array | None) -> jax.Array:
+    def warp(logits: jax.Array, seen: Any) -> jax.Array:
         """Applies the options, in float32 at least."""
         logits = logits.astype(dtype)
         if repetition_penalty is not None:
@@ -280,7 +280,9 @@ def _draw(uniform: jax.Array | None, logits: jax.Array) -> jax.Array:
     sums = jnp.where(possible, jnp.cumsum(probabilities, axis=-1), jnp.zeros_like(probabilities))
     # The numbers are below 1 by more than rounding, so at least one sum exceeds the product.
     least = uniform[..., None] * sums.max(axis=-1, keepdims=True)
-    return (sums > least).argmax(axis=-1)
+    tokens = lax.broadcasted_iota(jnp.int32, sums.shape, sums.ndim - 1)
+    # NaN exceeds nothing: then the last token stands for none.
+    return jnp.where(sums > least, tokens, sums.shape[-1] - 1).min(axis=-1)
 
 
 def _uniforms(key: jax.Array | None, written: Any, length: int, dtype: jnp.dtype) -> Any:
@@ -377,7 +379,8 @@ def _read(
         if lengths is None:
             lengths = jnp.full_like(prompts[..., 0], prompts.shape[-1])
         state = read_prompt(tokens, state, lengths - 1)
-        if jax.tree.structure(state) != jax.tree.structure(before):
+        structure: Any = jax.tree.structure(before)
+        if structure != jax.tree.structure(state):
             raise ValueError(
                 f"`read_prompt` must return a state like `state`, {describe(before)}; got "
                 f"{describe(state)}."

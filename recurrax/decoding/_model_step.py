@@ -42,6 +42,7 @@ def check_state(state: Any, batch_shape: tuple[int, ...], batch_axis: int) -> An
         if leaf.shape[batch_axis:end] != batch_shape:
             axes = ", ".join([*["any"] * batch_axis, *map(str, batch_shape), "..."])
             hint = "An array that all rows share belongs into `model_step`."
+            # The batch may come one axis later, behind the layers.
             if leaf.shape[batch_axis + 1 : end + 1] == batch_shape:
                 hint = f"Is it in PyTorch's layout? Set `batch_axis={batch_axis + 1}`."
             raise ValueError(
@@ -57,7 +58,7 @@ def beside_rows(flags: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
     return jnp.expand_dims(flags, (*range(axis), *behind))
 
 
-def check_model_step(model_step: ModelStep, token: jax.Array, state: Any) -> jax.ShapeDtypeStruct:
+def check_model_step(model_step: ModelStep, token: Any, state: Any) -> jax.ShapeDtypeStruct:
     """Checks the results of a model's step by their shapes; returns the logits' shape.
 
     Args:
@@ -77,6 +78,7 @@ def check_model_step(model_step: ModelStep, token: jax.Array, state: Any) -> jax
             "`model_step` must be a function `(token, state) -> (logits, state)`; got "
             f"{short(model_step)}."
         )
+    # Nothing is computed here: shapes alone are known.
     out = jax.eval_shape(model_step, token, state)
     if not isinstance(out, tuple) or len(out) != 2:
         raise ValueError(f"`model_step` must return (logits, state); got {describe(out)}.")
@@ -92,10 +94,12 @@ def check_model_step(model_step: ModelStep, token: jax.Array, state: Any) -> jax
         raise TypeError(
             f"`model_step` must return floating logits [{axes}]; got {describe(logits)}."
         )
+    # A loop keeps one structure of its state. The error of JAX would not name the leaf.
     wanted, got = named_leaves(state), named_leaves(after)
-    same = jax.tree.structure(after) == jax.tree.structure(state)
+    structure: Any = jax.tree.structure(state)
+    same = structure == jax.tree.structure(after)
     for path, leaf in wanted.items():
-        new = got.get(path)
+        new: Any = got.get(path)
         if not same or new.shape != leaf.shape or new.dtype != leaf.dtype:
             raise ValueError(
                 f"`model_step` must return a state like `state`, with {describe(leaf)} at "
@@ -135,6 +139,7 @@ def stop_tokens(stop: int | Sequence[int] | None, size: int) -> tuple[int, ...]:
     """
     if stop is None:
         return ()
+    # One token is a tuple of one.
     tokens: Any = stop
     if as_int(stop) is not None:
         tokens = (stop,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -14,11 +15,12 @@ from jax import lax
 
 from recurrax._arguments import as_int, describe, named_leaves, short
 from recurrax._check import check_flags, kind
-from recurrax._layer import Layer, Params, State, features
+from recurrax._layer import Layer, Params, State, features, without_initializers
 from recurrax._mask import fill_masked, lengths_to_mask, where
 from recurrax._scan import Context, check_options, check_sequence, placed_like, time_first
 from recurrax.cells.timed import TimedInputs
 from recurrax.implementations._registry import Implementation
+from recurrax.layers._random import Draws
 
 
 def unroll(
@@ -55,8 +57,8 @@ def unroll(
     segment has no such output. It reads `xs_t`, observed or not. `last_y` is the output before the
     first step, if the sequence continues.
 
-    Without a key, `scan(layer, params, xs_used, state)` gives `ys` again, with the same lengths,
-    mask and resets. At observed steps `next_input` has no influence, not even on gradients. At the
+    `scan(layer, params, xs_used, state)` gives `ys` again, with the same lengths, mask, resets and
+    key. At observed steps `next_input` has no influence, not even on gradients. At the
     other steps `xs` has none, unless `next_input` reads it.
 
     Args:
@@ -83,9 +85,9 @@ def unroll(
         stop_gradient: whether the gradient stops at each output that is fed back. Then no gradient
             flows through `y` of `next_input`. What `next_input` holds still gets its gradient.
         implementation: as in `scan`.
-        key: the source of randomness, of the layer and of `next_input`. A layer's random masks are
-            drawn at each step of the loop. So a layer that draws one mask for each call of `scan`,
-            such as `RecurrentDropout`, has one mask for each step here.
+        key: the source of randomness, of the layer and of `next_input`. The layer drops what `scan`
+            drops with this key. A layer of your own that draws numbers itself, from
+            `context.key`, gets the same key at each step of the loop.
 
     Returns:
         The state after the last step, the outputs `ys` `[*B, T, O]`, and `xs_used`, the inputs that
@@ -149,7 +151,7 @@ def unroll(
         check_options(implementation, key)
         number, flags = _prefix(flags, last_y)
         return run(
-            layer,
+            without_initializers(layer),
             params,
             next_input,
             xs,
@@ -195,11 +197,13 @@ def _check_layer_call(
     x = features(xs)
     steps = x.shape[: x.ndim - layer.feature_ndim]
     observed = flags["observed"]
+    # An int has no shape to check.
     if as_int(observed) is None:
         meaning = f"one flag per step of `xs` {describe(x)}, or an int known at compilation"
         observed = check_flags("observed", observed, jnp.bool_, steps, meaning)
     if last_y is not None:
         batch_shape = steps[1:] if time_major else steps[:-1]
+        # Outputs may have other features than inputs, but the same axes of space.
         expected = (*batch_shape, *x.shape[len(steps) : -1])
         if jnp.shape(last_y)[:-1] != expected:
             axes = ", ".join(map(str, (*expected, "O")))
@@ -215,6 +219,7 @@ def _prefix(flags: dict, last_y: Any) -> tuple[int, dict]:
     number = as_int(flags["observed"])
     if number is None:
         return 0, flags
+    # Step 0 of a pattern reads `xs` in any case. An int of 0 asks for what cannot be.
     if number < int(last_y is None):
         raise ValueError(
             f"`observed` must be at least 1, since the first step has no output before it; got "
@@ -234,20 +239,17 @@ def _run_layer(
         observed = jnp.moveaxis(observed, time, 0)
     xs, state, mask, reset = time_first(layer, params, xs, state, lengths, mask, reset, time)
 
-    model = _LayerModel(layer, params, implementation)
+    model = _LayerModel(layer, params, implementation, key).drawn_for(state, xs)
+    sequence = _Sequence(xs, observed, mask, reset)
     if last_y is None:
         # The loop needs an array in the place of the output. A mesh wants it placed as the inputs.
-        first = jax.tree.map(lambda leaf: leaf[:1], xs)
-        shape = jax.eval_shape(lambda: model.read(state, first, None, None, None)[1])
+        first = _Sequence(jax.tree.map(lambda leaf: leaf[:1], xs), None, None, None)
+        shape = jax.eval_shape(lambda: model.read(state, first)[1])
         y = jnp.zeros(shape.shape[1:], shape.dtype)
         before = _Memory(placed_like(features(xs), layer.feature_ndim, y), jnp.array(False))
     else:
         before = _Memory(jnp.asarray(last_y, features(xs).dtype), jnp.array(True))
-    sequence = _Sequence(xs, observed, mask, reset)
-    keys = _Keys.of(key, layer.stochastic)
-    state, ys, used = _drive(
-        model, next_input, sequence, state, before, number, keys, stop_gradient
-    )
+    state, ys, used = _drive(model, next_input, sequence, state, before, number, key, stop_gradient)
     return state, jnp.moveaxis(ys, 0, time), _move(used, 0, time)
 
 
@@ -273,16 +275,33 @@ class _LayerModel:
     layer: Layer
     params: Params
     implementation: Any
+    key: jax.Array | None = None
+    draws: Draws | None = None  # the random flags of all steps
 
-    def read(self, state: State, xs: Any, mask: Any, reset: Any, key: Any) -> tuple[State, Any]:
-        """Runs over `xs` `[T, *B, I]`; returns the state and `ys` `[T, *B, O]`."""
-        context = Context(None, mask, reset, False, 1, None, self.implementation, key)
-        return context.scan(self.layer, self.params, state, xs)
+    def drawn_for(self, state: State, xs: Any) -> _LayerModel:
+        """Returns this model with the random flags that `scan` draws for these steps."""
+        if self.key is None or not self.layer.stochastic:
+            return dataclasses.replace(self, key=None)
+        # Neither a mask nor a reset changes what is drawn. All but the flags is dead code.
+        context = Context(None, None, None, False, 1, None, self.implementation, self.key)
+        draws = Draws(lambda: context.scan(self.layer, self.params, state, xs))
+        return dataclasses.replace(self, draws=draws)
 
-    def step(self, state: State, x: Any, mask: Any, reset: Any, key: Any) -> tuple[State, Any]:
-        """Runs over one step: `x` is `[*B, I]`."""
-        xs, mask, reset = jax.tree.map(lambda leaf: leaf[None], (x, mask, reset))
-        state, ys = self.read(state, xs, mask, reset, key)
+    def read(self, state: State, part: _Sequence, first: Any = 0) -> tuple[State, Any]:
+        """Runs over steps from number `first` on; returns the state and `ys` `[T, *B, O]`."""
+        context = Context(
+            None, part.mask, part.reset, False, 1, None, self.implementation, self.key
+        )
+        drawing: Any = contextlib.nullcontext()
+        if self.draws is not None:
+            drawing = self.draws.at(first, features(part.xs).shape[0])
+        with drawing:
+            return context.scan(self.layer, self.params, state, part.xs)
+
+    def step(self, state: State, at: _Sequence, number: jax.Array) -> tuple[State, Any]:
+        """Runs over step `number`: the leaves of `at` have no axis of time."""
+        part = jax.tree.map(lambda leaf: leaf[None], at)
+        state, ys = self.read(state, part, number)
         return state, ys[0]
 
 
@@ -307,14 +326,17 @@ def _run_function(
                 "parameters."
             )
     number, flags = _prefix(flags, last_y)
+    # From here on, time is the first axis.
     xs = jax.tree.map(jnp.asarray, xs)
     time, observed, mask = _check_function_flags(xs, flags, time_major)
     xs = _move(xs, time, 0)
+    # A masked step is computed too. NaN in it would reach the gradients.
     if mask is not None:
         xs = fill_masked(mask, xs)
 
     model = _FunctionModel(function)
     if last_y is None:
+        # The loop needs arrays in the place of the output.
         x = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[1:]), xs)
         shapes = jax.eval_shape(lambda: function(x, state)[0])
         y = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -322,10 +344,7 @@ def _run_function(
     else:
         before = _Memory(jax.tree.map(jnp.asarray, last_y), jnp.array(True))
     sequence = _Sequence(xs, observed, mask, None)
-    keys = _Keys.of(key, stochastic=False)
-    state, ys, used = _drive(
-        model, next_input, sequence, state, before, number, keys, stop_gradient
-    )
+    state, ys, used = _drive(model, next_input, sequence, state, before, number, key, stop_gradient)
     return state, _move(ys, 0, time), _move(used, 0, time)
 
 
@@ -339,6 +358,7 @@ def _check_function_flags(xs: Any, flags: dict, time_major: bool) -> tuple[int, 
         raise ValueError(
             "`lengths` and `mask` must not both be given; fold the lengths into the mask."
         )
+    # The number of axes of batch and time, from each array that has them.
     ndims = [jnp.ndim(a) for a in (observed, mask) if a is not None]
     if lengths is not None:
         ndims.append(jnp.ndim(lengths) + 1)
@@ -346,6 +366,7 @@ def _check_function_flags(xs: Any, flags: dict, time_major: bool) -> tuple[int, 
     time = 0
     if not time_major:
         time = max(ndims, default=2) - 1
+    # `xs` must have these axes, and may have more behind them.
     leading = max([time + 1, *ndims])
     if x.ndim < leading:
         raise ValueError(
@@ -376,20 +397,16 @@ class _FunctionModel:
 
     function: Callable
 
-    def read(self, state: State, xs: Any, mask: Any, reset: Any, key: Any) -> tuple[State, Any]:
-        """Runs over `xs`, leaves `[T, *B, ...]`."""
+    def read(self, state: State, part: _Sequence) -> tuple[State, Any]:
+        """Runs over some steps: the leaves of `part` are `[T, *B, ...]`."""
+        return lax.scan(lambda state, at: self.step(state, at, None), state, part)
 
-        def body(state: State, at: tuple) -> tuple[State, Any]:
-            return self.step(state, *at, None, None)
-
-        return lax.scan(body, state, (xs, mask))
-
-    def step(self, state: State, x: Any, mask: Any, reset: Any, key: Any) -> tuple[State, Any]:
+    def step(self, state: State, at: _Sequence, number: Any) -> tuple[State, Any]:
         """Runs one step. A masked step keeps the state and outputs zeros."""
-        y, new = self.function(x, state)
-        if mask is not None:
-            new = where(mask, new, state)
-            y = where(mask, y, _zeros(y))
+        y, new = self.function(at.xs, state)
+        if at.mask is not None:
+            new = where(at.mask, new, state)
+            y = where(at.mask, y, _zeros(y))
         return new, y
 
 
@@ -424,25 +441,8 @@ class _Memory(NamedTuple):
         return _Memory(where(mask, y, self.y), self.valid | mask)
 
 
-class _Keys(NamedTuple):
-    """The randomness of the layer and of `next_input`, or None."""
-
-    of_layer: jax.Array | None
-    of_inputs: jax.Array | None
-
-    @classmethod
-    def of(cls, key: jax.Array | None, stochastic: bool) -> _Keys:
-        """Divides a key. A layer that draws nothing gets none."""
-        if key is None:
-            return cls(None, None)
-        of_layer, of_inputs = jax.random.split(key)
-        if not stochastic:
-            return cls(None, of_inputs)
-        return cls(of_layer, of_inputs)
-
-    def at(self, step: jax.Array | int) -> _Keys:
-        """The keys of one step."""
-        return jax.tree.map(lambda key: jax.random.fold_in(key, step), self)
+# The part of the randomness for `next_input`. A layer gets the key itself, as in `scan`.
+_INPUTS = 2**31 + 14
 
 
 def _drive(
@@ -452,7 +452,7 @@ def _drive(
     state: State,
     memory: _Memory,
     number: int,
-    keys: _Keys,
+    key: jax.Array | None,
     stop_gradient: bool,
 ) -> tuple[State, Any, Any]:
     """Reads the first `number` steps, then closes the loop; all arrays have time first."""
@@ -464,16 +464,17 @@ def _drive(
             memory = memory._replace(valid=memory.valid | jnp.zeros_like(flags[0]))
 
     parts = []
+    # A sequence without steps goes this way too, so that its results have the right shapes.
     if number or not steps:
         head = jax.tree.map(lambda leaf: leaf[:number], sequence)
-        key = keys.at(0).of_layer
-        state, ys = model.read(state, head.xs, head.mask, head.reset, key)
+        state, ys = model.read(state, head)
         memory = _memory_after(memory, ys, head)
         parts.append((ys, _unmasked(head.mask, head.xs)))
 
     def body(before: tuple, at: tuple) -> tuple[tuple, tuple]:
         state, memory = before
-        (x, observed, mask, reset), t = at
+        step, t = at
+        x, observed, mask, reset = step
         memory = memory.after_reset(reset)
         made_here = memory.valid
         if observed is not None:
@@ -482,10 +483,12 @@ def _drive(
         y = where(made_here, memory.y, _filling(memory.y, made_here.ndim))
         if stop_gradient:
             y = lax.stop_gradient(y)
-        key = keys.at(t)
-        made = _checked(next_input(y, x, key.of_inputs), x)
+        step_key = None
+        if key is not None:
+            step_key = jax.random.fold_in(jax.random.fold_in(key, _INPUTS), t)
+        made = _checked(next_input(y, x, step_key), x)
         x = where(made_here, made, x)
-        state, y = model.step(state, x, mask, reset, key.of_layer)
+        state, y = model.step(state, step._replace(xs=x, observed=None), t)
         return (state, memory.after_step(y, mask)), (y, _unmasked(mask, x))
 
     if number < steps:
@@ -518,7 +521,8 @@ def _checked(made: Any, x: Any) -> Any:
     if isinstance(x, TimedInputs) and not isinstance(made, TimedInputs):
         made = x._replace(x=made)
     must = f"`next_input` must return the input of one step, {_shapes(x)}; got {_shapes(made)}."
-    if jax.tree.structure(made) != jax.tree.structure(x):
+    structure: Any = jax.tree.structure(x)
+    if structure != jax.tree.structure(made):
         raise ValueError(f"{must} Has `xs` another structure?")
     leaves = zip(jax.tree.leaves(made), jax.tree.leaves(x), strict=True)
     for got, wanted in leaves:
