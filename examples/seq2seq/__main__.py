@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score the dates of the test part")
     translate = commands.add_parser("translate", help="translate dates of yours")
     resume = commands.add_parser("resume", help="go on with a stopped run")
+    # The run folder tells the settings, so these commands have few options.
     for command in (evaluate, translate, resume):
         command.add_argument(
             "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
