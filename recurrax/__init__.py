@@ -51,7 +51,9 @@ from recurrax.cells import S5Cell as S5Cell
 from recurrax.cells import SLSTMCell as SLSTMCell
 from recurrax.cells import SRUCell as SRUCell
 from recurrax.cells import UGRNNCell as UGRNNCell
+from recurrax.decoding._unroll import unroll as unroll
 from recurrax.layers import Activation as Activation
+from recurrax.layers import BahdanauAttention as BahdanauAttention
 from recurrax.layers import Bidirectional as Bidirectional
 from recurrax.layers import CausalConv as CausalConv
 from recurrax.layers import Dense as Dense
@@ -60,6 +62,7 @@ from recurrax.layers import Gated as Gated
 from recurrax.layers import GradientClip as GradientClip
 from recurrax.layers import LayerNorm as LayerNorm
 from recurrax.layers import LearnedInitialState as LearnedInitialState
+from recurrax.layers import LuongAttention as LuongAttention
 from recurrax.layers import RecurrentDropout as RecurrentDropout
 from recurrax.layers import Residual as Residual
 from recurrax.layers import Reverse as Reverse
@@ -75,6 +78,7 @@ __version__ = "0.1.0"
 _SUBPACKAGES = (
     "cells",
     "data",
+    "decoding",
     "experimental",
     "implementations",
     "initializers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -14,6 +14,30 @@ from recurrax._check import check_kinds, check_tree, expected_params
 from recurrax._layer import Layer, Params
 
 Shapes = Mapping[Any, tuple[int, ...]]
+
+
+class Memory(NamedTuple):
+    """What an attention layer reads. `recurrax.layers.with_memory` adds it to the parameters.
+
+    Attributes:
+        values: `[*B, S, M]`, such as the outputs of an encoder for S positions.
+        mask: `bool[*B, S]`, True at the positions that may be read; None for all.
+        keys: `[*B, S, A]`, what the layer compares its query with; None until they are formed.
+    """
+
+    values: jax.Array
+    mask: jax.Array | None = None
+    keys: jax.Array | None = None
+
+
+def without_memory(params: Params) -> Params:
+    """Returns the parameters as `init` draws them: with None for each memory."""
+
+    def drawn(node: Any) -> Any:
+        return None if isinstance(node, Memory) else node
+
+    return jax.tree.map(drawn, params, is_leaf=lambda node: isinstance(node, Memory))
+
 
 # The numbers of input sizes to try: if the shapes suggest some, and if they do not.
 _MOST_LIKELY, _MOST_SIZES = 8, 64
@@ -98,6 +122,7 @@ def infer_input_size(layer: Layer, params: Params) -> int:
         >>> recurrax.infer_input_size(layer, layer.init(jax.random.key(0), input_size=3))
         3
     """
+    params = without_memory(params)
     came = _shapes(params)
     found = fitting(layer, came, jax.tree_util.tree_leaves_with_path)
     if found is not None:
@@ -124,6 +149,8 @@ def check_params(params: Any, layer: Layer, xs: Any, of: str) -> None:
         ValueError: if the parameters and the inputs do not fit.
         TypeError: as `check_tree`.
     """
+    # The sizes of a memory belong to the data.
+    params = without_memory(params)
     try:
         check_tree("params", params, expected_params(layer, xs.shape[-1]), layer, xs, of)
     except ValueError:

@@ -140,7 +140,7 @@ def scan(
     """
     marks = Marks(lengths, mask, reset)
     xs, marks = check_sequence(layer, params, xs, state, marks, time_major)
-    _check_options(implementation, key)
+    check_options(implementation, key)
     unroll = check_number("unroll", unroll)
     if remat is not None:
         remat = check_number("remat", remat)
@@ -202,7 +202,7 @@ def step(
     features_x = features(x)
     batch_shape = features_x.shape[: features_x.ndim - layer.feature_ndim]
     _check_trees("x", layer, params, x, state, batch_shape)
-    _check_options(implementation, key)
+    check_options(implementation, key)
     meaning = f"one flag per row of `x` {describe(features_x)}"
     mask = check_flags("mask", mask, jnp.bool_, batch_shape, meaning)
     reset = check_flags("reset", reset, jnp.bool_, batch_shape, meaning)
@@ -254,7 +254,7 @@ def _check_trees(
         check_features(layer, x, params, expected_state(layer, batch_shape), of)
 
 
-def _check_options(
+def check_options(
     implementation: str | Implementation | tuple | None, key: jax.Array | None
 ) -> None:
     names = implementation if isinstance(implementation, tuple) else (implementation,)
@@ -312,10 +312,10 @@ def time_first(
         state = layer.first_state(
             params, batch_shape_of(layer, xs), default_state_dtype(params, xs)
         )
-    return xs, _placed_like(features(xs), layer.feature_ndim, state), marks
+    return xs, placed_like(features(xs), layer.feature_ndim, state), marks
 
 
-def _placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
+def placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
     """Gives the state the placement of the inputs on a mesh."""
     # The state of a loop must have one type at all steps. Under an Explicit mesh or inside
     # `shard_map` the type includes the placement of the batch. Zeros made of the inputs bring their

@@ -75,7 +75,7 @@ def keras(strict_keras):
 @pytest.fixture
 def promises() -> tuple[str, ...] | None:
     """What differs from cell to cell where all share one path; with CONTRACT=whole, all of the contract."""
-    return None if os.environ.get("CONTRACT") == "whole" else ("steps", "dtypes", "derivatives", "identity")
+    return None if os.environ.get("CONTRACT") == "whole" else ("steps", "unroll", "dtypes", "derivatives", "identity")
 
 
 @pytest.fixture

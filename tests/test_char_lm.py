@@ -132,6 +132,33 @@ def test_sample_writes_what_seed_and_top_k_say(finished: Path, capsys: pytest.Ca
     assert first == again != other
     assert sample("--top-k", "1") == sample("--top-k", "1", "--seed", "1", "--temperature", "5")
     assert sample("--top-k", "100000") == sample()
+    # Another length writes the same text, up to its end, and a character of share 1 is the likeliest.
+    assert sample("--length", "70").startswith(sample()[:-1])
+    assert sample("--min-p", "1") == sample("--top-p", "0.000001") == sample("--top-k", "1")
+
+
+def test_samples_of_several_prompts(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("def f\n\nreturn x +\n")
+    options = ["sample", str(finished), "--length", "20"]
+    assert main([*options, "--prompts", str(prompts), "--samples", "2"]) == 0
+    output = capsys.readouterr().out
+    titles = [f"--- prompt {prompt}, sample {sample} ---\n" for prompt in (1, 2) for sample in (1, 2)]
+    texts = []
+    for title, following in zip(titles, [*titles[1:], None], strict=True):
+        text = output[output.index(title) + len(title) :]
+        texts.append(text[: text.index(following)] if following else text)
+    assert [len(text) for text in texts] == [26, 26, 31, 31]
+    assert texts[0].startswith("def f")
+    assert texts[2].startswith("return x +")
+    assert texts[0] != texts[1]
+    # The first sample is the one that a call for a single one writes.
+    assert main([*options, "--prompt", "def f"]) == 0
+    assert capsys.readouterr().out == texts[0]
+
+    prompts.write_text("\n\n")
+    assert "at least one prompt" in told(capsys, *options, "--prompts", prompts)
+    assert "not allowed with" in told(capsys, *options, "--prompts", prompts, "--prompt", "d")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,18 @@ import pytest
 
 import recurrax
 from quick import quick_first
-from recurrax import initializers, interop, keras, linen, losses, testing
+from recurrax import decoding, initializers, interop, keras, linen, losses, testing
 from recurrax import nnx as rnn
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md", "docs/extending.md"]
+PAGES = [
+    "README.md",
+    "docs/guide.md",
+    "docs/long_sequences.md",
+    "docs/regularization.md",
+    "docs/decoding.md",
+    "docs/extending.md",
+]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
@@ -49,7 +56,20 @@ def public(module) -> dict:
 
 @pytest.mark.parametrize(
     "module",
-    [recurrax, rnn, linen, interop, testing, initializers, keras, losses, losses.crf, losses.ctc, losses.transducer],
+    [
+        recurrax,
+        decoding,
+        rnn,
+        linen,
+        interop,
+        testing,
+        initializers,
+        keras,
+        losses,
+        losses.crf,
+        losses.ctc,
+        losses.transducer,
+    ],
     ids=lambda m: m.__name__,
 )
 def test_every_public_name_is_documented(module) -> None:

@@ -11,7 +11,7 @@ Read `model.py` for the network and `train.py` for how it learns. The other file
 - `run.py` keeps the run folder.
 - `sample.py` writes text.
 - `plot.py` draws the curves.
-- `__main__.py` is the command line.
+- `__main__.py` is the command line, and `command.py` are its parts that other programs share.
 
 The settings and the text alone decide a run, because all randomness in a step follows from the
 step's number. A run that was stopped or killed can be resumed. It ends bit for bit as a run without

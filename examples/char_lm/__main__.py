@@ -1,66 +1,31 @@
 """The command line: `python -m examples.char_lm train|sample|resume`."""
 
 import argparse
-import dataclasses
 import itertools
-import logging
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from .command import (
+    DEFAULT,
+    DONE,
+    STOPPED,
+    Parser,
+    add_settings,
+    number_type,
+    run_command,
+    settings,
+)
 from .config import PROGRAM, Config, UserError
 
 DEFAULT_RUN = "runs/char_lm"
-DEFAULT = " (default: %(default)s)"
-
-# The exit codes. A shell gives 130 to a program that Ctrl-C ended.
-DONE, FAILED, STOPPED = 0, 2, 130
-
-
-def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """Makes an argparse type for numbers within a range."""
-    word = "a number"
-    if kind is int:
-        word = "an integer"
-    span = f"{low:,} to {high:,}"
-    # A limit that no user reaches is not worth a word.
-    if high > 10**9:
-        span = f"{low:,} or more"
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        # No range holds NaN, so the range refuses it too.
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be {word}, {span}; got {text!r}")
-        return value
-
-    return parse
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # The usage of twenty options would hide the message.
-        fail(f"{message}\nAll options: {self.prog} --help")
-        raise SystemExit(FAILED)
-
-
-def fail(message: str) -> None:
-    """Prints an error message."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
-    parser = _Parser(prog=PROGRAM, description="A character-level language model.")
+    parser = Parser(prog=PROGRAM, description="A character-level language model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
     train = commands.add_parser("train", help="learn a text")
     train.description = "Learns a text."
@@ -84,20 +49,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_RUN, help=out_help)
     overwrite_help = "lose the run that --out may hold"
     parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
-    # Each field of `Config` is an option. Its metadata holds its range, or its choices.
-    for field in dataclasses.fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        values: dict[str, Any] = {
-            "default": field.default,
-            "help": field.metadata["help"] + DEFAULT,
-        }
-        if "choices" in field.metadata:
-            values["choices"] = field.metadata["choices"]
-        else:
-            low, high = field.metadata["low"], field.metadata["high"]
-            values["type"] = _number(type(field.default), low, high)
-            values["metavar"] = "N"
-        parser.add_argument(option, **values)
+    add_settings(parser, Config)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -105,30 +57,53 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
     )
-    parser.add_argument("--prompt", default="", help="text to continue (default: a new line)")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", default="", help="text to continue (default: a new line)")
+    prompt.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="a UTF-8 file of texts to continue, one a line"
+    )
+    parser.add_argument(
+        "--samples",
+        type=number_type(int, 1, 10**6),
+        default=1,
+        metavar="N",
+        help="texts to write for each prompt, all at once" + DEFAULT,
+    )
     parser.add_argument(
         "--length",
-        type=_number(int, 1, 10**9),
+        type=number_type(int, 1, 10**9),
         default=1000,
         metavar="N",
         help="characters to write" + DEFAULT,
     )
     parser.add_argument(
         "--temperature",
-        type=_number(float, 0.01, 100),
+        type=number_type(float, 0.01, 100),
         default=0.8,
         metavar="N",
         help="below 1 is more careful, above is bolder" + DEFAULT,
     )
     parser.add_argument(
         "--top-k",
-        type=_number(int, 1, 10**9),
+        type=number_type(int, 1, 10**9),
         metavar="N",
         help="draw among the N likeliest characters only (default: among all)",
     )
     parser.add_argument(
+        "--top-p",
+        type=number_type(float, 1e-6, 1),
+        metavar="N",
+        help="draw among the likeliest characters with this probability together (default: all)",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=number_type(float, 0, 1),
+        metavar="N",
+        help="draw among characters with this share of the highest probability (default: all)",
+    )
+    parser.add_argument(
         "--seed",
-        type=_number(int, 0, 2**31 - 1),
+        type=number_type(int, 0, 2**31 - 1),
         default=0,
         metavar="N",
         help="another seed writes another text" + DEFAULT,
@@ -148,10 +123,7 @@ def _train(options: argparse.Namespace) -> int:
     from .run import Run
     from .train import train
 
-    settings = {}
-    for field in dataclasses.fields(Config):
-        settings[field.name] = getattr(options, field.name)
-    config = Config(**settings)
+    config = settings(options, Config)
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(load_text(options.text), config)
     console = Console()
@@ -192,6 +164,7 @@ def _resume(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     import jax
 
+    from .data import read_prompts
     from .run import Run
     from .sample import write
     from .train import Learner
@@ -199,20 +172,35 @@ def _sample(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     learner = Learner(run.config, len(run.text.vocabulary))
     _, params = run.restore("best", learner.first_state().params)
-    chars = write(
+    prompts = [options.prompt]
+    if options.prompts:
+        prompts = read_prompts(options.prompts)
+    prompts = [prompt for prompt in prompts for _ in range(options.samples)]
+    chunks = write(
         learner.model(params),
         run.text.vocabulary,
-        prompt=options.prompt,
+        prompts=prompts,
         length=options.length,
         temperature=options.temperature,
         top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
         key=jax.random.key(options.seed),
     )
-    # `write` refuses a wrong prompt with its first character, before anything is printed.
-    first = next(chars)
-    for char in itertools.chain(options.prompt, first, chars):
-        print(char, end="", flush=True)
-    print()
+    # `write` refuses a wrong prompt with its first characters, before anything is printed.
+    chunks = itertools.chain([next(chunks)], chunks)
+    if len(prompts) == 1:
+        # One text appears as it is written.
+        for part in itertools.chain(prompts, (chunk[0] for chunk in chunks)):
+            print(part, end="", flush=True)
+        print()
+        return DONE
+    # Texts that are written side by side can only be shown one after another.
+    for number, parts in enumerate(zip(prompts, *chunks, strict=True)):
+        title = f"sample {number % options.samples + 1}"
+        if options.prompts:
+            title = f"prompt {number // options.samples + 1}, {title}"
+        print(f"--- {title} ---", "".join(parts), sep="\n")
     return DONE
 
 
@@ -236,22 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
-    # Orbax logs the errors that the messages here tell.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
-        return COMMANDS[options.command](options)
-    except UserError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        # `sample | head` has read enough. Python would complain about the rest when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except OSError as error:
-        # A full disk, or a folder that the user may not write.
-        fail(str(error))
-    except KeyboardInterrupt:
-        return STOPPED
-    return FAILED
+    return run_command(COMMANDS[options.command], options)
 
 
 if __name__ == "__main__":

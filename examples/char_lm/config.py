@@ -7,23 +7,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Messages name the program as it was started, so that a user can paste them into a shell.
-_python = Path(sys.executable)
-if _python.is_relative_to(Path.cwd()):
-    _python = _python.relative_to(Path.cwd())
-PROGRAM = f"{shlex.quote(str(_python))} -m examples.char_lm"
+
+def program(module: str) -> str:
+    """Names a program as it was started, so that a user can paste messages into a shell."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return f"{shlex.quote(str(python))} -m {module}"
+
+
+PROGRAM = program("examples.char_lm")
 
 
 class UserError(Exception):
     """A fault that the user can mend. It is shown as one message, without a traceback."""
 
 
-def _number(default: float, low: float, high: float, text: str) -> Any:
+def number(default: float, low: float, high: float, text: str) -> Any:
+    """Declares a setting that is a number within a range."""
     metadata = {"low": low, "high": high, "help": text}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _choice(default: str, choices: tuple[str, ...], text: str) -> Any:
+def choice(default: str, choices: tuple[str, ...], text: str) -> Any:
+    """Declares a setting that is one of some words."""
     metadata = {"choices": choices, "help": text}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -36,36 +43,36 @@ class Config:
     """
 
     # The network.
-    cell: str = _choice("lstm", ("rnn", "lstm", "gru"), "the recurrent cell")
-    layers: int = _number(1, 1, 64, "recurrent layers, one on top of another")
-    hidden_size: int = _number(256, 1, 65536, "units of each recurrent layer")
-    embedding_size: int = _number(64, 1, 65536, "numbers that stand for a character")
-    dropout: float = _number(
+    cell: str = choice("lstm", ("rnn", "lstm", "gru"), "the recurrent cell")
+    layers: int = number(1, 1, 64, "recurrent layers, one on top of another")
+    hidden_size: int = number(256, 1, 65536, "units of each recurrent layer")
+    embedding_size: int = number(64, 1, 65536, "numbers that stand for a character")
+    dropout: float = number(
         0.0, 0.0, 0.95, "share of activations dropped before, between and after the layers"
     )
 
     # The data of a training step.
-    windows: str = _choice(
+    windows: str = choice(
         "streams",
         ("streams", "random"),
         "streams: read on where the last step stopped, and keep the state; "
         "random: start anywhere, from a zero state",
     )
-    batch: int = _number(32, 1, 65536, "windows read side by side")
-    window: int = _number(64, 1, 65536, "characters in a window: how far gradients reach back")
+    batch: int = number(32, 1, 65536, "windows read side by side")
+    window: int = number(64, 1, 65536, "characters in a window: how far gradients reach back")
 
     # The optimizer, and the randomness.
-    steps: int = _number(2600, 1, 10**8, "training steps")
-    learning_rate: float = _number(0.01, 1e-8, 10.0, "highest learning rate, after the warm-up")
-    warmup: int = _number(
+    steps: int = number(2600, 1, 10**8, "training steps")
+    learning_rate: float = number(0.01, 1e-8, 10.0, "highest learning rate, after the warm-up")
+    warmup: int = number(
         100, 0, 10**8, "steps over which the learning rate rises; a cosine lowers it afterwards"
     )
-    clip: float = _number(1.0, 1e-6, math.inf, "gradients are scaled down to this global norm")
-    weight_decay: float = _number(0.01, 0.0, 10.0, "AdamW's weight decay, on the kernels")
-    seed: int = _number(0, 0, 2**31 - 1, "the seed of all randomness")
+    clip: float = number(1.0, 1e-6, math.inf, "gradients are scaled down to this global norm")
+    weight_decay: float = number(0.01, 0.0, 10.0, "AdamW's weight decay, on the kernels")
+    seed: int = number(0, 0, 2**31 - 1, "the seed of all randomness")
 
     # The work between training steps.
-    eval_every: int = _number(250, 1, 10**8, "steps between two validations")
-    eval_windows: int = _number(150, 1, 10**8, "windows to read of each validation stream, at most")
-    sample_every: int = _number(500, 1, 10**8, "steps between two samples")
-    checkpoint_every: int = _number(250, 1, 10**8, "steps between two checkpoints")
+    eval_every: int = number(250, 1, 10**8, "steps between two validations")
+    eval_windows: int = number(150, 1, 10**8, "windows to read of each validation stream, at most")
+    sample_every: int = number(500, 1, 10**8, "steps between two samples")
+    checkpoint_every: int = number(250, 1, 10**8, "steps between two checkpoints")

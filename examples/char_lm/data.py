@@ -38,7 +38,7 @@ def load_text(source: str | None) -> str:
         UserError: if there is no such file, or one is empty, unreadable or not UTF-8.
     """
     if source is None:
-        return _standard_library()
+        return "\n".join(library_files())
     # `Path("")` would be the current folder.
     if not source:
         raise UserError(
@@ -68,6 +68,18 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
         names = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in unseen[:10])
         raise UserError(f"the prompt has characters that the model never saw in its text: {names}.")
     return np.array(list(map(vocabulary.index, text)), np.int32)
+
+
+def read_prompts(file: Path) -> list[str]:
+    """Reads a file of prompts, one a line. Empty lines count for nothing.
+
+    Raises:
+        UserError: if the file has no prompt, or is not UTF-8.
+    """
+    prompts = [line for line in _read(file).split("\n") if line]
+    if not prompts:
+        raise UserError(f"{str(file)!r} must hold at least one prompt, one a line; it is empty.")
+    return prompts
 
 
 def make_corpus(text: str, config: Config) -> Corpus:
@@ -101,8 +113,12 @@ def make_corpus(text: str, config: Config) -> Corpus:
     return Corpus(vocabulary, numbers[:end_of_training], numbers[end_of_training:], digest)
 
 
-def _standard_library() -> str:
-    """Reads the source of the Python standard library."""
+def library_files() -> list[str]:
+    """Reads the source files of the Python standard library.
+
+    Raises:
+        UserError: if there is none.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     texts = []
     for file in _files_below(library, "*.py"):
@@ -113,7 +129,7 @@ def _standard_library() -> str:
             f"found no source of the standard library in {library}; name a text with --text."
         )
     # A hundred letters that occur once would widen the vocabulary and teach nothing.
-    return "\n".join(filter(str.isascii, texts))
+    return list(filter(str.isascii, texts))
 
 
 def _find_files(source: str) -> list[Path]:

@@ -49,18 +49,21 @@ class CharLM(nnx.Module):
         )
         self.logits = nnx.Linear(config.hidden_size, vocabulary_size, rngs=rngs)
 
-    def __call__(self, chars: jax.Array, state: Any = None) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, chars: jax.Array, state: Any = None, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
         """Reads characters, starting from `state`.
 
         Args:
             chars: `int[B, T]`, or `int[T]` for a single stream.
             state: the state that an earlier call returned; None at the start of a text.
+            lengths: `int[B]`, how many characters of each stream to read; all by default.
 
         Returns:
             The logits of each following character, `[B, T, V]`, and the state after the last one.
         """
         xs = self.dropout(self.embedding(chars))  # [B, T, embedding_size]
-        ys, state = self.recurrent(xs, state)  # [B, T, hidden_size]
+        ys, state = self.recurrent(xs, state, lengths=lengths)  # [B, T, hidden_size]
         return self.logits(self.dropout(ys)), state
 
     def step(self, char: jax.Array, state: Any) -> tuple[jax.Array, Any]:

@@ -13,7 +13,6 @@ import jax
 import orbax.checkpoint as ocp
 
 from .config import PROGRAM, Config, UserError
-from .data import Corpus
 
 FILES = ("config.json", "text.json", "digests.json", "log.jsonl", "curves.png", "last", "best")
 
@@ -44,17 +43,23 @@ class Run:
     - `last`: the newest two checkpoints, to resume from.
     - `best`: the checkpoint with the lowest validation loss, to sample from.
     - `digests.json`: the SHA-256 of each checkpoint, to notice a damaged file.
+
+    Another program derives a class with its own settings and facts.
     """
 
-    def __init__(self, folder: Path, config: Config, text: Text):
+    program = PROGRAM
+    config_type: Any = Config
+    text_type: Any = Text
+
+    def __init__(self, folder: Path, config: Any, text: Any):
         """Takes what `create` or `open` found."""
         self.folder = folder
         self.config = config
         self.text = text
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
-    @staticmethod
-    def check_free(folder: Path, overwrite: bool) -> None:
+    @classmethod
+    def check_free(cls, folder: Path, overwrite: bool) -> None:
         """Makes sure that a run may begin in `folder`.
 
         Raises:
@@ -69,12 +74,12 @@ class Run:
                 continue
             raise UserError(
                 f"--out: {str(folder)!r} already holds a run. "
-                f"To go on with it: {PROGRAM} resume {shlex.quote(str(folder))}. "
+                f"To go on with it: {cls.program} resume {shlex.quote(str(folder))}. "
                 "To keep it, name another --out; to lose it, add --overwrite."
             )
 
     @classmethod
-    def create(cls, folder: Path, config: Config, source: str | None, corpus: Corpus) -> Self:
+    def create(cls, folder: Path, config: Any, source: str | None, corpus: Any) -> Self:
         """Begins a run folder, and removes the run that the folder may hold."""
         # Only a run's files are removed: the user may keep other files in the folder.
         for name in FILES:
@@ -87,13 +92,18 @@ class Run:
         # The run may be resumed from another working directory.
         if source is not None:
             source = str(Path(source).absolute())
-        text = Text(source, corpus.sha256, corpus.vocabulary)
+        text = cls.facts(source, corpus)
         facts = json.dumps(text._asdict(), ensure_ascii=False)
         settings = json.dumps(dataclasses.asdict(config), indent=2)
         # `open` looks for config.json, so config.json comes last.
         _write(folder / "text.json", facts)
         _write(folder / "config.json", settings)
         return cls(folder, config, text)
+
+    @classmethod
+    def facts(cls, source: str | None, corpus: Any) -> Any:
+        """Returns the facts of the text that the run keeps."""
+        return Text(source, corpus.sha256, corpus.vocabulary)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -105,10 +115,12 @@ class Run:
         config_path = folder / "config.json"
         text_path = folder / "text.json"
         if not config_path.exists():
-            raise UserError(f"there is no run in {str(folder)!r}. To begin one: {PROGRAM} train.")
+            raise UserError(
+                f"there is no run in {str(folder)!r}. To begin one: {cls.program} train."
+            )
         try:
-            config = Config(**json.loads(config_path.read_text("utf-8")))
-            text = Text(**json.loads(text_path.read_text("utf-8")))
+            config = cls.config_type(**json.loads(config_path.read_text("utf-8")))
+            text = cls.text_type(**json.loads(text_path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"config.json or text.json in {str(folder)!r} is damaged: {error}."

@@ -1,71 +1,112 @@
 """Writing: the model reads each character that it wrote and draws the next one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from recurrax.decoding import generate
 
 from .data import encode
 from .model import CharLM
 
+# A program that draws one character at a time would wait for Python at each of them.
+CHUNK = 128
 
-@partial(jax.jit, static_argnames=("graphdef", "top_k"))
-def next_char(graphdef, leaves, state, char, key, temperature, top_k):
-    """Reads one character and draws the next one."""
+
+@partial(jax.jit, static_argnames="graphdef")
+def read(graphdef: Any, leaves: Any, chars: jax.Array, lengths: jax.Array) -> Any:
+    """Reads texts `int[B, T]` at once; returns the state after the last character of each."""
     model = nnx.merge(graphdef, leaves)
     model.eval()
-    logits, state = model.step(char, state)  # [V]
-    logits /= temperature
-    if top_k is not None:
-        # A logit of -inf is never drawn.
-        least = jax.lax.top_k(logits, top_k)[0][-1]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits), state
+    _, state = model(chars, model.initial_state(len(chars)), lengths)
+    return state
+
+
+@partial(jax.jit, static_argnames=("graphdef", "top_k"))
+def next_chars(
+    graphdef: Any,
+    leaves: Any,
+    state: Any,
+    last: jax.Array,
+    written: np.int32,
+    key: jax.Array,
+    top_k: int | None,
+    options: dict[str, Any],
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Continues texts of `written` characters, of which `last` `int[B]` are the last ones.
+
+    Returns:
+        The state and the last characters for another call, and `CHUNK` characters, `int[B, CHUNK]`.
+    """
+    model = nnx.merge(graphdef, leaves)
+    model.eval()
+    prompt = last[:, None]
+    options = {**options, "top_k": top_k, "key": key, "written": written}
+    new = generate(model.step, state, prompt, length=CHUNK, **options)
+    return new.state, new.tokens[:, -1], new.tokens
 
 
 def write(
     model: CharLM,
     vocabulary: str,
     *,
-    prompt: str = "",
+    prompts: Sequence[str] = ("",),
     length: int,
+    key: jax.Array,
     temperature: float = 1.0,
     top_k: int | None = None,
-    key: jax.Array,
-) -> Iterator[str]:
-    """Continues a prompt.
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> Iterator[list[str]]:
+    """Continues prompts, some characters at a time.
 
     Args:
         model: the network; dropout is off while it writes.
         vocabulary: the characters that the network's numbers stand for.
-        prompt: the text before the first character; without it, the text begins on a new line.
-        length: the number of characters to write.
+        prompts: the texts before the first character. An empty text begins on a new line.
+        length: the number of characters to write for each prompt.
+        key: decides what is drawn. Each text has its own part of it.
         temperature: divides the logits; below 1 the likely characters become likelier.
         top_k: draw among this many most likely characters only.
-        key: decides what is drawn.
+        top_p: draw among the likeliest characters that have this probability together.
+        min_p: draw among the characters with this share of the likeliest one's probability.
 
     Yields:
-        One character after another.
+        The next characters of each text.
 
     Raises:
-        UserError: if the prompt has a character that is not in the vocabulary.
+        UserError: if a prompt has a character that is not in the vocabulary.
     """
     # A network can only answer a character, so an empty prompt needs one to begin with.
-    if not prompt:
-        prompt = "\n" if "\n" in vocabulary else vocabulary[0]
-    chars = list(jnp.asarray(encode(prompt, vocabulary)))
+    begin = "\n" if "\n" in vocabulary else vocabulary[0]
+    texts = [encode(prompt or begin, vocabulary) for prompt in prompts]
+    lengths = np.array([len(text) for text in texts])  # [B]
+    chars = np.zeros((len(texts), lengths.max()), np.int32)  # [B, T], padded
+    for row, text in zip(chars, texts, strict=True):
+        row[: len(text)] = text
     if top_k is not None:
         top_k = min(top_k, len(vocabulary))
-    graphdef, leaves = nnx.split(model)
-    step = partial(next_char, graphdef, leaves, temperature=jnp.float32(temperature), top_k=top_k)
+    # Numbers as arrays: another temperature needs no other program.
+    options = {"temperature": temperature, "top_p": top_p, "min_p": min_p}
+    options = {name: jnp.float32(number) for name, number in options.items() if number is not None}
 
-    # The prompt's answers are dropped, except the answer to its last character.
-    state = model.initial_state()
-    for char in chars[:-1]:
-        _, state = step(state=state, char=char, key=key)
-    char = chars[-1]
-    for i in range(length):
-        char, state = step(state=state, char=char, key=jax.random.fold_in(key, i))
-        yield vocabulary[int(char)]
+    # The loop reads the last character of each prompt itself.
+    graphdef, leaves = nnx.split(model)
+    state = read(graphdef, leaves, jnp.asarray(chars[:, :-1]), jnp.asarray(lengths - 1))
+    last = jnp.asarray(chars[np.arange(len(texts)), lengths - 1])
+    new = None
+    for written in range(0, length + CHUNK, CHUNK):
+        shown = new
+        if written < length:
+            state, last, new = next_chars(
+                graphdef, leaves, state, last, np.int32(written), key, top_k, options
+            )
+        # JAX computes in the background: the next characters are drawn while these are shown.
+        if shown is not None:
+            rows = np.asarray(shown)[:, : length - written + CHUNK]
+            yield ["".join(vocabulary[char] for char in row) for row in rows]

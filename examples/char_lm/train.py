@@ -188,12 +188,12 @@ class Learner:
         return losses.mean()
 
 
-class _CtrlC:
+class CtrlC:
     """Lets the running step end, so that its state can be saved. A second Ctrl-C stops at once."""
 
     asked = False
 
-    def __enter__(self) -> "_CtrlC":
+    def __enter__(self) -> "CtrlC":
         self.previous = signal.signal(signal.SIGINT, self._ask)
         return self
 
@@ -206,10 +206,11 @@ class _CtrlC:
         self.asked = True
 
 
-class _Log:
+class Log:
     """The log of a run, in its file and in memory."""
 
     def __init__(self, run: Run, step: int):
+        """Opens the log of a run that goes on after `step`."""
         # A killed run may have logged steps after its last checkpoint. They are logged again.
         self.rows = run.truncate_log(step)
         self._file = (run.folder / "log.jsonl").open("a", encoding="utf-8")
@@ -219,21 +220,25 @@ class _Log:
             self._began -= self.rows[-1]["seconds"]
 
     def note(self, step: int, **values: float) -> None:
+        """Adds a line."""
         seconds = round(time.monotonic() - self._began, 3)
         row = {"step": step, **values, "seconds": seconds}
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
 
     def lowest_validation_loss(self) -> float:
+        """Returns the lowest validation loss so far; infinity if there is none."""
         lowest = math.inf
         for row in self.rows:
             lowest = min(lowest, row.get("validation_loss", math.inf))
         return lowest
 
     def flush(self) -> None:
+        """Makes sure that a kill loses no line."""
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -261,7 +266,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         # A run that stops before its first checkpoint can be resumed too.
         run.save("last", step, state)
     text, held_out = jnp.asarray(corpus.train), jnp.asarray(corpus.validation)
-    log = _Log(run, step)
+    log = Log(run, step)
     best = log.lowest_validation_loss()
 
     def due(every: int) -> bool:
@@ -270,8 +275,8 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     def show_sample(params: nnx.State, title: str) -> None:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = learner.model(params)
-        chars = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
-        sample = Text("".join(chars))
+        chunks = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
+        sample = Text("".join(chunk[0] for chunk in chunks))
         panel = Panel(sample, title=title, title_align="left", border_style="dim")
         console.print(panel)
 
@@ -282,7 +287,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         TimeRemainingColumn(compact=True),
         console=console,
     )
-    with contextlib.closing(log), progress, _CtrlC() as ctrl_c:
+    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
         task = progress.add_task("compiling", total=config.steps, completed=step)
         seconds_per_step = math.inf
         stopping = False

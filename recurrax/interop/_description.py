@@ -37,6 +37,8 @@ _SIZES = {
     "proj_size",
     "state_size",
     "backbone_size",
+    "memory_size",
+    "attention_size",
     "features",
     "num_heads",
     "num_blocks",

@@ -1,5 +1,11 @@
 """Layers made of layers, layers without recurrence, and layers that change the steps of a cell."""
 
+from recurrax._params import Memory as Memory
+from recurrax.layers.attention import AttentionParams as AttentionParams
+from recurrax.layers.attention import AttentionState as AttentionState
+from recurrax.layers.attention import BahdanauAttention as BahdanauAttention
+from recurrax.layers.attention import LuongAttention as LuongAttention
+from recurrax.layers.attention import with_memory as with_memory
 from recurrax.layers.compose import Bidirectional as Bidirectional
 from recurrax.layers.compose import Directions as Directions
 from recurrax.layers.compose import Residual as Residual

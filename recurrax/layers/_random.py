@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -26,6 +32,12 @@ def bernoulli(
         `bool` of this shape.
     """
     shape = like.shape if shape is None else shape
+    return _draw.get()(key, probability, like, shape)
+
+
+def _bernoulli(
+    key: jax.Array, probability: float, like: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
     sharding = jax.typeof(like).sharding
     if not any(sharding.spec):
         return jax.random.bernoulli(key, probability, shape)
@@ -38,6 +50,54 @@ def bernoulli(
         names.append(name if size == size_of_like else None)
     placement = NamedSharding(sharding.mesh, PartitionSpec(*names))
     return jax.random.bernoulli(key, probability, shape, out_sharding=placement)
+
+
+# What `bernoulli` calls.
+_draw: contextvars.ContextVar[Callable] = contextvars.ContextVar("draw", default=_bernoulli)
+
+
+@contextlib.contextmanager
+def _drawing_by(draw: Callable) -> Iterator[None]:
+    token = _draw.set(draw)
+    try:
+        yield
+    finally:
+        _draw.reset(token)
+
+
+class Draws:
+    """The random flags of a layer for all steps of a sequence, to be used a few steps at a time.
+
+    So steps that run one by one drop what a run over the sequence drops. Flags that serve all steps
+    serve each part of the steps too.
+
+    Args:
+        run: runs the layer over the sequence. Only its random flags are kept.
+    """
+
+    def __init__(self, run: Callable[[], Any]):
+        """Draws all flags."""
+        self._flags: list[jax.Array] = []
+
+        def record(*args: Any) -> jax.Array:
+            self._flags.append(_bernoulli(*args))
+            return self._flags[-1]
+
+        with _drawing_by(record):
+            run()
+
+    def at(self, first: Any, number: int) -> contextlib.AbstractContextManager:
+        """Lets a layer that runs over `number` steps use the flags from step `first` on."""
+        flags = iter(self._flags)
+
+        def replay(key: jax.Array, probability: float, like: Any, shape: tuple) -> jax.Array:
+            drawn = next(flags)
+            # Flags with an axis of time have another size than those of a part.
+            if drawn.shape == shape:
+                return drawn
+            return lax.dynamic_slice_in_dim(drawn, first, number)
+
+        return _drawing_by(replay)
 
 
 def dropped(

@@ -26,9 +26,11 @@ from recurrax._flax import (
     teaches,
 )
 from recurrax._layer import Layer, Params, State, features, pickled, unpickled
+from recurrax._params import Memory
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.implementations._registry import Implementation
+from recurrax.layers.attention import with_memory
 
 
 class Module(nn.Module):
@@ -63,6 +65,7 @@ class Module(nn.Module):
         x: jax.Array,
         state: State,
         deterministic: bool | None,
+        memory: jax.Array | Memory | None = None,
         **options: Any,
     ) -> tuple[jax.Array, State]:
         key = None
@@ -71,6 +74,8 @@ class Module(nn.Module):
             if not off:
                 key = self.make_rng("dropout")
         params = self._params(layer, x)
+        if memory is not None:
+            params = with_memory(params, memory)
         if driver is core_step:
             state, output = core_step(layer, params, x, state, key=key, **options)
         else:
@@ -203,6 +208,13 @@ class Recurrent(Module):
         >>> output.shape, state.forward.c.shape, variables["params"]["backward"]["kernel"].shape
         ((2, 7, 8), (2, 4), (3, 12))
 
+        An attention decoder reads the outputs of an encoder:
+
+        >>> decoder = rnn.Recurrent(recurrax.BahdanauAttention(recurrax.GRUCell(4), memory_size=8))
+        >>> variables = decoder.init(jax.random.key(1), x, memory=output)
+        >>> decoder.apply(variables, x, memory=output)[0].shape
+        (2, 7, 12)
+
     References:
         Flax Linen, 2020, https://flax-linen.readthedocs.io
     """
@@ -226,6 +238,7 @@ class Recurrent(Module):
         unroll: int = 1,
         remat: int | None = None,
         implementation: str | Implementation | tuple | None = None,
+        memory: jax.Array | Memory | None = None,
         deterministic: bool | None = None,
     ) -> Any:
         """Runs the layer over a sequence.
@@ -241,6 +254,8 @@ class Recurrent(Module):
             unroll: how many steps one iteration of the compiled loop takes.
             remat: for how many steps at a time derivatives keep what happens within a step.
             implementation: how to compute it.
+            memory: what an attention layer reads: an array `[*B, S, M]`, or a
+                `recurrax.layers.Memory` with a mask.
             deterministic: whether dropout is off.
 
         Returns:
@@ -261,6 +276,7 @@ class Recurrent(Module):
             unroll=unroll,
             remat=remat,
             implementation=implementation,
+            memory=memory,
         )
         if not self.return_state:
             return output
@@ -274,14 +290,17 @@ class Recurrent(Module):
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
         implementation: str | Implementation | tuple | None = None,
+        memory: jax.Array | Memory | None = None,
         deterministic: bool | None = None,
     ) -> tuple[jax.Array, State]:
         """Runs the layer over one step, `[*B, I]`; returns the output `[*B, O]` and the new state.
 
         `mask` `bool[*B]` is False where the step is masked. `reset` `bool[*B]` is True where a new
-        segment begins.
+        segment begins. `memory` is as in the call. Before a loop of steps, form the keys of the
+        memory once, by `recurrax.layers.with_memory`, and use `recurrax.step`.
         """
         options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
+        options["memory"] = memory
         return self._run(core_step, self.layer, x, state, deterministic, **options)
 
     def initial_state(

@@ -13,9 +13,11 @@ from recurrax import _torch_layout as torch_layout
 from recurrax._check import check_layer, check_tree, expected_params
 from recurrax._flax import Sharding, check_features, mesh_axes, teaches
 from recurrax._layer import Layer, Params, State
+from recurrax._params import Memory
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.implementations._registry import Implementation
+from recurrax.layers.attention import with_memory
 from recurrax.nnx._tabulate import shown, taken
 
 Randomness = nnx.Rngs | nnx.RngStream | jax.Array | None
@@ -58,6 +60,13 @@ class Recurrent(nnx.Module):
         >>> output, state = model(jnp.ones((2, 7, 3)))
         >>> output.shape, state.forward.c.shape, model.params.backward.kernel.shape
         ((2, 7, 8), (2, 4), (3, 12))
+
+        An attention decoder reads the outputs of an encoder:
+
+        >>> layer = recurrax.BahdanauAttention(recurrax.GRUCell(4), memory_size=8)
+        >>> decoder = rnn.Recurrent(layer, 3, rngs=nnx.Rngs(0))
+        >>> decoder(jnp.ones((2, 5, 3)), memory=output)[0].shape
+        (2, 5, 12)
 
     References:
         Flax NNX, 2024, https://flax.readthedocs.io/en/latest/nnx_basics.html
@@ -133,6 +142,7 @@ class Recurrent(nnx.Module):
         unroll: int = 1,
         remat: int | None = None,
         implementation: str | Implementation | tuple | None = None,
+        memory: jax.Array | Memory | None = None,
         deterministic: bool | None = None,
         rngs: Randomness = None,
     ) -> Any:
@@ -149,6 +159,8 @@ class Recurrent(nnx.Module):
             unroll: how many steps one iteration of the compiled loop takes.
             remat: for how many steps at a time derivatives keep what happens within a step.
             implementation: how to compute it.
+            memory: what an attention layer reads: an array `[*B, S, M]`, or a
+                `recurrax.layers.Memory` with a mask.
             deterministic: overrides the attribute of that name.
             rngs: overrides the source of dropout.
 
@@ -170,6 +182,7 @@ class Recurrent(nnx.Module):
             unroll=unroll,
             remat=remat,
             implementation=implementation,
+            memory=memory,
         )
         # Users of the core want the state as well; in `nnx.Sequential` it is in the way.
         if not self.return_state:
@@ -184,6 +197,7 @@ class Recurrent(nnx.Module):
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
         implementation: str | Implementation | tuple | None = None,
+        memory: jax.Array | Memory | None = None,
         deterministic: bool | None = None,
         rngs: Randomness = None,
     ) -> tuple[jax.Array, State]:
@@ -195,6 +209,8 @@ class Recurrent(nnx.Module):
             mask: `bool[*B]`, False where the step is masked.
             reset: `bool[*B]`, True where a new segment begins.
             implementation: as in the call.
+            memory: as in the call. Before a loop of steps, form the keys of the memory once, by
+                `recurrax.layers.with_memory`, and use `recurrax.step`.
             deterministic: as in the call.
             rngs: as in the call.
 
@@ -210,6 +226,7 @@ class Recurrent(nnx.Module):
             mask=mask,
             reset=reset,
             implementation=implementation,
+            memory=memory,
         )
         return y, shown(self, state)
 
@@ -226,14 +243,18 @@ class Recurrent(nnx.Module):
         state: State | None,
         deterministic: bool | None,
         rngs: Randomness,
+        memory: jax.Array | Memory | None = None,
         **options: Any,
     ) -> tuple[jax.Array, State]:
         check_features(x, self.input_size)
         options["key"] = self._key(deterministic, rngs)
+        params = params_of(self)
+        if memory is not None:
+            params = with_memory(params, memory)
         if driver is core_step:
-            state, output = core_step(self.layer, params_of(self), x, state, **options)
+            state, output = core_step(self.layer, params, x, state, **options)
         else:
-            state, output = scan(self.layer, params_of(self), x, state, **options)
+            state, output = scan(self.layer, params, x, state, **options)
         return output, state
 
     def _key(self, deterministic: bool | None, rngs: Randomness) -> jax.Array | None:

@@ -17,6 +17,7 @@ from recurrax._dtype import cast, cast_params, compute_dtype
 from recurrax._layer import Cell, Layer, Params, State
 from recurrax._mask import where
 from recurrax._scan import scan, step
+from recurrax.decoding._unroll import unroll
 from recurrax.implementations._registry import Implementation
 from recurrax.testing._compare import (
     assert_close,
@@ -55,6 +56,9 @@ def check_contract(
     - "steps": steps one by one equal the sequence at once, with masks and resets. A cell's
       `output` of the state after a step equals the step's output.
     - "parts": two parts, joined by the state, equal the sequence at once.
+    - "unroll": `unroll` with masks and resets reads what `next_input` makes of its outputs. `scan`
+      over these inputs, by the same implementation, equals it within 1e-6. `unroll` with
+      everything observed equals `scan`.
     - "rows": ragged rows, with NaN in the padding and lengths 0 and T, equal the trimmed rows.
       Packed rows equal their segments, run alone. Both hold in both directions.
     - "resets": NaN and inf stay in their segment.
@@ -101,7 +105,7 @@ def check_contract(
         promises = tuple(_CHECKS)
     for promise in promises:
         # A layer that reads later steps cannot run step by step.
-        if layer.causal or promise not in ("steps", "parts"):
+        if layer.causal or promise not in ("steps", "parts", "unroll"):
             _CHECKS[promise](case)
 
 
@@ -185,6 +189,47 @@ def _check_parts(case: _Case) -> None:
         expected = values_and_gradients(run_sequence, *args)
         what = f"parts joined by the state, reverse={reverse}"
         assert_close(what, joined, expected, tol)
+
+
+def _check_unroll(case: _Case) -> None:
+    layer, _, (params, xs, state), tol = case
+    # Steps 0 to 5: a start, a gap that goes on behind a masked step, and an observed step in it.
+    pattern = np.array([True, False, False, False, True, False])
+    rows = [pattern, np.roll(pattern, 1), ~pattern, np.zeros(_STEPS, bool)]
+    observed = jnp.asarray(np.stack(rows))
+    # Two implementations may round in two ways, so all runs here take the same one.
+    options = {"mask": _MASK, "reset": _RESET, "implementation": "xla"}
+    size = jax.eval_shape(lambda: scan(layer, params, xs, state)[1]).shape[-1]
+    matrix = normal_like(jax.ShapeDtypeStruct((size, xs.shape[-1]), xs.dtype), seed=5)
+
+    def next_input(y: jax.Array, x: jax.Array, key: Any) -> jax.Array:
+        return jnp.tanh(y @ matrix) + x / 2
+
+    @jax.jit
+    def outcomes() -> tuple:
+        closed = unroll(layer, params, next_input, xs, state, observed=observed, **options)
+        replayed = scan(layer, params, closed[2], state, **options)
+        everything = unroll(layer, params, next_input, xs, state, observed=_STEPS, **options)
+        return closed, replayed, everything, scan(layer, params, xs, state, **options)
+
+    (final, ys, used), replayed, (seen, seen_ys, _), expected = outcomes()
+    assert_close("a replay of the inputs of `unroll`", (final, ys), replayed, min(tol, 1e-6))
+    assert_close("`unroll` with everything observed", (seen, seen_ys), expected, min(tol, 1e-6))
+    # What each step must read, one after another.
+    read = np.zeros_like(xs)
+    for row in range(_BATCH):
+        last = None
+        for step_number in range(_STEPS):
+            if _RESET[row, step_number]:
+                last = None
+            if not _MASK[row, step_number]:
+                continue
+            read[row, step_number] = xs[row, step_number]
+            if last is not None and not observed[row, step_number]:
+                made = next_input(ys[row, last], xs[row, step_number], None)
+                read[row, step_number] = made
+            last = step_number
+    assert_close("the inputs that `unroll` reads", used, read, 1e-5)
 
 
 def _check_rows(case: _Case) -> None:
@@ -429,6 +474,7 @@ def _check_identity(case: _Case) -> None:
 _CHECKS = {
     "steps": _check_steps,
     "parts": _check_parts,
+    "unroll": _check_unroll,
     "rows": _check_rows,
     "resets": _check_resets,
     "mesh": _check_mesh,

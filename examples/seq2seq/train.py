@@ -1,0 +1,298 @@
+"""Training: what one step does, the loop that repeats it, and how the model is scored."""
+
+import contextlib
+import math
+import shlex
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from examples.char_lm.train import CtrlC, Log, make_optimizer
+
+from .config import PROGRAM, Config, UserError
+from .dates import Corpus, Dates, decode_source, decode_target, in_many_forms
+from .model import Translator
+from .plot import plot_attention, plot_curves
+from .run import Run
+
+# The rows that are scored at once.
+_ROWS = 250
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from one step to the next; a checkpoint holds it."""
+
+    step: jax.Array
+    params: nnx.State
+    opt_state: optax.OptState
+
+
+class Learner:
+    """The compiled functions that training is made of."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
+        parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
+        self.graphdef, _, self.rest = parts
+        self.optimizer = make_optimizer(config)  # type: ignore[arg-type]
+
+    def _new_model(self) -> Translator:
+        return Translator(self.config, rngs=nnx.Rngs(self.config.seed))
+
+    def first_state(self) -> TrainState:
+        """Returns the state before the first step."""
+        params = nnx.state(self._new_model(), nnx.Param)
+        step = jnp.zeros([], jnp.int32)
+        return TrainState(step, params, self.optimizer.init(params))
+
+    def model(self, params: nnx.State) -> Translator:
+        """Returns a model with these parameters."""
+        return nnx.merge(self.graphdef, params, self.rest, copy=True)
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def train_step(self, state: TrainState, dates: Dates) -> tuple[TrainState, jax.Array]:
+        """Learns from a batch that is drawn from `dates`; returns the next state and the loss."""
+        config = self.config
+        # Randomness follows from the step's number alone, so a resumed run draws the same numbers.
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch_key, observed_key, draw_key = jax.random.split(step_key, 3)
+        rows = jax.random.randint(batch_key, [config.batch], 0, len(dates.lengths))
+        batch = jax.tree.map(lambda part: part[rows], dates)
+
+        # Scheduled sampling: first the decoder reads the targets alone, which teaches fast. Later
+        # it reads some characters of its own, as it must when there is no target.
+        progress = state.step / config.steps
+        share = config.sampling * jnp.minimum(2 * progress, 1.0)
+        observed = jax.random.uniform(observed_key, batch.targets.shape) >= share  # [B, 11]
+
+        def loss_of(params: nnx.State) -> jax.Array:
+            model = self.model(params)
+            logits = model(batch.sources, batch.lengths, batch.targets, observed, draw_key)
+            return _cross_entropy(logits, batch.targets).mean()
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), loss
+
+    @partial(jax.jit, static_argnums=0)
+    def evaluate(self, params: nnx.State, dates: Dates) -> tuple[jax.Array, jax.Array]:
+        """Returns the loss of each date `[N]`, and its greedy translation `int[N, 11]`."""
+        model = self.model(params)
+        logits = model(dates.sources, dates.lengths, dates.targets)
+        losses = _cross_entropy(logits, dates.targets).mean(axis=-1)
+        return losses, model.greedy(dates.sources, dates.lengths)
+
+    @partial(jax.jit, static_argnums=0)
+    def search(
+        self, params: nnx.State, sources: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Translates by beam search: the texts `int[N, 11]` and their log-probabilities `[N]`."""
+        return self.model(params).search(sources, lengths, self.config.beam)
+
+    @partial(jax.jit, static_argnums=0)
+    def attention(
+        self, params: nnx.State, sources: jax.Array, lengths: jax.Array, targets: jax.Array
+    ) -> jax.Array:
+        """Returns how much each character of the targets reads of the sources, `[N, 11, S]`."""
+        return self.model(params).attention(sources, lengths, targets)
+
+
+def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The loss of each character, `[N, 11]`, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+class Scores(NamedTuple):
+    """How well a model translates: the loss of a character, and the shares without a fault."""
+
+    loss: float
+    greedy: float
+    beam: float
+
+
+def parts_of(dates: Dates) -> Iterator[Dates]:
+    """Divides dates into parts that are scored at once."""
+    for start in range(0, len(dates.lengths), _ROWS):
+        yield Dates(*(part[start : start + _ROWS] for part in dates))
+
+
+def score(learner: Learner, params: nnx.State, dates: Dates, beams: bool = True) -> Scores:
+    """Scores a model on dates. Without `beams` there is no beam search, which is slower."""
+    losses, exact, exact_beams = [], [], []
+    for part in parts_of(dates):
+        loss, greedy = learner.evaluate(params, part)
+        losses.append(np.asarray(loss))
+        exact.append(_exact(greedy, part))
+        if beams:
+            found, _ = learner.search(params, part.sources, part.lengths)
+            exact_beams.append(_exact(found, part))
+    beam = math.nan
+    if beams:
+        beam = float(np.concatenate(exact_beams).mean())
+    loss, greedy = np.concatenate(losses).mean(), np.concatenate(exact).mean()
+    return Scores(float(loss), float(greedy), beam)
+
+
+def _exact(found: jax.Array, dates: Dates) -> np.ndarray:
+    """Whether each translation has no fault, `bool[N]`."""
+    return (np.asarray(found) == dates.targets).all(axis=-1)
+
+
+def best_of(run: Run, learner: Learner) -> tuple[int, nnx.State]:
+    """Returns the step and the parameters of the best checkpoint.
+
+    Raises:
+        UserError: if the checkpoint cannot be used.
+    """
+    step, params = run.restore("best", learner.first_state().params)
+    # Orbax places arrays on a device for good. JAX would compile every function again for them.
+    return step, jax.tree.map(np.asarray, params)
+
+
+def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
+    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+
+    Args:
+        run: the run folder, which takes the log, the checkpoints and the pictures.
+        corpus: the dates.
+        console: where progress is shown.
+        resume: start from the last checkpoint, rather than from the first step.
+
+    Returns:
+        Whether the end was reached.
+
+    Raises:
+        UserError: if the checkpoint cannot be used, or the loss is no longer finite.
+    """
+    config = run.config
+    learner = Learner(config)
+    step, state = 0, learner.first_state()
+    if resume:
+        step, state = run.restore("last", state)
+    else:
+        # A run that stops before its first checkpoint can be resumed too.
+        run.save("last", step, state)
+    dates = jax.tree.map(jnp.asarray, corpus.train)
+    log = Log(run, step)
+    best = log.lowest_validation_loss()
+
+    def due(every: int) -> bool:
+        return step % every == 0 or step == config.steps
+
+    progress = Progress(
+        MofNCompleteColumn(),
+        BarColumn(None),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+    )
+    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
+        task = progress.add_task("compiling", total=config.steps, completed=step)
+        began, first, stopping = time.monotonic(), step, False
+        while step < config.steps and not stopping:
+            state, loss_array = learner.train_step(state, dates)
+            # JAX computes in the background. Reading the loss waits until the step is complete.
+            loss = float(loss_array)
+            step += 1
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is no longer finite at step {step}; "
+                    f"{str(run.folder)!r} keeps what came before. "
+                    "Begin again with a lower --learning-rate."
+                )
+            log.note(step, loss=loss)
+            speed = (step - first) * config.batch / (time.monotonic() - began)
+            status = f"loss {loss:.4f} · {speed:,.0f} dates/s"
+            progress.update(task, completed=step, description=status)
+            stopping = ctrl_c.asked
+
+            if due(config.eval_every):
+                scores = score(learner, state.params, corpus.validation, beams=False)
+                log.note(step, validation_loss=scores.loss, exact=scores.greedy)
+                status = f"step {step:,}: {100 * scores.greedy:.1f} % of dates without a fault"
+                if scores.loss < best:
+                    best = scores.loss
+                    status += ", the lowest loss so far"
+                    run.save("best", step, state.params)
+                console.print(status, highlight=False)
+            if due(config.checkpoint_every) or stopping:
+                # The log must hold every step up to the checkpoint.
+                log.flush()
+                run.save("last", step, state)
+
+    folder = shlex.quote(str(run.folder))
+    if step < config.steps:
+        message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
+        console.print(message, highlight=False)
+        console.print(f"  {PROGRAM} resume {folder}", highlight=False, soft_wrap=True)
+        return False
+
+    best_step, params = best_of(run, learner)
+    plot_curves(log.rows, run.folder / "curves.png", _title(config))
+    # A day with many different digits makes the clearest picture.
+    target = max(corpus.validation.targets, key=lambda target: len(set(target.tolist())))
+    shown = in_many_forms(target)
+    weights = learner.attention(params, shown.sources, shown.lengths, shown.targets)
+    plot_attention(shown, np.asarray(weights), run.folder / "attention.png")
+    show_translations(console, learner, params, corpus.validation)
+    show_scores(console, "Validation", score(learner, params, corpus.validation), config.beam)
+    minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
+    console.print(
+        f"By the checkpoint of step {best_step:,}, after {minutes} min {seconds} s. "
+        f"The pictures, log and checkpoints are in {run.folder}. To translate more:",
+        highlight=False,
+    )
+    text = shlex.quote("Thursday, 24 November 2026")
+    line = f"  {PROGRAM} translate {folder} --text {text}"
+    console.print(line, highlight=False, soft_wrap=True)
+    return True
+
+
+def _title(config: Config) -> str:
+    attention = config.attention.capitalize()
+    return f"{attention}'s attention, decoder of {config.decoder_size}"
+
+
+def show_scores(console: Console, part: str, scores: Scores, beam: int) -> None:
+    """Prints the scores of a part of the dates."""
+    console.print(
+        f"{part} part, without a fault: [bold]{100 * scores.greedy:.1f} %[/] greedy, "
+        f"[bold]{100 * scores.beam:.1f} %[/] with {beam} beams.",
+        highlight=False,
+    )
+
+
+def show_translations(console: Console, learner: Learner, params: nnx.State, dates: Dates) -> None:
+    """Prints the translations of eight dates, with the faults in red."""
+    # The number of rows is the number for scoring, so the search is compiled once.
+    part = next(parts_of(dates))
+    found, log_probs = learner.search(params, part.sources, part.lengths)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("source")
+    table.add_column("translation")
+    table.add_column("probability", justify="right")
+    for row, log_prob in enumerate(np.asarray(log_probs)[:8]):
+        got, expected = decode_target(np.asarray(found[row])), decode_target(dates.targets[row])
+        text = f"[green]{got}[/]"
+        if got != expected:
+            text = f"[bold red]{got}[/], not {expected}"
+        table.add_row(decode_source(dates.sources[row]), text, f"{math.exp(log_prob):.3f}")
+    console.print(table)

@@ -1,0 +1,279 @@
+"""Training: what one step does, the loop that repeats it, and how a model is scored."""
+
+import contextlib
+import math
+import shlex
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from examples.char_lm.train import CtrlC, Log
+from recurrax.data import PaddedBatch, batch_by_length
+
+from .config import PROGRAM, Config, UserError
+from .data import LENGTHS, Corpus, Encoder, Example, Facts, epoch_batches
+from .model import Tagger
+from .plot import plot
+from .run import Run
+from .sentences import Sentence
+from .show import show_scores
+from .spans import ALL, Score, Span, bio_labels, score, spans_of
+
+# The rows of a batch outside of training.
+_ROWS = 64
+
+
+class TrainState(NamedTuple):
+    """Everything that changes from one step to the next; a checkpoint holds it."""
+
+    step: jax.Array
+    params: nnx.State
+    opt_state: optax.OptState
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Makes AdamW behind gradient clipping.
+
+    The learning rate rises during the warm-up. Then it follows a cosine down to a hundredth.
+    """
+    # The schedule needs a warm-up that is shorter than the run.
+    warmup = min(config.warmup, config.steps // 2)
+    rate = optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / (warmup + 1),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=config.steps,
+        end_value=config.learning_rate / 100,
+    )
+    # Kernels and embeddings decay. Biases, which have one axis, do not.
+    decayed = partial(jax.tree.map, lambda param: param.ndim > 1)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decayed),
+    )
+
+
+class Learner:
+    """The compiled functions that training is made of."""
+
+    def __init__(self, config: Config, facts: Facts):
+        self.config = config
+        self.facts = facts
+        # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
+        parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
+        self.graphdef, _, self.rest = parts
+        self.optimizer = make_optimizer(config)
+
+    def _new_model(self) -> Tagger:
+        rngs = nnx.Rngs(params=self.config.seed, dropout=self.config.seed)
+        return Tagger(self.facts, self.config, rngs=rngs)
+
+    def first_state(self) -> TrainState:
+        """Returns the state before the first step."""
+        params = nnx.state(self._new_model(), nnx.Param)
+        step = jnp.zeros([], jnp.int32)
+        return TrainState(step, params, self.optimizer.init(params))
+
+    def model(self, params: nnx.State) -> Tagger:
+        """Returns a model with these parameters."""
+        return nnx.merge(self.graphdef, params, self.rest, copy=True)
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def train_step(
+        self, state: TrainState, xs: Example, lengths: jax.Array, seed: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """Learns from one batch; returns the next state and the loss.
+
+        Args:
+            state: the state, which is used up.
+            xs: the batch; its parts are `int[B, T]`.
+            lengths: the characters of each sentence, `int[B]`.
+            seed: the seed of the run. It is no constant of the program, so runs with different
+                seeds can share a compiled program.
+        """
+        # Randomness follows from the step's number alone, so a resumed run draws the same numbers.
+        dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_of(params: nnx.State) -> jax.Array:
+            model = self.model(params)
+            model.train()
+            nnx.reseed(model, dropout=dropout_key)
+            emissions = model(xs.chars, xs.pairs, lengths)
+            return model.loss(emissions, xs.labels, lengths)
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), loss
+
+    @partial(jax.jit, static_argnums=0)
+    def decode(self, params: nnx.State, xs: Example, lengths: jax.Array) -> jax.Array:
+        """Returns the labels that the model gives a batch, `int[B, T]`."""
+        model = self.model(params)
+        model.eval()
+        return model.decode(model(xs.chars, xs.pairs, lengths), lengths)
+
+    def labels(self, params: nnx.State, examples: list[Example]) -> list[np.ndarray]:
+        """Returns the labels that the model gives each example, `int[T]`, in their order."""
+        found: list[Any] = [None] * len(examples)
+        for batch in batch_by_length(examples, LENGTHS, _ROWS):
+            rows = np.asarray(self.decode(params, batch.xs, batch.lengths))
+            for row, length, index in zip(rows, batch.lengths, batch.indices, strict=True):
+                # The last batches have rows without an example.
+                if index >= 0:
+                    found[index] = row[:length]
+        return found
+
+    def tag(self, params: nnx.State, texts: list[str]) -> list[Sentence]:
+        """Finds the spans in texts of at most 256 characters each."""
+        encode = Encoder(self.facts)
+        examples = [encode(Sentence(text, ())) for text in texts]
+        sentences = []
+        for text, labels in zip(texts, self.labels(params, examples), strict=True):
+            spans = self._spans(labels)
+            sentences.append(Sentence(text, tuple(spans)))
+        return sentences
+
+    def score(
+        self, examples: list[Example], labels: list[np.ndarray]
+    ) -> dict[str, Score]:
+        """Counts the spans of predicted labels, by type."""
+        expected = [self._spans(example.labels) for example in examples]
+        predicted = map(self._spans, labels)
+        return score(expected, predicted, self.facts.types)
+
+    def _spans(self, labels: np.ndarray) -> list[Span]:
+        names = bio_labels(self.facts.types)
+        return spans_of([names[label] for label in labels])
+
+
+class Batches:
+    """The batch of each training step. A step's batch follows from the step's number alone."""
+
+    def __init__(self, examples: list[Example], config: Config):
+        """Takes the training part."""
+        self.examples = examples
+        self.config = config
+        self._epoch = -1
+        self._batches = epoch_batches(examples, config.batch, np.random.default_rng(0))
+
+    def __getitem__(self, step: int) -> PaddedBatch:
+        """Returns the batch of a step, from 0."""
+        # Each epoch has equally many batches.
+        epoch, index = divmod(step, len(self._batches))
+        if epoch != self._epoch:
+            seeds = np.random.SeedSequence([self.config.seed, epoch])
+            self._batches = epoch_batches(self.examples, self.config.batch, np.random.default_rng(seeds))
+            self._epoch = epoch
+        return self._batches[index]
+
+
+def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
+    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+
+    Args:
+        run: the run folder, which takes the log, the checkpoints and the picture.
+        corpus: the data.
+        console: where progress is shown.
+        resume: start from the last checkpoint, rather than from the first step.
+
+    Returns:
+        Whether the end was reached.
+
+    Raises:
+        UserError: if the checkpoint cannot be used, or the loss is no longer finite.
+    """
+    config = run.config
+    learner = Learner(config, corpus.facts)
+    step, state = 0, learner.first_state()
+    if resume:
+        step, state = run.restore("last", state)
+    else:
+        # A run that stops before its first checkpoint can be resumed too.
+        run.save("last", step, state)
+    log = Log(run, step)
+    best = max((row["f1"] for row in log.rows if "f1" in row), default=-1.0)
+    batches = Batches(corpus.train, config)
+    seed = jnp.uint32(config.seed)
+
+    def due(every: int) -> bool:
+        return step % every == 0 or step == config.steps
+
+    progress = Progress(
+        MofNCompleteColumn(),
+        BarColumn(None),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+    )
+    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
+        task = progress.add_task("compiling", total=config.steps, completed=step)
+        began, first = time.monotonic(), step
+        stopping = False
+        while step < config.steps and not stopping:
+            batch = batches[step]
+            state, loss_array = learner.train_step(state, batch.xs, batch.lengths, seed)
+            # JAX computes in the background. Reading the loss waits until the step is complete.
+            loss = float(loss_array)
+            step += 1
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is no longer finite at step {step}; "
+                    f"{str(run.folder)!r} keeps what came before. "
+                    "Begin again with a lower --learning-rate."
+                )
+            log.note(step, loss=loss)
+            speed = (step - first) / (time.monotonic() - began)
+            status = f"loss {loss:.4f} nats/char · {speed:.1f} steps/s"
+            progress.update(task, completed=step, description=status)
+            stopping = ctrl_c.asked
+
+            if due(config.eval_every):
+                labels = learner.labels(state.params, corpus.validation)
+                total = learner.score(corpus.validation, labels)[ALL]
+                log.note(step, f1=total.f1, precision=total.precision, recall=total.recall)
+                status = f"step {step:,}: validation F1 {100 * total.f1:.2f} %"
+                if total.f1 > best:
+                    best = total.f1
+                    status += ", the best so far"
+                    run.save("best", step, state.params)
+                console.print(status, highlight=False)
+            if due(config.checkpoint_every) or stopping:
+                # The log must hold every step up to the checkpoint.
+                log.flush()
+                run.save("last", step, state)
+
+    folder = shlex.quote(str(run.folder))
+    if step < config.steps:
+        message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
+        console.print(message, highlight=False)
+        console.print(f"  {PROGRAM} resume {folder}", highlight=False, soft_wrap=True)
+        return False
+
+    best_step, params = run.restore("best", state.params)
+    labels = learner.labels(params, corpus.validation)
+    scores = learner.score(corpus.validation, labels)
+    show_scores(console, f"The validation part, by the checkpoint of step {best_step:,}", scores)
+    plot(log.rows, corpus.validation, labels, corpus.facts.types, run.folder / "curves.png")
+    minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
+    console.print(
+        f"This took {minutes} min {seconds} s. "
+        f"The picture, log and checkpoints are in {run.folder}. To score the test part:",
+        highlight=False,
+    )
+    console.print(f"  {PROGRAM} evaluate {folder}", highlight=False, soft_wrap=True)
+    return True
