@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._arguments import describe
+from recurrax._arguments import SIZE, describe
 from recurrax._check import check_flags
 from recurrax._dtype import promote, widened
 from recurrax._layer import (
@@ -194,7 +194,7 @@ class Attention(Wrapper):
     """What both attention layers share. A subclass says when a step reads the memory."""
 
     layer: Cell | CellWrapper
-    memory_size: int = 1
+    memory_size: int = dataclasses.field(default=1, metadata=SIZE)
 
     # Whether a step reads the memory before the step of the cell, with the last output of the cell.
     reads_first: ClassVar[bool]
@@ -353,7 +353,7 @@ class BahdanauAttention(Attention):
         2015, https://arxiv.org/abs/1409.0473
     """
 
-    attention_size: int | None = None
+    attention_size: int | None = dataclasses.field(default=None, metadata=SIZE)
     kernel_init: Initializer = dataclasses.field(
         default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
     )
@@ -438,7 +438,7 @@ class LuongAttention(Attention):
     """
 
     score: Literal["dot", "general", "concat"] = "general"
-    attention_size: int | None = None
+    attention_size: int | None = dataclasses.field(default=None, metadata=SIZE)
     input_feeding: bool = dataclasses.field(default=True, kw_only=True)
     kernel_init: Initializer = dataclasses.field(
         default=initializers.glorot_uniform, kw_only=True, metadata=INITIALIZER
