@@ -92,8 +92,10 @@ class _Masked(AffineStandIn):
         cell: Any = self.cell
         h_r, h_z, h_n = state.h[None] * masks  # [*B, H] each
         reset, update, candidate = cell.gate_params(params)
-        z_r, z_z, z_n = cell.split(z.astype(state.h.dtype))
-        r = cell.gate_activation(z_r + cell.project_state(reset, h_r))
-        u_z = cell.project_state(update, h_z)
-        u_n = cell.project_state(candidate, r * h_n)
-        return cell._mix(z_z + u_z, z_n + u_n, state)
+        u = cell.project_state(reset, h_r), cell.project_state(update, h_z)
+        z = cell.split(z.astype(state.h.dtype))
+
+        def project_candidate(r: jax.Array) -> jax.Array:
+            return cell.project_state(candidate, r * h_n)
+
+        return cell.reset_first(z, u, project_candidate, state)
