@@ -68,6 +68,7 @@ def test_parts_layouts_and_patterns_agree() -> None:
     assert_close("a gap of NaN", loss(PARAMS, gap), loss(PARAMS, XS), 1e-6)
 
 
+@pytest.mark.thorough
 def test_a_stochastic_layer_drops_what_scan_drops() -> None:
     layer = rx.Stack(
         (
@@ -91,6 +92,7 @@ def test_a_stochastic_layer_drops_what_scan_drops() -> None:
     assert not jnp.allclose(both(key)[0][0][1], both(jax.random.key(8))[0][0][1])
 
 
+@pytest.mark.thorough
 def test_every_derivative_flows_through_the_loop_and_can_be_stopped() -> None:
     params = PARAMS
 
@@ -118,6 +120,7 @@ def test_every_derivative_flows_through_the_loop_and_can_be_stopped() -> None:
     assert not jnp.allclose(got[0][0].kernel, got[1][0].kernel, rtol=1e-2)
 
 
+@pytest.mark.thorough
 def test_inputs_with_times_and_a_function_in_the_place_of_a_layer() -> None:
     layer = rx.Stack((rx.CfCCell(4), rx.Dense(3)))
     params = perturbed_params(layer, 3)
