@@ -115,4 +115,4 @@ def write(
         # JAX computes in the background: the next characters are drawn while these are shown.
         if shown is not None:
             rows = np.asarray(shown)[:, : length - written + CHUNK]
-            yield ["".join(vocabulary[char] for char in row) for row in rows]
+            yield ["".join(map(vocabulary.__getitem__, row)) for row in rows]
