@@ -3,7 +3,7 @@
 Run `python -m benchmarks.sampling`. All contenders take turns within one process. The figure of a contender is the
 median over rounds, and so is its ratio to `generate` in the same round. The weights are as drawn: they do not matter.
 
-- `generate`: `write` of the example, 128 characters a dispatch.
+- `generate`: `write` of the example, 256 characters a dispatch.
 - `dispatched`: the example's way before `generate`: one compiled step a character, dispatched from Python.
 - `scan`: a bare `lax.scan` of the model's step in one `jax.jit`. It reads given characters and draws none.
 - `drawn scan`: the same scan, closed by hand: each step draws the next character at a temperature.

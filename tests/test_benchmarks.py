@@ -75,3 +75,14 @@ def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
     assert new["parameters"] == 3 * (2 * 32 + 32 * 32 + 2 * 32) + 32 + 1
     assert {len(values) for values in new["measures"].values()} == {2}
     assert "| GRU | 3,489 |" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.thorough
+def test_sampling_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "sampling.json"
+    command = [sys.executable, "-m", "benchmarks.sampling", "--length", "8", "--hidden-size", "4", "--rounds", "1"]
+    subprocess.run([*command, "--out", str(out)], check=True, timeout=300, cwd=Path(__file__).parents[1])
+    rows = {row["contender"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"generate", "dispatched", "scan", "drawn scan"}
+    assert rows["generate"]["ratio"] == 1
+    assert all(row["characters_per_second"] > 0 for row in rows.values())

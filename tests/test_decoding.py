@@ -58,8 +58,8 @@ def every_text(model_step, state, token, vocabulary: int, length: int, stop: int
 @pytest.mark.parametrize(
     ("vocabulary", "length", "stop", "penalty"),
     [
-        (3, 6, 0, 0.0),
         (4, 3, 1, 0.8),
+        pytest.param(3, 6, 0, 0.0, marks=pytest.mark.thorough),
         pytest.param(3, 4, 2, -0.5, marks=pytest.mark.thorough),
         pytest.param(5, 3, None, 0.0, marks=pytest.mark.thorough),
         pytest.param(5, 6, 2, 0.6, marks=pytest.mark.thorough),
@@ -121,14 +121,21 @@ def test_a_narrow_beam_is_the_beam_of_a_python_loop_and_its_rows_are_alone() -> 
     # A text that has ended is followed by stop tokens.
     assert (np.asarray(beams.tokens) == 0)[np.arange(5) >= np.asarray(beams.lengths)[..., None]].all()
 
-    # A state in PyTorch's layout, and the first three ended texts.
+
+@pytest.mark.thorough
+def test_a_beam_of_states_with_layers_first_that_stops_early() -> None:
+    model_step, initial_state, _ = language_model(6)
+
     def layers_first(token, state):
         logits, after = model_step(token, jax.tree.map(lambda leaf: leaf[0], state))
         return logits, jax.tree.map(lambda leaf: leaf[None], after)
 
+    first, options = jnp.array([1, 2]), {"beam_size": 3, "length": 5, "stop": 0, "length_penalty": 0.6}
+    exact = beam_search(model_step, initial_state((2,)), first, **options)
     state = jax.tree.map(lambda leaf: leaf[None], initial_state((2,)))
-    quick = beam_search(layers_first, state, first[0], **options, batch_axis=1, early_stopping=True)
-    exact = jax.tree.map(lambda leaf: leaf[0], beams)
+    same = beam_search(layers_first, state, first, **options, batch_axis=1)
+    quick = beam_search(layers_first, state, first, **options, batch_axis=1, early_stopping=True)
+    assert (same.tokens == exact.tokens).all()
     assert (np.asarray(quick.scores[:, 0]) <= np.asarray(exact.scores[:, 0]) + 1e-6).all()
     assert np.isfinite(quick.scores).all()
 
@@ -199,14 +206,18 @@ def test_generate_writes_what_a_python_loop_writes(written) -> None:
 
 
 def test_a_row_writes_alone_what_it_writes_in_a_batch(written) -> None:
+    _, _, _, write, (prompts, lengths, keys) = written
+    together = write(prompts, lengths, keys)
+    alone = write(prompts[2:3, :2], lengths[2:3], keys[2:3])
+    assert alone.tokens[0].tolist() == together.tokens[2].tolist()
+    np.testing.assert_allclose(alone.log_probs[0], together.log_probs[2], atol=1e-6)
+
+
+@pytest.mark.thorough
+def test_other_ways_to_write_the_same_text(written) -> None:
     model_step, initial_state, read_prompt, write, (prompts, lengths, keys) = written
     together, at_once = write(prompts, lengths, keys), write(prompts, lengths, keys, reads=read_prompt)
     assert (together.tokens == at_once.tokens).all()
-    for row in (1, 2):
-        alone = write(prompts[row : row + 1, : lengths[row]], lengths[row : row + 1], keys[row : row + 1])
-        assert alone.tokens[0].tolist() == together.tokens[row].tolist()
-        np.testing.assert_allclose(alone.log_probs[0], together.log_probs[row], atol=1e-6)
-
     # Parts of a text equal one call, and a row's key follows from its number alone.
     key = jax.random.key(5)
     write_some = jax.jit(functools.partial(generate, model_step), static_argnames="length")

@@ -68,6 +68,7 @@ def test_parts_layouts_and_patterns_agree() -> None:
     assert_close("a gap of NaN", loss(PARAMS, gap), loss(PARAMS, XS), 1e-6)
 
 
+@pytest.mark.thorough
 def test_a_stochastic_layer_drops_what_scan_drops() -> None:
     layer = rx.Stack(
         (
@@ -91,6 +92,7 @@ def test_a_stochastic_layer_drops_what_scan_drops() -> None:
     assert not jnp.allclose(both(key)[0][0][1], both(jax.random.key(8))[0][0][1])
 
 
+@pytest.mark.thorough
 def test_every_derivative_flows_through_the_loop_and_can_be_stopped() -> None:
     params = PARAMS
 
@@ -118,6 +120,7 @@ def test_every_derivative_flows_through_the_loop_and_can_be_stopped() -> None:
     assert not jnp.allclose(got[0][0].kernel, got[1][0].kernel, rtol=1e-2)
 
 
+@pytest.mark.thorough
 def test_inputs_with_times_and_a_function_in_the_place_of_a_layer() -> None:
     layer = rx.Stack((rx.CfCCell(4), rx.Dense(3)))
     params = perturbed_params(layer, 3)
@@ -143,6 +146,17 @@ def test_inputs_with_times_and_a_function_in_the_place_of_a_layer() -> None:
     assert (used[:, :2] == tokens[:, :2]).all()
     made = jnp.where(jnp.arange(2, 6)[None] < LENGTHS[:, None], out["logits"][:, 1:-1].argmax(-1), 0)
     assert (used[:, 2:] == made).all()
+
+    # The state in PyTorch's layout, whose first axis has the size of the batch by chance.
+    def layers_first(token, state):
+        out, after = model(token, jax.tree.map(lambda leaf: leaf[0], state))
+        return out, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), after)
+
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), first)
+    options = {"observed": 2, "lengths": LENGTHS, "batch_axis": 1}
+    last, *others = rx.unroll(layers_first, None, likeliest, tokens, two, **options)
+    last = jax.tree.map(lambda leaf: leaf[0], last)
+    assert_close("layers first", (last, *others), (state, out, used), 1e-6)
     final, ys = rx.scan(LAYER, PARAMS, embedding[used], lengths=LENGTHS)
     assert_close("the layer below the function", (state, out["y"]), (final, ys), 1e-6)
 
@@ -201,6 +215,7 @@ def test_wrong_calls_are_told() -> None:
             ValueError,
             "must not read the future",
         ),
+        (lambda: unroll(observed=1, batch_axis=1), ValueError, "`batch_axis` must be 0 with a layer"),
         (lambda: rx.unroll(rx.GRUCell, None, same, XS, observed=1), TypeError, "`layer` must be a recurrax.Layer"),
         (lambda: rx.unroll(same, PARAMS, same, XS, state, observed=1), ValueError, "`params` must be None"),
         (lambda: rx.unroll(same, None, same, XS, observed=1), ValueError, "`state` must be given"),

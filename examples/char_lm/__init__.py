@@ -2,6 +2,7 @@
 
     python -m examples.char_lm train                     # learns the source of Python's library
     python -m examples.char_lm sample --prompt "class "  # writes a text that begins so
+    python -m examples.char_lm sample --prompts FILE --samples 3  # several texts, side by side
     python -m examples.char_lm resume                    # continues a stopped run
 
 Read `model.py` for the network and `train.py` for how it learns. The other files serve these two:

@@ -1,7 +1,7 @@
 """Writing: the model reads each character that it wrote and draws the next one."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,40 +15,47 @@ from .data import encode
 from .model import CharLM
 
 # A program that draws one character at a time would wait for Python at each of them.
-CHUNK = 128
+CHUNK = 256
 
 
-@partial(jax.jit, static_argnames="graphdef")
-def read(graphdef: Any, leaves: Any, chars: jax.Array, lengths: jax.Array) -> Any:
-    """Reads texts `int[B, T]` at once; returns the state after the last character of each."""
-    model = nnx.merge(graphdef, leaves)
-    model.eval()
-    _, state = model(chars, model.initial_state(len(chars)), lengths)
-    return state
+@functools.lru_cache(maxsize=8)
+def programs(graphdef: Any, top_k: int | None) -> tuple[Callable, Callable]:
+    """Returns two compiled functions for networks of one kind: `read` and `next_chars`.
 
-
-@partial(jax.jit, static_argnames=("graphdef", "top_k"))
-def next_chars(
-    graphdef: Any,
-    leaves: Any,
-    state: Any,
-    last: jax.Array,
-    written: np.int32,
-    key: jax.Array,
-    top_k: int | None,
-    options: dict[str, Any],
-) -> tuple[Any, jax.Array, jax.Array]:
-    """Continues texts of `written` characters, of which `last` `int[B]` are the last ones.
-
-    Returns:
-        The state and the last characters for another call, and `CHUNK` characters, `int[B, CHUNK]`.
+    They are kept, so each of them compiles once. As an argument of a compiled function, `graphdef`
+    would be hashed at each call, which takes as long as some characters.
     """
-    model = nnx.merge(graphdef, leaves)
-    model.eval()
-    prompt = last[:, None]
-    options = {**options, "top_k": top_k, "key": key, "written": written}
-    new = generate(model.step, state, prompt, length=CHUNK, **options)
-    return new.state, new.tokens[:, -1], new.tokens
+
+    @jax.jit
+    def read(leaves: Any, chars: jax.Array, lengths: jax.Array) -> Any:
+        """Reads texts `int[B, T]` at once; returns the state after the last character of each."""
+        model = nnx.merge(graphdef, leaves)
+        model.eval()
+        _, state = model(chars, model.initial_state(len(chars)), lengths)
+        return state
+
+    @jax.jit
+    def next_chars(
+        leaves: Any,
+        state: Any,
+        last: jax.Array,
+        written: np.int32,
+        key: jax.Array,
+        options: dict[str, Any],
+    ) -> tuple[Any, jax.Array, jax.Array]:
+        """Continues texts of `written` characters, of which `last` `int[B]` are the last ones.
+
+        Returns:
+            The state and the last characters for another call, and the new characters,
+            `int[B, CHUNK]`.
+        """
+        model = nnx.merge(graphdef, leaves)
+        model.eval()
+        options = {**options, "top_k": top_k, "key": key, "written": written}
+        new = generate(model.step, state, last[:, None], length=CHUNK, **options)
+        return new.state, new.tokens[:, -1], new.tokens
+
+    return read, next_chars
 
 
 def write(
@@ -97,16 +104,15 @@ def write(
 
     # The loop reads the last character of each prompt itself.
     graphdef, leaves = nnx.split(model)
-    state = read(graphdef, leaves, jnp.asarray(chars[:, :-1]), jnp.asarray(lengths - 1))
+    read, next_chars = programs(graphdef, top_k)
+    state = read(leaves, jnp.asarray(chars[:, :-1]), jnp.asarray(lengths - 1))
     last = jnp.asarray(chars[np.arange(len(texts)), lengths - 1])
     new = None
     for written in range(0, length + CHUNK, CHUNK):
         shown = new
         if written < length:
-            state, last, new = next_chars(
-                graphdef, leaves, state, last, np.int32(written), key, top_k, options
-            )
+            state, last, new = next_chars(leaves, state, last, np.int32(written), key, options)
         # JAX computes in the background: the next characters are drawn while these are shown.
         if shown is not None:
             rows = np.asarray(shown)[:, : length - written + CHUNK]
-            yield ["".join(vocabulary[char] for char in row) for row in rows]
+            yield ["".join(map(vocabulary.__getitem__, row)) for row in rows]

@@ -15,13 +15,13 @@ from recurrax._check import check_flags
 from recurrax._mask import lengths_to_mask
 from recurrax.decoding._model_step import (
     ModelStep,
-    beside_rows,
     check_model_step,
     check_range,
     check_state,
     check_tokens,
     raise_if_nan,
     stop_tokens,
+    where_rows,
     wide_dtype,
 )
 from recurrax.decoding._samplers import (
@@ -398,11 +398,7 @@ def _read(
         _, after = model_step(token, state)
         if unmasked is None:
             return after, None
-
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(beside_rows(unmasked, old, batch_axis), new, old)
-
-        return jax.tree.map(keep, after, state), None
+        return where_rows(unmasked, after, state, batch_axis), None
 
     time_first = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), (tokens, mask))
     return lax.scan(body, state, time_first)[0]

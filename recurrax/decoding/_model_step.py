@@ -58,6 +58,15 @@ def beside_rows(flags: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
     return jnp.expand_dims(flags, (*range(axis), *behind))
 
 
+def where_rows(flags: jax.Array, yes: Any, no: Any, axis: int) -> Any:
+    """Takes leaves of `yes` at the rows where a flag of `[*B]` is True, else of `no`."""
+
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(beside_rows(flags, old, axis), new, old)
+
+    return jax.tree.map(pick, yes, no)
+
+
 def check_model_step(model_step: ModelStep, token: Any, state: Any) -> jax.ShapeDtypeStruct:
     """Checks the results of a model's step by their shapes; returns the logits' shape.
 

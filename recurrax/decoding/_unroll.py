@@ -19,6 +19,7 @@ from recurrax._layer import Layer, Params, State, features, without_initializers
 from recurrax._mask import Marks, fill_masked, lengths_to_mask, where
 from recurrax._scan import Context, check_options, check_sequence, placed_like, time_first
 from recurrax.cells.timed import TimedInputs
+from recurrax.decoding._model_step import check_state, where_rows
 from recurrax.implementations._registry import Implementation
 from recurrax.layers._random import Draws
 
@@ -37,6 +38,7 @@ def unroll(
     reset: jax.Array | None = None,
     time_major: bool = False,
     stop_gradient: bool = False,
+    batch_axis: int = 0,
     implementation: str | Implementation | tuple | None = None,
     key: jax.Array | None = None,
 ) -> tuple[State, Any, Any]:
@@ -84,6 +86,8 @@ def unroll(
             results. For a function and an int as `observed`, time is the second axis if not.
         stop_gradient: whether the gradient stops at each output that is fed back. Then no gradient
             flows through `y` of `next_input`. What `next_input` holds still gets its gradient.
+        batch_axis: the first batch axis of the leaves of a function's state, which matters to
+            `lengths` and `mask`. It is 1 for PyTorch's layout, as of `recurrax.nnx.LSTM`.
         implementation: as in `scan`.
         key: the source of randomness, of the layer and of `next_input`. The layer drops what `scan`
             drops with this key. A layer of your own that draws numbers itself, from
@@ -142,6 +146,11 @@ def unroll(
         )
     flags = {"observed": observed, "lengths": lengths, "mask": mask, "reset": reset}
     options = (time_major, bool(stop_gradient))
+    if isinstance(layer, Layer) and batch_axis:
+        raise ValueError(
+            f"`batch_axis` must be 0 with a layer, whose state begins with the batch axes; got "
+            f"{short(batch_axis)}."
+        )
     if isinstance(layer, Layer):
         run = _run_layer
         # Such a function is the same at each call, so the loop compiles once.
@@ -170,7 +179,17 @@ def unroll(
         )
     check_options(implementation, key)
     return _run_function(
-        layer, params, next_input, xs, state, last_y, flags, implementation, key, options
+        layer,
+        params,
+        next_input,
+        xs,
+        state,
+        last_y,
+        flags,
+        batch_axis,
+        implementation,
+        key,
+        options,
     )
 
 
@@ -308,7 +327,7 @@ class _LayerModel:
 
 
 def _run_function(
-    function, params, next_input, xs, state, last_y, flags, implementation, key, options
+    function, params, next_input, xs, state, last_y, flags, batch_axis, implementation, key, options
 ):
     time_major, stop_gradient = options
     if params is not None:
@@ -331,9 +350,10 @@ def _run_function(
     xs = _move(xs, time, 0)
     # A masked step is computed too. NaN in it would reach the gradients.
     if mask is not None:
+        state = check_state(state, mask.shape[1:], batch_axis)
         xs = fill_masked(mask, xs)
 
-    model = _FunctionModel(function)
+    model = _FunctionModel(function, batch_axis)
     if last_y is None:
         # The loop needs arrays in the place of the output.
         x = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[1:]), xs)
@@ -395,6 +415,7 @@ class _FunctionModel:
     """The steps of a function `(x, state) -> (y, state)`."""
 
     function: Callable
+    batch_axis: int
 
     def read(self, state: State, part: _Sequence) -> tuple[State, Any]:
         """Runs over some steps: the leaves of `part` are `[T, *B, ...]`."""
@@ -404,7 +425,7 @@ class _FunctionModel:
         """Runs one step. A masked step keeps the state and outputs zeros."""
         y, new = self.function(at.xs, state)
         if at.mask is not None:
-            new = where(at.mask, new, state)
+            new = where_rows(at.mask, new, state, self.batch_axis)
             y = where(at.mask, y, _zeros(y))
         return new, y
 

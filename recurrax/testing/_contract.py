@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -199,11 +200,14 @@ def _check_unroll(case: _Case) -> None:
     observed = jnp.asarray(np.stack(rows))
     # Two implementations may round in two ways, so all runs here take the same one.
     options = {"mask": _MASK, "reset": _RESET, "implementation": "xla"}
-    size = jax.eval_shape(lambda: scan(layer, params, xs, state)[1]).shape[-1]
-    matrix = normal_like(jax.ShapeDtypeStruct((size, xs.shape[-1]), xs.dtype), seed=5)
+    outputs = jax.eval_shape(lambda: scan(layer, params, xs, state)[1])
+    # Outputs may have another space and other features than inputs.
+    sizes = (math.prod(outputs.shape[2:]), math.prod(xs.shape[2:]))
+    matrix = normal_like(jax.ShapeDtypeStruct(sizes, xs.dtype), seed=5)
 
     def next_input(y: jax.Array, x: jax.Array, key: Any) -> jax.Array:
-        return jnp.tanh(y @ matrix) + x / 2
+        made = jnp.tanh(y.reshape(len(y), -1) @ matrix)  # [B, numbers of one input]
+        return made.reshape(x.shape) + x / 2
 
     @jax.jit
     def outcomes() -> tuple:
@@ -226,8 +230,8 @@ def _check_unroll(case: _Case) -> None:
                 continue
             read[row, step_number] = xs[row, step_number]
             if last is not None and not observed[row, step_number]:
-                made = next_input(ys[row, last], xs[row, step_number], None)
-                read[row, step_number] = made
+                made = next_input(ys[row : row + 1, last], xs[row : row + 1, step_number], None)
+                read[row, step_number] = made[0]
             last = step_number
     assert_close("the inputs that `unroll` reads", used, read, 1e-5)
 
