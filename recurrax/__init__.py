@@ -82,6 +82,7 @@ _SUBPACKAGES = (
     "keras",
     "layers",
     "linen",
+    "losses",
     "nnx",
     "penalties",
     "testing",

@@ -14,7 +14,7 @@ ROOT = Path(recurrax.__file__).parent
 ORDER = (
     *("_arguments", "_layer", "_dtype", "_mask", "_check", "_params", "initializers"),
     *("cells", "layers", "implementations", "_scan"),
-    *("data", "penalties", "experimental", "testing", "_torch_layout", "_flax"),
+    *("data", "penalties", "losses", "experimental", "testing", "_torch_layout", "_flax"),
     *("nnx", "linen", "interop", "keras"),
 )
 

@@ -1,5 +1,6 @@
 """Flax Linen modules. They hold the parameters; the core computes. The input size is inferred."""
 
+from recurrax.linen._crf import CRF as CRF
 from recurrax.linen._recurrent import Recurrent as Recurrent
 from recurrax.linen._recurrent import params_of as params_of
 from recurrax.linen._recurrent import variables as variables
