@@ -22,8 +22,9 @@ class Config:
     layers: int = number(1, 1, 16, "bidirectional LSTM layers, one on top of another")
     hidden_size: int = number(128, 1, 65536, "units of each layer in each direction")
     char_size: int = number(64, 1, 65536, "numbers that stand for a character")
-    pair_size: int = number(32, 0, 65536, "numbers that stand for a pair of neighbors; 0: no pairs")
-    least_count: int = number(3, 1, 10**6, "a rarer character or pair of the text is unknown")
+    pair_size: int = number(32, 1, 65536, "numbers that stand for two neighboring characters")
+    least_count: int = number(2, 1, 10**6, "a character that the text has less often is unknown")
+    pairs: int = number(20000, 0, 10**7, "known pairs of neighbors, the most frequent; 0: none")
     dropout: float = number(0.3, 0.0, 0.95, "share of features dropped before and after the LSTM")
 
     # The optimizer, and the randomness.

@@ -51,13 +51,20 @@ class Example(NamedTuple):
     labels: np.ndarray
 
 
+class Part(NamedTuple):
+    """A part of a data set, in words and in numbers."""
+
+    sentences: list[Sentence]
+    examples: list[Example]
+
+
 class Corpus(NamedTuple):
-    """A data set as numbers."""
+    """A data set."""
 
     facts: Facts
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Part
+    validation: Part
+    test: Part
 
 
 class Encoder:
@@ -129,13 +136,14 @@ def make_corpus(source: str, config: Config) -> Corpus:
     for sentence in parts.train:
         char_counts.update(sentence.text)
         pair_counts.update(pairs_of(sentence.text))
-    chars = _frequent(char_counts, config.least_count)
-    pairs = _frequent(pair_counts, config.least_count)
-    if not config.pair_size:
-        pairs = ""
+    frequent = (char for char, count in char_counts.items() if count >= config.least_count)
+    chars = "".join(sorted(frequent))
+    # Equally frequent pairs are taken in the order in which the text has them.
+    pairs = "".join(pair for pair, _ in pair_counts.most_common(config.pairs))
     facts = Facts(source, digest.hexdigest(), types, chars, pairs)
     encode = Encoder(facts)
-    return Corpus(facts, *(list(map(encode, part)) for part in parts))
+    train, validation, test = (Part(part, list(map(encode, part))) for part in parts)
+    return Corpus(facts, train, validation, test)
 
 
 def pairs_of(text: str) -> Iterator[str]:
@@ -148,7 +156,9 @@ def pairs_of(text: str) -> Iterator[str]:
     return map("".join, zip(text, text[1:] + "\n", strict=True))
 
 
-def epoch_batches(examples: list[Example], size: int, draw: np.random.Generator) -> list[PaddedBatch]:
+def epoch_batches(
+    examples: list[Example], size: int, draw: np.random.Generator
+) -> list[PaddedBatch]:
     """Divides all examples into batches, in an order that `draw` decides.
 
     A batch has about `size` characters, whatever its padded length is. Every order gives
@@ -196,10 +206,6 @@ def _check_length(sentence: Sentence) -> None:
 def _twos(pairs: str) -> Iterator[str]:
     """Takes pairs apart that stand one after another."""
     return map("".join, zip(pairs[::2], pairs[1::2], strict=True))
-
-
-def _frequent(counts: Counter[str], least: int) -> str:
-    return "".join(sorted(item for item, count in counts.items() if count >= least))
 
 
 def _numbered(items: Iterable[str], first: int) -> dict[str, int]:

@@ -33,15 +33,17 @@ class Tagger(nnx.Module):
         labels = bio_labels(facts.types)
         # Number 0 stands for everything unknown.
         self.chars = nnx.Embed(len(facts.chars) + 1, config.char_size, rngs=rngs)
-        if config.pair_size:
+        features = config.char_size
+        if config.pairs:
             known = len(facts.pairs) // 2
             self.pairs = nnx.Embed(known + 1, config.pair_size, rngs=rngs)
+            features += config.pair_size
         else:
             self.pairs = None
         # A feature is dropped at all steps of a sentence or at none.
         self.dropout = nnx.Dropout(config.dropout, broadcast_dims=(1,), rngs=rngs)
         self.recurrent = rnn.LSTM(
-            config.char_size + config.pair_size,
+            features,
             config.hidden_size,
             config.layers,
             batch_first=True,

@@ -31,7 +31,7 @@ _LONG_SURNAMES = ("欧阳", "诸葛", "司马", "司徒", "南宫", "上官", "�
 # A sentence ends after the first kind, with the closing marks behind it. A long sentence also ends
 # after the second kind.
 _ENDS, _PAUSES, _CLOSING = "。！？", "；，：、", "”’》』）"
-_LONG, _LONGEST = 128, 256
+_LONG, _LONGEST = 96, 128
 
 # An article may lie on both sides of a boundary between the parts of the split. So some paragraphs
 # at each boundary belong to no part.
@@ -100,7 +100,7 @@ def parse(paragraph: str) -> list[Word]:
 
 
 def sentences(words: list[Word]) -> Iterator[Sentence]:
-    """Divides a paragraph into sentences of at most 256 characters, never within a word.
+    """Divides a paragraph into sentences of at most 128 characters, never within a word.
 
     Example:
         >>> list(sentences([Word("江泽民", "nr"), Word("说", "v"), Word("。", "w")]))
