@@ -5,12 +5,19 @@ With the scores A of transitions and e_t of labels, the messages are
     alpha_t[j] = e_t[j] + log sum_i exp(alpha_{t-1}[i] + A[i, j]),  alpha_1 = start + e_1
     beta_t[i] = log sum_j exp(A[i, j] + e_{t+1}[j] + beta_{t+1}[j]),  beta_T = end.
 
-Then log Z = log sum_j exp(alpha_T[j] + end[j]), and its gradient is the marginals:
+Each message is kept less its greatest entry, so it stays small over many steps. log Z is the sum of
+what was taken off, and of one more log-sum. Its gradient is made of probabilities, which do not
+change with what was taken off:
 
-    p_t[j] = exp(alpha_t[j] + beta_t[j] - log Z).
+    p(y_t = j) = softmax_j(alpha_t[j] + beta_t[j])
+    p(y_{t-1} = i | y_t = j) = softmax_i(alpha_{t-1}[i] + A[i, j]).
 
 This gradient is the derivative rule of `log_z`. The rule is made of operations that JAX can derive
 again, so every order and both modes follow from it.
+
+A step has two forms. The exact form sums over a `[*B, L, L]` array, and is right for all scores.
+The fast form is a matrix product, exp(alpha) @ exp(A), and then a log. It is as exact unless a sum
+of the product underflows, which is seen in the sums. Then everything is computed in the exact form.
 
 A masked step keeps both messages. A score of -inf forbids: every sum is right without a term too.
 """
@@ -18,10 +25,12 @@ A masked step keeps both messages. A score of -inf forbids: every sum is right w
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from recurrax._dtype import promote
@@ -52,6 +61,10 @@ class Chain(NamedTuple):
     emissions: jax.Array  # [T, *B, L], zeros at masked steps
     mask: jax.Array  # bool[T, *B]
     first: jax.Array  # bool[T, *B], True at the first unmasked step of each row
+    # bool[T, *B, L], False where the constraints leave no labelling that reaches this label, or no
+    # labelling from the label before this step to the end. None without constraints.
+    reached: jax.Array | None
+    leading: jax.Array | None
 
 
 def chain_of(
@@ -76,13 +89,47 @@ def chain_of(
     mask = every
     # NaN at a masked step must not reach a sum or its gradient.
     emissions = where(mask, emissions, jnp.zeros_like(emissions))
-    first = mask & (jnp.cumsum(mask, axis=0, dtype=jnp.int32) == 1)
+    number = jnp.cumsum(mask, axis=0, dtype=jnp.int32)  # [T, *B], of unmasked steps so far
+    first = mask & (number == 1)
     scores = [part.astype(dtype) for part in params]
-    if allowed is not None:
-        for number, flags in enumerate(allowed.arrays):
-            part = scores[number]
-            scores[number] = jnp.where(flags, part, jnp.full_like(part, -jnp.inf))
-    return Chain(*scores, emissions, mask, first)
+    if allowed is None:
+        return Chain(*scores, emissions, mask, first, None, None)
+    for place, flags in enumerate(allowed.arrays):
+        part = scores[place]
+        scores[place] = jnp.where(flags, part, jnp.full_like(part, -jnp.inf))
+    transitions, start, end = allowed.arrays
+    # Flags in the placement of the emissions: step by step from the start, and from the end.
+    every = jnp.ones_like(emissions, dtype=bool)  # [T, *B, L]
+    remaining = number[-1:] - number + 1  # [T, *B], of unmasked steps from this one on
+    reached = every & _at(number - 1, steps_from(start, transitions))
+    leading = every & _at(remaining, steps_from(end, transitions.T))
+    return Chain(*scores, emissions, mask, first, reached, leading)
+
+
+def steps_from(start: np.ndarray, transitions: np.ndarray) -> list[np.ndarray]:
+    """The labels that are reached in 0, 1, 2, ... steps, until these do not change.
+
+    If they go on changing, as labels in turn do, all labels stand at the end.
+    """
+    flags = [start]
+    for _ in range(_MOST_CHANGES):
+        after = transitions[flags[-1]].any(axis=0)
+        if (after == flags[-1]).all():
+            return flags
+        flags.append(after)
+    return [*flags, np.ones_like(start)]
+
+
+_MOST_CHANGES = 8
+
+
+def _at(number: jax.Array, table: list[np.ndarray]) -> jax.Array:
+    """Entry `number` of the table, `[..., L]`, or its last entry for greater numbers."""
+    number = number[..., None]  # [..., 1]
+    found = (number >= len(table) - 1) & expanded(jnp.asarray(table[-1]), number.ndim)
+    for place, flags in enumerate(table[:-1]):
+        found |= (number == place) & expanded(jnp.asarray(flags), number.ndim)
+    return found
 
 
 def expanded(x: jax.Array, ndim: int) -> jax.Array:
@@ -114,46 +161,171 @@ def _logsumexp_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple:
 # The messages ------------------------------------------------------------------------------------
 
 
-def forward(solver: str, chain: Chain) -> tuple[jax.Array, jax.Array]:
-    """Returns alpha after the last step, `[*B, L]`, and after every step, `[T, *B, L]`."""
-    zero = _zero(chain)  # [*B, L]
+class Alphas(NamedTuple):
+    """The messages from the start, each less its greatest entry."""
+
+    final: jax.Array  # [*B, L], after the last step
+    every: jax.Array  # [T, *B, L], after each step
+    scale: jax.Array  # [*B], the sum of what was taken off
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def forward(solver: str, chain: Chain) -> Alphas:
+    """Computes alpha at every step."""
     if solver == "associative" and chain.emissions.shape[0]:
-        products = lax.associative_scan(log_matmul, _factors(chain))  # [T, *B, L, L]
-        # Every row of the factor of a first step is the same, so row 0 serves.
-        alphas = products[..., 0, :]  # [T, *B, L]
-        return alphas[-1], alphas
-    transitions = expanded(chain.transitions, zero.ndim + 1)  # [..., L, L]
+        return _forward_at_once(chain)
+    alphas, is_exact = _forward_fast(chain)
+    return lax.cond(is_exact, lambda: alphas, lambda: _forward_exact(chain))
+
+
+@forward.defjvp
+def _forward_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Alphas, Alphas]:
+    # Only a derivative of the second order comes here.
+    return jax.jvp(_forward_exact, primals, tangents)
+
+
+def _forward_exact(chain: Chain) -> Alphas:
+    transitions = expanded(chain.transitions, chain.emissions.ndim)  # [..., L, L]
+
+    def sums(alpha: jax.Array) -> jax.Array:
+        return logsumexp(alpha[..., :, None] + transitions, -2)  # [*B, L]
+
+    return _forward_by(lambda alpha, *_: (sums(alpha), None), chain)[0]
+
+
+def _forward_fast(chain: Chain) -> tuple[Alphas, jax.Array]:
+    """The messages, and whether no sum has underflowed."""
+    kernel, top = _kernel(chain.transitions)  # [L, L], [L]
+    top = expanded(top, chain.emissions.ndim - 1)  # [..., L]
+
+    def sums(alpha: jax.Array, joined: jax.Array, reached: Any) -> tuple[jax.Array, jax.Array]:
+        total = _product(jnp.exp(alpha), kernel)  # [*B, L]
+        return jnp.log(total) + top, ~joined | _is_exact(total, reached)
+
+    alphas, is_exact = _forward_by(sums, chain)
+    return alphas, is_exact.all()
+
+
+def _forward_by(sums: Callable, chain: Chain) -> tuple[Alphas, Any]:
+    """Takes one step after another; `sums` gives the log-sums of a step, and a flag beside them."""
+    zero = _zero(chain)  # [*B, L]
     start = zero + expanded(chain.start, zero.ndim)  # [*B, L]
 
-    def advance(alpha: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
-        emissions, mask, first = at  # [*B, L], [*B], [*B]
-        reached = logsumexp(alpha[..., :, None] + transitions, -2)  # [*B, L]
-        reached = where(first, start, reached) + emissions  # [*B, L]
-        alpha = where(mask, reached, alpha)  # [*B, L]
-        return alpha, alpha
+    def advance(alpha: jax.Array, at: tuple) -> tuple[jax.Array, tuple]:
+        emissions, mask, first, reached = at  # [*B, L], [*B], [*B], [*B, L]
+        total, flag = sums(alpha, mask & ~first, reached)
+        after = where(first, start, total) + emissions  # [*B, L]
+        top = _top(after, -1)  # [*B, 1]
+        alpha = where(mask, after - top, alpha)  # [*B, L]
+        return alpha, (alpha, where(mask, top[..., 0], zero[..., 0]), flag)
 
-    return lax.scan(advance, zero, (chain.emissions, chain.mask, chain.first))
+    # A derivative computes the sums again: kept, they would need memory of T * L * L a row.
+    advance = jax.checkpoint(advance, prevent_cse=False)
+    sequence = (chain.emissions, chain.mask, chain.first, chain.reached)
+    final, (alphas, tops, flags) = lax.scan(advance, zero, sequence)
+    return Alphas(final, alphas, tops.sum(axis=0)), flags
 
 
+def _forward_at_once(chain: Chain) -> Alphas:
+    products = lax.associative_scan(log_matmul, _factors(chain))  # [T, *B, L, L]
+    # Every row of the factor of a first step is the same, so row 0 serves.
+    alphas = products[..., 0, :]  # [T, *B, L]
+    tops = _top(alphas, -1)  # [T, *B, 1]
+    alphas -= tops
+    return Alphas(alphas[-1], alphas, tops[-1, ..., 0])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def backward(solver: str, chain: Chain) -> jax.Array:
-    """Returns beta at every step, `[T, *B, L]`."""
+    """Computes beta at every step, `[T, *B, L]`."""
+    if solver == "associative" and chain.emissions.shape[0]:
+        return _backward_at_once(chain)
+    betas, is_exact = _backward_fast(chain)
+    return lax.cond(is_exact, lambda: betas, lambda: _backward_exact(chain))
+
+
+@backward.defjvp
+def _backward_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(_backward_exact, primals, tangents)
+
+
+def _backward_exact(chain: Chain) -> jax.Array:
+    transitions = expanded(chain.transitions, chain.emissions.ndim)  # [..., L, L]
+
+    def sums(ahead: jax.Array) -> jax.Array:
+        return logsumexp(transitions + ahead[..., None, :], -1)  # [*B, L]
+
+    return _backward_by(lambda ahead, *_: (sums(ahead), None), chain)[0]
+
+
+def _backward_fast(chain: Chain) -> tuple[jax.Array, jax.Array]:
+    """The messages, and whether no sum has underflowed."""
+    kernel, top = _kernel(chain.transitions.T)  # [L, L], [L]
+    top = expanded(top, chain.emissions.ndim - 1)  # [..., L]
+
+    def sums(ahead: jax.Array, joined: jax.Array, leading: Any) -> tuple[jax.Array, jax.Array]:
+        shift = _top(ahead, -1)  # [*B, 1]
+        total = _product(jnp.exp(ahead - shift), kernel)  # [*B, L]
+        return jnp.log(total) + top + shift, ~joined | _is_exact(total, leading)
+
+    betas, is_exact = _backward_by(sums, chain)
+    return betas, is_exact.all()
+
+
+def _backward_by(sums: Callable, chain: Chain) -> tuple[jax.Array, Any]:
     zero = _zero(chain)  # [*B, L]
     end = zero + expanded(chain.end, zero.ndim)  # [*B, L]
-    if solver == "associative" and chain.emissions.shape[0]:
-        # In reverse the later factor comes first.
-        flipped = lambda later, earlier: log_matmul(earlier, later)  # noqa: E731
-        products = lax.associative_scan(flipped, _factors(chain), reverse=True)  # [T, *B, L, L]
-        ahead = products[1:] + expanded(end, products.ndim - 1)[..., None, :]  # [T-1, *B, L, L]
-        return jnp.concatenate([logsumexp(ahead, -1), end[None]])  # [T, *B, L]
-    transitions = expanded(chain.transitions, zero.ndim + 1)  # [..., L, L]
 
-    def retreat(beta: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
-        emissions, mask = at  # [*B, L], [*B]
-        ahead = (emissions + beta)[..., None, :]  # [*B, 1, L]
-        before = logsumexp(transitions + ahead, -1)  # [*B, L]
-        return where(mask, before, beta), beta
+    def retreat(beta: jax.Array, at: tuple) -> tuple[jax.Array, tuple]:
+        emissions, mask, first, leading = at  # [*B, L], [*B], [*B], [*B, L]
+        before, flag = sums(emissions + beta, mask & ~first, leading)
+        before = where(mask, before - _top(before, -1), beta)  # [*B, L]
+        return before, (beta, flag)
 
-    return lax.scan(retreat, end, (chain.emissions, chain.mask), reverse=True)[1]
+    retreat = jax.checkpoint(retreat, prevent_cse=False)
+    sequence = (chain.emissions, chain.mask, chain.first, chain.leading)
+    return lax.scan(retreat, end, sequence, reverse=True)[1]
+
+
+def _backward_at_once(chain: Chain) -> jax.Array:
+    # In reverse the later factor comes first.
+    flipped = lambda later, earlier: log_matmul(earlier, later)  # noqa: E731
+    products = lax.associative_scan(flipped, _factors(chain), reverse=True)  # [T, *B, L, L]
+    ahead = products[1:] + expanded(chain.end, products.ndim)  # [T-1, *B, L, L]
+    end = _zero(chain) + expanded(chain.end, products.ndim - 2)  # [*B, L]
+    betas = jnp.concatenate([logsumexp(ahead, -1), end[None]])  # [T, *B, L]
+    return betas - _top(betas, -1)
+
+
+def _kernel(transitions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The exp of transitions, each column less its greatest entry, and these entries `[L]`."""
+    top = _top(transitions, 0)  # [1, L]
+    return jnp.exp(transitions - top), top[0]
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    # Accelerators round the factors of a product otherwise.
+    return jnp.matmul(x, kernel, precision="highest")
+
+
+def _is_exact(total: jax.Array, wanted: jax.Array | None) -> jax.Array:
+    """Whether no sum that is wanted has underflowed, `[...]` for sums `[..., L]`.
+
+    A term that is lost is below the least number of the dtype, about 1e-38. So a sum that is far
+    above this number is right.
+    """
+    enough = total >= _LEAST
+    if wanted is not None:
+        enough |= ~wanted
+    return enough.all(axis=-1)
+
+
+_LEAST = 1e-30
+
+
+def _top(x: jax.Array, axis: int) -> jax.Array:
+    """The greatest entries over an axis, which stays with size 1, as constants; 0 for -inf."""
+    return finite(lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True)))
 
 
 def _zero(chain: Chain) -> jax.Array:
@@ -186,92 +358,94 @@ def log_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def log_z(solver: str, chain: Chain) -> jax.Array:
     """The log of the sum over all labellings, `[*B]`; 0 for a row without an unmasked step."""
-    return _total(chain, forward(solver, chain)[0])
+    return _total(chain, forward(solver, chain))
 
 
-def _total(chain: Chain, alpha: jax.Array) -> jax.Array:
-    total = logsumexp(alpha + expanded(chain.end, alpha.ndim), -1)  # [*B]
+def _total(chain: Chain, alphas: Alphas) -> jax.Array:
+    ended = alphas.final + expanded(chain.end, alphas.final.ndim)  # [*B, L]
+    total = alphas.scale + logsumexp(ended, -1)  # [*B]
     return where(chain.mask.any(axis=0), total, jnp.zeros_like(total))
 
 
 @log_z.defjvp
 def _log_z_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (chain,), (dchain,) = primals, tangents
-    messages = messages_of(solver, chain)
-    unary = marginals_of(chain, messages)  # [T, *B, L]
+    alphas = forward(solver, chain)
+    unary = label_marginals(chain, alphas, backward(solver, chain))  # [T, *B, L]
     # Each probability times the tangent of the score that it belongs to.
     dscores = dchain.emissions  # [T, *B, L]
     dstart = jnp.zeros_like(dscores) + expanded(dchain.start, dscores.ndim)
     dscores = dscores + where(chain.first, dstart, jnp.zeros_like(dstart))
     dtotal = (unary * dscores).sum(axis=(0, -1))  # [*B]
-    last = last_marginals(chain, messages)  # [*B, L]
+    last = softmax(alphas.final + expanded(chain.end, alphas.final.ndim), -1)  # [*B, L]
+    last = where(chain.mask.any(axis=0), last, jnp.zeros_like(last))
     dtotal += (last * expanded(dchain.end, last.ndim)).sum(axis=-1)
-    return messages.total, dtotal + _from_pairs(chain, messages, dchain.transitions)
+    counts = pair_counts(chain.transitions, *pair_arguments(chain, alphas, unary))  # [*B, L, L]
+    dtotal += (counts * expanded(dchain.transitions, counts.ndim)).sum(axis=(-2, -1))
+    return _total(chain, alphas), dtotal
 
 
-class Messages(NamedTuple):
-    """The messages of a chain, and what follows from them."""
-
-    final: jax.Array  # [*B, L], alpha after the last step
-    befores: jax.Array  # [T, *B, L], alpha before each step
-    alphas: jax.Array  # [T, *B, L]
-    betas: jax.Array  # [T, *B, L]
-    total: jax.Array  # [*B], log Z
+def softmax(x: jax.Array, axis: int) -> jax.Array:
+    """exp(x) over its sum; 0 if all are -inf."""
+    return jnp.exp(x - jnp.expand_dims(finite(logsumexp(x, axis)), axis))
 
 
-def messages_of(solver: str, chain: Chain) -> Messages:
-    """Computes both directions."""
-    final, alphas = forward(solver, chain)
-    befores = jnp.concatenate([jnp.zeros_like(alphas[:1]), alphas[:-1]])  # [T, *B, L]
-    return Messages(final, befores, alphas, backward(solver, chain), _total(chain, final))
-
-
-def _probabilities(flags: jax.Array, scores: jax.Array) -> jax.Array:
-    """exp(scores) where a flag is set, else 0. A score without a flag may be of any size."""
-    return jnp.exp(where(flags, scores, jnp.full_like(scores, -jnp.inf)))
-
-
-def marginals_of(chain: Chain, messages: Messages) -> jax.Array:
+def label_marginals(chain: Chain, alphas: Alphas, betas: jax.Array) -> jax.Array:
     """The probability of each label at each step, `[T, *B, L]`; 0 at masked steps."""
-    scores = messages.alphas + messages.betas  # [T, *B, L]
-    return _probabilities(chain.mask, scores - finite(messages.total)[None, ..., None])
+    unary = softmax(alphas.every + betas, -1)  # [T, *B, L]
+    return where(chain.mask, unary, jnp.zeros_like(unary))
 
 
-def last_marginals(chain: Chain, messages: Messages) -> jax.Array:
-    """The probability of each label at the last unmasked step, `[*B, L]`."""
-    scores = messages.final + expanded(chain.end, messages.final.ndim)  # [*B, L]
-    scores -= finite(messages.total)[..., None]
-    return _probabilities(chain.mask.any(axis=0), scores)
+def pair_arguments(chain: Chain, alphas: Alphas, unary: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The messages before each transition, and the probabilities of the labels after it.
 
-
-def pair_marginals(
-    chain: Chain, before: jax.Array, ahead: jax.Array, joined: jax.Array, total: jax.Array
-) -> jax.Array:
-    """The probability of each pair of labels, `[..., L, L]`, from the messages at both ends."""
-    scores = before[..., :, None] + ahead[..., None, :]  # [..., L, L]
-    scores += expanded(chain.transitions, scores.ndim)
-    return _probabilities(joined, scores - finite(total)[..., None, None])
-
-
-def pair_arguments(chain: Chain, messages: Messages) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The messages at both ends of each transition, `[T, *B, L]`, and whether there is one."""
+    Both are `[T, *B, L]`. The probabilities are 0 where a step has no unmasked step before it.
+    """
+    # Entry t - 1 is the message of the last unmasked step before step t. At the first step it has
+    # no effect.
+    before = jnp.concatenate([jnp.zeros_like(unary[:1]), alphas.every[:-1]])
     joined = chain.mask & ~chain.first  # [T, *B]
-    return messages.befores, chain.emissions + messages.betas, joined
+    return before, where(joined, unary, jnp.zeros_like(unary))
 
 
-def _from_pairs(chain: Chain, messages: Messages, dtransitions: jax.Array) -> jax.Array:
-    """The share of the transitions in the tangent of log Z, `[*B]`."""
+def pair_marginals(transitions: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+    """The probability of each pair of labels, `[..., L, L]`, from arrays `[..., L]` as above."""
+    scores = before[..., :, None] + expanded(transitions, before.ndim + 1)  # [..., L, L]
+    return softmax(scores, -2) * after[..., None, :]
 
-    def add(share: jax.Array, at: tuple) -> tuple[jax.Array, None]:
-        pairs = pair_marginals(chain, *at, messages.total)  # [*B, L, L]
-        moved = pairs * expanded(dtransitions, pairs.ndim)  # [*B, L, L]
-        return share + moved.sum(axis=(-2, -1)), None
 
-    # One step at a time: the pairs of all steps would need memory of T * L * L a row. The
-    # checkpoint computes them again instead of keeping them.
+@jax.custom_jvp
+def pair_counts(transitions: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+    """The sums of the pairs' probabilities over time, `[*B, L, L]`."""
+    kernel, _ = _kernel(transitions)  # [L, L]
+    start = jnp.exp(before)  # [T, *B, L]
+    total = _product(start, kernel)  # [T, *B, L]
+    is_exact = _is_exact(total, after != 0).all()
+
+    def fast() -> jax.Array:
+        # A pair's probability is start[i] * kernel[i, j] / total[j] * after[j].
+        ends = jnp.where(after == 0, jnp.zeros_like(after), after / total)  # [T, *B, L]
+        counts = jnp.einsum("t...i,t...j->...ij", start, ends, precision="highest")
+        return counts * expanded(kernel, counts.ndim)
+
+    return lax.cond(is_exact, fast, lambda: _pair_counts_exact(transitions, before, after))
+
+
+@pair_counts.defjvp
+def _pair_counts_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # Only a derivative of the second order comes here.
+    return jax.jvp(_pair_counts_exact, primals, tangents)
+
+
+def _pair_counts_exact(transitions: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+    # One step at a time: the pairs of all steps would need memory of T * L * L a row.
+    def add(counts: jax.Array, at: tuple) -> tuple[jax.Array, None]:
+        return counts + pair_marginals(transitions, *at), None
+
     add = jax.checkpoint(add, prevent_cse=False)
-    zero = jnp.zeros_like(messages.total)
-    return lax.scan(add, zero, pair_arguments(chain, messages))[0]
+    zero = jnp.zeros_like(after).sum(axis=0)  # [*B, L]
+    zeros = zero[..., None] + zero[..., None, :]  # [*B, L, L]
+    return lax.scan(add, zeros, (before, after))[0]
 
 
 def entropy_of(chain: Chain) -> jax.Array:
@@ -301,6 +475,7 @@ def entropy_of(chain: Chain) -> jax.Array:
         after = gathered(scores, h, reached)
         after = where(first, zero, after)
         reached = where(first, start, reached) + emissions
+        reached -= _top(reached, -1)
         return where(mask, (reached, after), before), None
 
     (alpha, h), _ = lax.scan(advance, (zero, zero), (chain.emissions, chain.mask, chain.first))
@@ -328,7 +503,8 @@ def score_of(chain: Chain, labels: jax.Array) -> jax.Array:
     # `t * L + label` so far tells.
     steps = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
     codes = jnp.where(chain.mask, steps * size + labels.astype(jnp.int32), -1)
-    codes = jnp.concatenate([jnp.full_like(codes[:1], -1), lax.cummax(codes, axis=0)])  # [T+1, *B]
+    padding = [(1, 0)] + [(0, 0)] * (codes.ndim - 1)
+    codes = jnp.pad(lax.cummax(codes, axis=0), padding, constant_values=-1)  # [T+1, *B]
     is_before = one_hot(jnp.where(codes < 0, -1, codes % size), size)  # [T+1, *B, L]
     end = _read(is_before[-1], expanded(chain.end, is_before.ndim - 1))  # [*B]
     # Row `label before` of the transitions, by a product. It must not meet an infinite score.
@@ -352,5 +528,6 @@ def one_hot(labels: jax.Array, size: int) -> jax.Array:
 
 def _read(flags: jax.Array, values: jax.Array) -> jax.Array:
     """The value where a flag of the last axis is set; 0 without a flag."""
-    values = jnp.broadcast_to(values, flags.shape)
-    return jnp.where(flags, values, jnp.zeros_like(values)).sum(axis=-1)
+    # Adding to zeros made of the flags gives the values the placement of the flags.
+    zeros = jnp.zeros_like(flags, dtype=values.dtype)
+    return jnp.where(flags, zeros + values, zeros).sum(axis=-1)

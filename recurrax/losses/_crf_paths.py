@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._mask import where
-from recurrax.losses._crf_chain import Chain, expanded, forward, one_hot, score_of
+from recurrax.losses._crf_chain import Chain, expanded, finite, forward, one_hot, score_of
 
 
 def best(chain: Chain) -> tuple[jax.Array, jax.Array]:
@@ -22,6 +22,8 @@ def best(chain: Chain) -> tuple[jax.Array, jax.Array]:
         candidates = top[..., :, None] + transitions  # [*B, L, L]
         sources = lax.argmax(candidates, candidates.ndim - 2, jnp.int32)  # [*B, L]
         reached = where(first, start, candidates.max(axis=-2)) + emissions  # [*B, L]
+        # Small numbers are exact over many steps.
+        reached -= finite(reached.max(axis=-1, keepdims=True))
         return where(mask, reached, top), sources
 
     sequence = (fixed.emissions, fixed.mask, fixed.first)
@@ -57,6 +59,7 @@ def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
         candidates = candidates.reshape(*zero.shape[:-1], size * k, size)  # [*B, L*K, L]
         reached, sources = lax.top_k(jnp.swapaxes(candidates, -1, -2), k)  # [*B, L, K]
         reached = where(first, start, reached) + emissions[..., None]  # [*B, L, K]
+        reached -= finite(reached.max(axis=(-2, -1), keepdims=True))
         return where(mask, reached, top), sources
 
     top, sources = lax.scan(advance, none, (fixed.emissions, fixed.mask, fixed.first))
@@ -68,8 +71,9 @@ def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
 
     def retreat(node: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
         sources, mask, first = at  # [*B, L, K], [*B], [*B]
-        flat = sources.reshape(*zero.shape[:-1], 1, size * k)  # [*B, 1, L*K]
-        read = jnp.where(one_hot(node, size * k), flat, 0)  # [*B, K, L*K]
+        flat = sources.reshape(*zero.shape[:-1], size * k)  # [*B, L*K]
+        is_node = one_hot(node, size * k)  # [*B, K, L*K]
+        read = jnp.where(is_node, flat[..., None, :], 0)  # [*B, K, L*K]
         before = where(mask & ~first, read.sum(axis=-1, dtype=jnp.int32), node)
         label = node // k  # [*B, K]
         return before, where(mask, label, jnp.zeros_like(label))
@@ -96,12 +100,12 @@ def _only_first(size: int, dtype: jnp.dtype) -> jax.Array:
 
 def draw(solver: str, chain: Chain, key: jax.Array) -> jax.Array:
     """A labelling `int[T, *B]` for each row, drawn from the last step to the first."""
-    alphas = forward(solver, chain)[1]  # [T, *B, L]
+    alphas = forward(solver, chain).every  # [T, *B, L]
     # The greatest of scores plus this noise is a draw from their softmax.
     noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)  # [T, *B, L]
     end = jnp.zeros_like(alphas).sum(axis=0)  # [*B, L]
     end += expanded(chain.end, end.ndim)
-    transitions = expanded(chain.transitions, end.ndim + 1)  # [..., L, L]
+    transitions = jnp.zeros_like(end)[..., None] + expanded(chain.transitions, end.ndim + 1)
 
     def retreat(ahead: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
         alpha, noise, mask = at  # [*B, L], [*B, L], [*B]

@@ -35,7 +35,7 @@ from recurrax.implementations._platform import linear_solver
 from recurrax.losses import _crf_chain as chains
 from recurrax.losses import _crf_paths as paths
 from recurrax.losses._crf_chain import CRFParams as CRFParams
-from recurrax.losses._crf_chain import chain_of, finite, log_z, messages_of, score_of
+from recurrax.losses._crf_chain import backward, chain_of, finite, forward, log_z, score_of
 from recurrax.losses._crf_constraints import Constraints as Constraints
 from recurrax.losses._crf_constraints import bio_constraints as bio_constraints
 from recurrax.losses._crf_constraints import bioes_constraints as bioes_constraints
@@ -676,18 +676,18 @@ def _score(given: _Given, labels: jax.Array, allowed: _Allowed, time_major: bool
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _marginals(given: _Given, allowed: _Allowed, time_major: bool, solver: str) -> jax.Array:
     chain = chain_of(*given, allowed, time_major)
-    unary = chains.marginals_of(chain, messages_of(solver, chain))  # [T, *B, L]
+    unary = chains.label_marginals(chain, forward(solver, chain), backward(solver, chain))
     return _batch_first(unary, given, time_major)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _pair_marginals(given: _Given, allowed: _Allowed, time_major: bool, solver: str) -> jax.Array:
     chain = chain_of(*given, allowed, time_major)
-    messages = messages_of(solver, chain)
-    arguments = chains.pair_arguments(chain, messages)
-    total = jnp.broadcast_to(messages.total[None], chain.mask.shape)  # [T, *B]
-    pairs = chains.pair_marginals(chain, *arguments, total)  # [T, *B, L, L]
-    return _batch_first(pairs[1:], given, time_major)
+    alphas = forward(solver, chain)
+    unary = chains.label_marginals(chain, alphas, backward(solver, chain))  # [T, *B, L]
+    arguments = chains.pair_arguments(chain, alphas, unary)  # [T, *B, L] each
+    pairs = chains.pair_marginals(chain.transitions, *arguments)  # [T, *B, L, L]
+    return _batch_first(pairs[1:], given, time_major)  # [T-1, *B, L, L]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
