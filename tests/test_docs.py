@@ -16,7 +16,14 @@ from recurrax import initializers, interop, keras, linen, testing
 from recurrax import nnx as rnn
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/guide.md", "docs/long_sequences.md", "docs/regularization.md", "docs/extending.md"]
+PAGES = [
+    "README.md",
+    "docs/guide.md",
+    "docs/long_sequences.md",
+    "docs/regularization.md",
+    "docs/tagging.md",
+    "docs/extending.md",
+]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
