@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog=PROGRAM, description="A tagger of characters: BiLSTM and BiLSTM-CRF.")
     names = "|".join(COMMANDS)
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
+
     train = commands.add_parser("train", help="learn labelled sentences")
     _add_data(train)
     train.add_argument("--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + DEFAULT)
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--overwrite", action="store_true", help=overwrite_help)
     add_settings(train, Config)
 
+    # The run folder tells the data and the settings to the next three commands.
     resume = commands.add_parser("resume", help="go on with a stopped run")
     _add_run(resume)
     evaluate = commands.add_parser("evaluate", help="score a run by type of span")
@@ -47,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     errors_help = "also show the first N sentences with a mistake: expected, then predicted"
     number = number_type(int, 0, 10**9)
     evaluate.add_argument("--errors", type=number, default=0, metavar="N", help=errors_help)
+
     tag = commands.add_parser("tag", help="show the spans of a text in color")
     _add_run(tag)
     tag.add_argument("--text", help="text to tag (default: the standard input)")
@@ -122,6 +125,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     corpus = _same_corpus(run)
     learner = Learner(run.config, run.text)
     step, params = run.restore("best", learner.first_state().params)
+    # `PARTS` are the names of the parts in `Corpus`.
     part = getattr(corpus, options.part)
     labels = learner.labels(params, part.examples)
     scores = learner.score(part.sentences, labels)
@@ -146,6 +150,7 @@ def _tag(options: argparse.Namespace) -> int:
         text = sys.stdin.read()
     if not text.strip():
         raise UserError("--text: there is no text to tag.")
+    # The checkpoint is read into arrays of the same shapes.
     learner = Learner(run.config, run.text)
     _, params = run.restore("best", learner.first_state().params)
     sentences = learner.tag(params, list(pieces(text)))
@@ -166,6 +171,7 @@ def _compare(options: argparse.Namespace) -> int:
         options.out, corpus, config, seeds=options.seeds, jobs=options.jobs, console=console
     )
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    # The CPU time of the runs does not depend on other programs, as the time of the clock does.
     spent = os.times()
     cpu = spent.user + spent.system + spent.children_user + spent.children_system
     console.print(f"{minutes} min {seconds} s, {cpu:,.0f} s of CPU time.", highlight=False)

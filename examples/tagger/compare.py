@@ -57,7 +57,9 @@ def compare(
             configs.append(dataclasses.replace(config, crf=crf, seed=seed))
 
     # The seed does not matter for scoring, so all seeds share compiled functions.
-    learners = {crf: Learner(dataclasses.replace(config, crf=crf), corpus.facts) for crf in _NAMES}
+    learners = {}
+    for crf in _NAMES:
+        learners[crf] = Learner(dataclasses.replace(config, crf=crf), corpus.facts)
 
     def run_of(config: Config) -> Trained:
         path = folder / f"{_NAMES[config.crf].lower()}-{config.seed}"
@@ -81,17 +83,16 @@ def table(runs: list[Trained]) -> str:
     for crf, name in sorted(_NAMES.items()):
         ours = [run for run in runs if run.config.crf == crf]
         for type_ in ours[0].scores:
-            scores = [run.scores[type_] for run in ours]
-            shares = [(score.precision, score.recall, score.f1) for score in scores]
-            means = 100 * np.mean(shares, axis=0)
-            cells = [f"{mean:.2f}" for mean in means]
-            each = ", ".join(f"{100 * score.f1:.2f}" for score in scores)
-            lines.append(f"| {' | '.join([name, type_, *cells, each])} |")
+            # A row for each seed: precision, recall and F1.
+            shares = np.array([run.scores[type_].percents for run in ours])
+            means = map("{:.2f}".format, shares.mean(axis=0))
+            each = ", ".join(map("{:.2f}".format, shares[:, 2]))
+            lines.append(f"| {' | '.join([name, type_, *means, each])} |")
     return "\n".join(lines)
 
 
 def _train(path: Path, corpus: Corpus, config: Config, compiled: Path, jobs: int) -> None:
-    """Trains a run in a process of its own, unless it is complete."""
+    """Trains a run in a separate process, unless it is complete."""
     if (path / "config.json").exists():
         run = Run.open(path)
         if run.config != config or run.text != corpus.facts:

@@ -1,6 +1,7 @@
 """From labelled sentences to numbers, and from numbers to batches."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,11 +81,12 @@ class Encoder:
     def __call__(self, sentence: Sentence) -> Example:
         """Numbers the characters of a sentence, its pairs and its labels."""
         text = "".join(map(self._known, sentence.text))
-        chars = [self._chars.get(char, UNKNOWN) for char in text]
-        pairs = [self._pairs.get(pair, UNKNOWN) for pair in pairs_of(text)]
-        names = labels_of(sentence.spans, len(text))
-        labels = [self._label_numbers[name] for name in names]
-        return Example(*(np.array(numbers, np.int32) for numbers in (chars, pairs, labels)))
+        labels = labels_of(sentence.spans, len(text))
+        return Example(
+            _look_up(self._chars, text),
+            _look_up(self._pairs, pairs_of(text)),
+            _look_up(self._label_numbers, labels),
+        )
 
     def _known(self, char: str) -> str:
         """Returns the wide form of a character that is known in its wide form alone."""
@@ -113,7 +115,10 @@ def load(source: str) -> tuple[Parts, list[str]]:
     if not source or not folder.is_dir():
         raise UserError(f"--data must be python, peoples-daily or a folder; got {source!r}.")
     parts = conll.load(folder)
-    types = {span.type for part in parts for sentence in part for span in sentence.spans}
+    types: set[str] = set()
+    for part in parts:
+        for sentence in part:
+            types.update(span.type for span in sentence.spans)
     if not types:
         raise UserError(f"--data: no file in {source!r} has a label except O.")
     return parts, sorted(types)
@@ -126,6 +131,9 @@ def make_corpus(source: str, config: Config) -> Corpus:
         UserError: if the data set cannot be read, or a sentence is too long.
     """
     parts, types = load(source)
+    if source not in ("python", "peoples-daily"):
+        # The run may be resumed from another working directory.
+        source = str(Path(source).absolute())
     char_counts: Counter[str] = Counter()
     pair_counts: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -136,14 +144,19 @@ def make_corpus(source: str, config: Config) -> Corpus:
     for sentence in parts.train:
         char_counts.update(sentence.text)
         pair_counts.update(pairs_of(sentence.text))
-    frequent = (char for char, count in char_counts.items() if count >= config.least_count)
-    chars = "".join(sorted(frequent))
+    chars, pairs = "", ""
+    for char, count in sorted(char_counts.items()):
+        if count >= config.least_count:
+            chars += char
     # Equally frequent pairs are taken in the order in which the text has them.
-    pairs = "".join(pair for pair, _ in pair_counts.most_common(config.pairs))
+    for pair, _ in pair_counts.most_common(config.pairs):
+        pairs += pair
     facts = Facts(source, digest.hexdigest(), types, chars, pairs)
     encode = Encoder(facts)
-    train, validation, test = (Part(part, list(map(encode, part))) for part in parts)
-    return Corpus(facts, train, validation, test)
+    in_numbers = []
+    for part in parts:
+        in_numbers.append(Part(part, list(map(encode, part))))
+    return Corpus(facts, *in_numbers)
 
 
 def pairs_of(text: str) -> Iterator[str]:
@@ -164,7 +177,9 @@ def epoch_batches(
     A batch has about `size` characters, whatever its padded length is. Every order gives
     batches of the same shapes.
     """
-    groups: dict[int, list[Example]] = {length: [] for length in LENGTHS}
+    groups: dict[int, list[Example]] = {}
+    for length in LENGTHS:
+        groups[length] = []
     for index in draw.permutation(len(examples)):
         example = examples[index]
         groups[padded_length(len(example.chars))].append(example)
@@ -173,7 +188,7 @@ def epoch_batches(
         rows = max(size // length, 1)
         batches += batch_by_length(group, (length,), rows)
     order = draw.permutation(len(batches))
-    return [batches[index] for index in order]
+    return list(map(batches.__getitem__, order))
 
 
 def padded_length(length: int) -> int:
@@ -209,4 +224,8 @@ def _twos(pairs: str) -> Iterator[str]:
 
 
 def _numbered(items: Iterable[str], first: int) -> dict[str, int]:
-    return {item: number for number, item in enumerate(items, first)}
+    return dict(zip(items, itertools.count(first), strict=False))
+
+
+def _look_up(numbers: dict[str, int], items: Iterable[str]) -> np.ndarray:
+    return np.array([numbers.get(item, UNKNOWN) for item in items], np.int32)

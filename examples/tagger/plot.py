@@ -30,6 +30,7 @@ def plot(rows: list[dict[str, Any]], counts: np.ndarray, types: list[str], path:
     curves, matrix = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_curves(curves, rows)
     _draw_confusion(matrix, counts, [NONE, *types])
+    figure.get_layout_engine().set(wspace=0.06)
     figure.savefig(path)
 
 
@@ -109,6 +110,10 @@ def _percent(share: float) -> str:
 
 def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps that logged `name`, and its values."""
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    steps, values = np.array(points).T
-    return steps.astype(int), values
+    steps, values = [], []
+    for row in rows:
+        # Training steps and validations have rows apart.
+        if name in row:
+            steps.append(row["step"])
+            values.append(row[name])
+    return np.array(steps), np.array(values)

@@ -1,5 +1,6 @@
-"""What the terminal shows: texts with their spans in color, and tables of scores."""
+"""The output in a terminal: texts with their spans in color, and tables of scores."""
 
+import itertools
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -22,7 +23,7 @@ _STYLES = (
 
 def styles(types: Iterable[str]) -> dict[str, str]:
     """Gives each type a style; the styles repeat if there are more types."""
-    return {type_: _STYLES[i % len(_STYLES)] for i, type_ in enumerate(types)}
+    return dict(zip(types, itertools.cycle(_STYLES), strict=False))
 
 
 def colored(sentence: Sentence, types: Iterable[str]) -> Text:
@@ -59,7 +60,7 @@ def legend(types: Iterable[str]) -> Text:
 
 
 def show_sentences(console: Console, sentences: list[Sentence], types: list[str]) -> None:
-    """Prints sentences with colors, or with brackets where there is no color."""
+    """Prints sentences with colors, or with brackets in a file or a terminal without color."""
     if console.color_system is None or console.no_color:
         for sentence in sentences:
             console.out(bracketed(sentence), end="", highlight=False)
@@ -96,8 +97,8 @@ def show_scores(console: Console, title: str, scores: dict[str, Score]) -> None:
     for name in ("expected", "predicted", "correct", "precision %", "recall %", "F1 %"):
         table.add_column(name, justify="right")
     for type_, counts in scores.items():
-        shares = (counts.precision, counts.recall, counts.f1)
-        cells = [f"{count:,}" for count in counts] + [f"{100 * share:.2f}" for share in shares]
+        cells = list(map("{:,}".format, counts))
+        cells += map("{:.2f}".format, counts.percents)
         if type_ == ALL:
             table.add_section()
         table.add_row(type_, *cells)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import operator
 import shlex
 import time
 from functools import partial
@@ -156,9 +157,9 @@ class Learner:
 
     def score(self, sentences: list[Sentence], labels: list[np.ndarray]) -> dict[str, Score]:
         """Counts the spans of predicted labels, by type."""
-        expected = [sentence.spans for sentence in sentences]
-        predicted = [sentence.spans for sentence in self.labelled(sentences, labels)]
-        return score(expected, predicted, self.facts.types)
+        spans = operator.attrgetter("spans")
+        predicted = self.labelled(sentences, labels)
+        return score(map(spans, sentences), map(spans, predicted), self.facts.types)
 
 
 class Batches:
@@ -209,7 +210,9 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         # A run that stops before its first checkpoint can be resumed too.
         run.save("last", step, state)
     log = Log(run, step)
-    best = max((row["f1"] for row in log.rows if "f1" in row), default=-1.0)
+    best = -1.0
+    for row in log.rows:
+        best = max(best, row.get("f1", best))
     batches = Batches(corpus.train.examples, config)
     validation = corpus.validation
     seed = jnp.uint32(config.seed)
