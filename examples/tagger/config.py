@@ -29,7 +29,7 @@ class Config:
 
     # The optimizer, and the randomness.
     batch: int = number(2048, 1, 10**7, "characters in the batch of a training step, about")
-    steps: int = number(2400, 1, 10**8, "training steps")
+    steps: int = number(1200, 1, 10**8, "training steps")
     learning_rate: float = number(0.005, 1e-8, 10.0, "highest learning rate, after the warm-up")
     warmup: int = number(
         100, 0, 10**8, "steps over which the learning rate rises; a cosine lowers it afterwards"
@@ -39,5 +39,5 @@ class Config:
     seed: int = number(0, 0, 2**31 - 1, "the seed of all randomness")
 
     # The work between training steps.
-    eval_every: int = number(600, 1, 10**8, "steps between two validations")
-    checkpoint_every: int = number(600, 1, 10**8, "steps between two checkpoints")
+    eval_every: int = number(400, 1, 10**8, "steps between two validations")
+    checkpoint_every: int = number(400, 1, 10**8, "steps between two checkpoints")

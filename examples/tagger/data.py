@@ -5,7 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,11 +45,11 @@ class Facts(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A sentence as numbers; each part is `int32[T]`."""
+    """A sentence as numbers; each part is `int32[T]`. A batch of sentences has `int32[B, T]`."""
 
-    chars: np.ndarray
-    pairs: np.ndarray
-    labels: np.ndarray
+    chars: Any
+    pairs: Any
+    labels: Any
 
 
 class Part(NamedTuple):

@@ -34,6 +34,7 @@ class Tagger(nnx.Module):
         # Number 0 stands for everything unknown.
         self.chars = nnx.Embed(len(facts.chars) + 1, config.char_size, rngs=rngs)
         features = config.char_size
+        self.pairs: nnx.Embed | None
         if config.pairs:
             known = len(facts.pairs) // 2
             self.pairs = nnx.Embed(known + 1, config.pair_size, rngs=rngs)
@@ -52,6 +53,7 @@ class Tagger(nnx.Module):
             rngs=rngs,
         )
         self.emissions = nnx.Linear(2 * config.hidden_size, len(labels), rngs=rngs)
+        self.crf: rnn.CRF | None
         if config.crf:
             # I-PER never follows O, or a label of another type.
             allowed = recurrax.losses.crf.bio_constraints(labels)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .data import Example
 
@@ -25,12 +26,12 @@ def plot(rows: list[dict[str, Any]], counts: np.ndarray, types: list[str], path:
         path: the file to write.
     """
     # Without pyplot no window opens and no global state changes. A figure then needs a canvas.
-    figure = Figure(figsize=(11, 4.8), dpi=150, layout="constrained")
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure = Figure(figsize=(11, 4.8), dpi=150, layout=layout)
     FigureCanvasAgg(figure)
     curves, matrix = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_curves(curves, rows)
     _draw_confusion(matrix, counts, [NONE, *types])
-    figure.get_layout_engine().set(wspace=0.06)
     figure.savefig(path)
 
 
