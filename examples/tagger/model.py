@@ -86,7 +86,7 @@ class Tagger(nnx.Module):
             losses = optax.softmax_cross_entropy_with_integer_labels(emissions, labels)  # [B, T]
             mask = recurrax.lengths_to_mask(lengths, labels.shape[1])
             losses = jnp.where(mask, losses, 0.0)
-        return losses.sum() / lengths.sum()
+        return losses.sum() / lengths.sum().astype(losses.dtype)
 
     def decode(self, emissions: jax.Array, lengths: jax.Array) -> jax.Array:
         """Returns the labels with the highest score, `int[B, T]`."""
