@@ -29,6 +29,18 @@ def test_the_command(tmp_path: Path) -> None:
     assert out.with_suffix(".png").exists()
 
 
+@pytest.mark.thorough
+def test_the_command_of_the_crf(tmp_path: Path) -> None:
+    pytest.importorskip("torchcrf")
+    out = tmp_path / "crf.json"
+    command = [sys.executable, "-m", "benchmarks.crf", "--shapes", "2x5x3", "--rounds", "2", "--seconds", "0.01"]
+    command += ["--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=Path(__file__).parents[1])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["ragged"] for row in rows] == [False, True]
+    assert all(row["ratio"] > 0 for row in rows)
+
+
 def test_floating_point_operations_are_those_of_the_products() -> None:
     flops = {(case.cell, case.mode, case.name): case.flops for case in all_cases()}
     forward = 2 * 35 * 32 * (256 + 256) * 4 * 256

@@ -14,6 +14,7 @@ import pytest
 import recurrax
 from recurrax import initializers, interop, keras, linen, testing
 from recurrax import nnx as rnn
+from recurrax.losses import crf
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -55,7 +56,7 @@ def public(module) -> dict:
 
 @pytest.mark.parametrize(
     "module",
-    [recurrax, rnn, linen, interop, testing, initializers, keras],
+    [recurrax, rnn, linen, interop, testing, initializers, keras, crf],
     ids=lambda m: m.__name__,
 )
 def test_every_public_name_is_documented(module) -> None:

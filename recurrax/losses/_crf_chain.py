@@ -5,21 +5,20 @@ With the scores A of transitions and e_t of labels, the messages are
     alpha_t[j] = e_t[j] + log sum_i exp(alpha_{t-1}[i] + A[i, j]),  alpha_1 = start + e_1
     beta_t[i] = log sum_j exp(A[i, j] + e_{t+1}[j] + beta_{t+1}[j]),  beta_T = end.
 
-Each message is kept less its greatest entry, so it stays small over many steps. log Z is the sum of
-what was taken off, and of one more log-sum. Its gradient is made of probabilities, which do not
-change with what was taken off:
+The greatest entry is subtracted from each message, so messages stay small over many steps. The sum
+of these entries of alpha is a part of log Z. Probabilities do not change with a message's shift:
 
     p(y_t = j) = softmax_j(alpha_t[j] + beta_t[j])
     p(y_{t-1} = i | y_t = j) = softmax_i(alpha_{t-1}[i] + A[i, j]).
 
-This gradient is the derivative rule of `log_z`. The rule is made of operations that JAX can derive
-again, so every order and both modes follow from it.
+They are the gradient of log Z, and the derivative rule of `log_z` uses them. JAX can derive the
+rule again. So every order and both modes follow from it.
 
 A step has two forms. The exact form sums over a `[*B, L, L]` array, and is right for all scores.
-The fast form is a matrix product, exp(alpha) @ exp(A), and then a log. It is as exact unless a sum
-of the product underflows, which is seen in the sums. Then everything is computed in the exact form.
+The fast form is a matrix product, exp(alpha) @ exp(A), and then a log. It is right unless a sum of
+the product underflows. The sums show this, and then the exact form computes all steps again.
 
-A masked step keeps both messages. A score of -inf forbids: every sum is right without a term too.
+A masked step keeps both messages. A score of -inf forbids: a log-sum leaves its term out.
 """
 
 from __future__ import annotations
@@ -61,10 +60,10 @@ class Chain(NamedTuple):
     emissions: jax.Array  # [T, *B, L], zeros at masked steps
     mask: jax.Array  # bool[T, *B]
     first: jax.Array  # bool[T, *B], True at the first unmasked step of each row
-    # bool[T, *B, L], False where the constraints leave no labelling that reaches this label, or no
-    # labelling from the label before this step to the end. None without constraints.
-    reached: jax.Array | None
-    leading: jax.Array | None
+    # False where the constraints forbid every labelling up to this label; None without constraints.
+    reached: jax.Array | None  # bool[T, *B, L]
+    # False where they forbid every labelling from a label before this step to the end.
+    leading: jax.Array | None  # bool[T, *B, L]
 
 
 def chain_of(
@@ -83,27 +82,36 @@ def chain_of(
     dtype = promote(jnp.float32, emissions.dtype, *dtypes)
     emissions = jnp.moveaxis(emissions, time, 0).astype(dtype)  # [T, *B, L]
     # Flags made of the emissions bring their placement on a mesh.
-    every = jnp.ones_like(emissions, dtype=bool).all(axis=-1)  # [T, *B]
+    every_label = jnp.ones_like(emissions, dtype=bool)  # [T, *B, L]
+    every_step = every_label.all(axis=-1)  # [T, *B]
     if mask is not None:
-        every &= jnp.moveaxis(mask, time, 0)
-    mask = every
+        every_step &= jnp.moveaxis(mask, time, 0)
+    mask = every_step
     # NaN at a masked step must not reach a sum or its gradient.
     emissions = where(mask, emissions, jnp.zeros_like(emissions))
     number = jnp.cumsum(mask, axis=0, dtype=jnp.int32)  # [T, *B], of unmasked steps so far
     first = mask & (number == 1)
-    scores = [part.astype(dtype) for part in params]
+    transitions, start, end = (part.astype(dtype) for part in params)
     if allowed is None:
-        return Chain(*scores, emissions, mask, first, None, None)
-    for place, flags in enumerate(allowed.arrays):
-        part = scores[place]
-        scores[place] = jnp.where(flags, part, jnp.full_like(part, -jnp.inf))
-    transitions, start, end = allowed.arrays
-    # Flags in the placement of the emissions: step by step from the start, and from the end.
-    every = jnp.ones_like(emissions, dtype=bool)  # [T, *B, L]
+        return Chain(transitions, start, end, emissions, mask, first, None, None)
     remaining = number[-1:] - number + 1  # [T, *B], of unmasked steps from this one on
-    reached = every & _at(number - 1, steps_from(start, transitions))
-    leading = every & _at(remaining, steps_from(end, transitions.T))
-    return Chain(*scores, emissions, mask, first, reached, leading)
+    after_start = steps_from(allowed.start, allowed.transitions)
+    before_end = steps_from(allowed.end, allowed.transitions.T)
+    return Chain(
+        _forbidding(allowed.transitions, transitions),
+        _forbidding(allowed.start, start),
+        _forbidding(allowed.end, end),
+        emissions,
+        mask,
+        first,
+        every_label & _at(number - 1, after_start),
+        every_label & _at(remaining, before_end),
+    )
+
+
+def _forbidding(allowed: np.ndarray, scores: jax.Array) -> jax.Array:
+    """The scores, with -inf where the flags forbid; no gradient reaches a forbidden score."""
+    return jnp.where(allowed, scores, jnp.full_like(scores, -jnp.inf))
 
 
 def steps_from(start: np.ndarray, transitions: np.ndarray) -> list[np.ndarray]:
@@ -120,6 +128,7 @@ def steps_from(start: np.ndarray, transitions: np.ndarray) -> list[np.ndarray]:
     return [*flags, np.ones_like(start)]
 
 
+# Constraints such as BIO need one change. The table must stay short.
 _MOST_CHANGES = 8
 
 
@@ -166,7 +175,7 @@ class Alphas(NamedTuple):
 
     final: jax.Array  # [*B, L], after the last step
     every: jax.Array  # [T, *B, L], after each step
-    scale: jax.Array  # [*B], the sum of what was taken off
+    scale: jax.Array  # [*B], the sum of the subtracted entries
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -185,6 +194,7 @@ def _forward_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[Alphas, 
 
 
 def _forward_exact(chain: Chain) -> Alphas:
+    """The exact form: a log-sum over an array `[*B, L, L]` at each step."""
     transitions = expanded(chain.transitions, chain.emissions.ndim)  # [..., L, L]
 
     def sums(alpha: jax.Array) -> jax.Array:
@@ -219,7 +229,7 @@ def _forward_by(sums: Callable, chain: Chain) -> tuple[Alphas, Any]:
         alpha = where(mask, after - top, alpha)  # [*B, L]
         return alpha, (alpha, where(mask, top[..., 0], zero[..., 0]), flag)
 
-    # A derivative computes the sums again: kept, they would need memory of T * L * L a row.
+    # A derivative computes the sums again. To keep them would need memory of T * L * L a row.
     advance = jax.checkpoint(advance, prevent_cse=False)
     sequence = (chain.emissions, chain.mask, chain.first, chain.reached)
     final, (alphas, tops, flags) = lax.scan(advance, zero, sequence)
@@ -227,12 +237,14 @@ def _forward_by(sums: Callable, chain: Chain) -> tuple[Alphas, Any]:
 
 
 def _forward_at_once(chain: Chain) -> Alphas:
-    products = lax.associative_scan(log_matmul, _factors(chain))  # [T, *B, L, L]
+    factors = _factors(chain)  # [T, *B, L, L]
+    start = (factors, jnp.zeros_like(factors[..., 0, 0]))
+    products, scales = lax.associative_scan(_joined, start)  # [T, *B, L, L], [T, *B]
     # Every row of the factor of a first step is the same, so row 0 serves.
     alphas = products[..., 0, :]  # [T, *B, L]
     tops = _top(alphas, -1)  # [T, *B, 1]
     alphas -= tops
-    return Alphas(alphas[-1], alphas, tops[-1, ..., 0])
+    return Alphas(alphas[-1], alphas, scales[-1] + tops[-1, ..., 0])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -250,6 +262,7 @@ def _backward_jvp(solver: str, primals: tuple, tangents: tuple) -> tuple[jax.Arr
 
 
 def _backward_exact(chain: Chain) -> jax.Array:
+    """The exact form, as `_forward_exact`."""
     transitions = expanded(chain.transitions, chain.emissions.ndim)  # [..., L, L]
 
     def sums(ahead: jax.Array) -> jax.Array:
@@ -273,6 +286,7 @@ def _backward_fast(chain: Chain) -> tuple[jax.Array, jax.Array]:
 
 
 def _backward_by(sums: Callable, chain: Chain) -> tuple[jax.Array, Any]:
+    """The same from the last step to the first."""
     zero = _zero(chain)  # [*B, L]
     end = zero + expanded(chain.end, zero.ndim)  # [*B, L]
 
@@ -288,9 +302,11 @@ def _backward_by(sums: Callable, chain: Chain) -> tuple[jax.Array, Any]:
 
 
 def _backward_at_once(chain: Chain) -> jax.Array:
+    factors = _factors(chain)  # [T, *B, L, L]
+    start = (factors, jnp.zeros_like(factors[..., 0, 0]))
     # In reverse the later factor comes first.
-    flipped = lambda later, earlier: log_matmul(earlier, later)  # noqa: E731
-    products = lax.associative_scan(flipped, _factors(chain), reverse=True)  # [T, *B, L, L]
+    flipped = lambda later, earlier: _joined(earlier, later)  # noqa: E731
+    products, _ = lax.associative_scan(flipped, start, reverse=True)  # [T, *B, L, L]
     ahead = products[1:] + expanded(chain.end, products.ndim)  # [T-1, *B, L, L]
     end = _zero(chain) + expanded(chain.end, products.ndim - 2)  # [*B, L]
     betas = jnp.concatenate([logsumexp(ahead, -1), end[None]])  # [T, *B, L]
@@ -304,7 +320,7 @@ def _kernel(transitions: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # Accelerators round the factors of a product otherwise.
+    # Without "highest", accelerators round the factors of a product.
     return jnp.matmul(x, kernel, precision="highest")
 
 
@@ -320,11 +336,15 @@ def _is_exact(total: jax.Array, wanted: jax.Array | None) -> jax.Array:
     return enough.all(axis=-1)
 
 
+# Far above the least number, 1e-38, and far below any sum of ordinary scores.
 _LEAST = 1e-30
 
 
-def _top(x: jax.Array, axis: int) -> jax.Array:
-    """The greatest entries over an axis, which stays with size 1, as constants; 0 for -inf."""
+def _top(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """The greatest entries over an axis, which stays with size 1; 0 for -inf.
+
+    They are constants for derivatives, since a result adds again whatever a message subtracts.
+    """
     return finite(lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True)))
 
 
@@ -347,9 +367,15 @@ def _factors(chain: Chain) -> jax.Array:
     return where(chain.mask, factors, identity)
 
 
-def log_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The product of matrices in logs: log sum_k exp(a[i, k] + b[k, j])."""
-    return logsumexp(a[..., :, :, None] + b[..., None, :, :], -2)  # [..., L, L]
+def _joined(earlier: tuple, later: tuple) -> tuple[jax.Array, jax.Array]:
+    """The product of two matrices in logs, less its greatest entry, and the sum of those entries.
+
+    log sum_k exp(a[i, k] + b[k, j])
+    """
+    (a, scale_a), (b, scale_b) = earlier, later  # [..., L, L], [...]
+    product = logsumexp(a[..., :, :, None] + b[..., None, :, :], -2)  # [..., L, L]
+    top = _top(product, (-2, -1))  # [..., 1, 1]
+    return product - top, scale_a + scale_b + top[..., 0, 0]
 
 
 # Log Z and its derivative ------------------------------------------------------------------------
@@ -499,8 +525,8 @@ def score_of(chain: Chain, labels: jax.Array) -> jax.Array:
     own = _read(is_label, chain.emissions)  # [T, *B]
     start = expanded(chain.start, is_label.ndim)
     own += _read(is_label & chain.first[..., None], start)
-    # The last label and the label before each step: masked steps lie between, so the greatest of
-    # `t * L + label` so far tells.
+    # The label before each step, and the last label. Masked steps may lie between. The greatest of
+    # `t * L + label` so far belongs to the last unmasked step, and holds its label.
     steps = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
     codes = jnp.where(chain.mask, steps * size + labels.astype(jnp.int32), -1)
     padding = [(1, 0)] + [(0, 0)] * (codes.ndim - 1)

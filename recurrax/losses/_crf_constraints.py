@@ -184,6 +184,7 @@ def _parsed(labels: Iterable[str], scheme: str) -> tuple[list[str], list[str]]:
     for label in labels:
         if not isinstance(label, str):
             raise TypeError(f"{must}; got {short(label)} among them.")
+        # A type may have a dash of its own, so only the first dash counts.
         letter, dash, kind = label.partition("-")
         named = bool(dash and kind) and letter in set(scheme) - {"O"}
         if label != "O" and not named:

@@ -14,8 +14,8 @@ without an unmasked step has one labelling, the empty one, with the score 0.
 
 Scores of any size are right, up to the rounding of their dtype. A score of -inf forbids a label or
 a transition, and gradients stay finite. If every labelling of a row is forbidden, log Z and the
-log-likelihood are -inf, and their gradients are zero. A score of NaN makes the results of its row
-NaN. Scores of +inf are not supported.
+log-likelihood are -inf, and their gradients are zero. A score of NaN raises where its value is
+known, and makes the results of its row NaN inside of `jax.jit`. Scores must not be +inf.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 
 from recurrax._arguments import check_key, describe, is_floating
 from recurrax._check import check_flags, check_number, check_steps
-from recurrax.implementations._platform import linear_solver
+from recurrax.implementations._platform import chain_solver
 from recurrax.losses import _crf_chain as chains
 from recurrax.losses import _crf_paths as paths
 from recurrax.losses._crf_chain import CRFParams as CRFParams
@@ -142,9 +142,9 @@ def log_likelihood(
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
-        ValueError: if an argument has the wrong shape, `lengths` and `mask` are both given, a label
-            is out of range, or a sequence has no allowed labelling. The last two are found where
-            the values are known. Inside of `jax.jit` a label out of range gives NaN.
+        ValueError: if an argument has the wrong shape, or `lengths` and `mask` are both given.
+            Where the values are known, also if a score is NaN, a label is out of range, or a
+            sequence has no allowed labelling. Inside of `jax.jit` a label out of range gives NaN.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -162,7 +162,7 @@ def log_likelihood(
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
     labels = _checked_labels(labels, emissions, given, time_major)
-    return _log_likelihood(given, labels, allowed, time_major, _solver(implementation))
+    return _log_likelihood(given, labels, allowed, time_major, _solver(implementation, given))
 
 
 def log_partition(
@@ -202,7 +202,7 @@ def log_partition(
         True
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
-    return _log_partition(given, allowed, time_major, _solver(implementation))
+    return _log_partition(given, allowed, time_major, _solver(implementation, given))
 
 
 def score(
@@ -287,7 +287,7 @@ def marginals(
         Rabiner, A tutorial on hidden Markov models, 1989, https://doi.org/10.1109/5.18626
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
-    return _marginals(given, allowed, time_major, _solver(implementation))
+    return _marginals(given, allowed, time_major, _solver(implementation, given))
 
 
 def pair_marginals(
@@ -315,8 +315,8 @@ def pair_marginals(
         implementation: how to compute it.
 
     Returns:
-        `[*B, T-1, L, L]`, or `[T-1, *B, L, L]` if `time_major`; 0 where step t + 1 is masked or no
-        unmasked step is before it.
+        `[*B, T-1, L, L]`, or `[T-1, *B, L, L]` if `time_major`. An entry is 0 where step t + 1 is
+        masked, or no unmasked step is before it.
 
     Raises:
         TypeError: as `log_likelihood`.
@@ -335,7 +335,7 @@ def pair_marginals(
         Rabiner, A tutorial on hidden Markov models, 1989, https://doi.org/10.1109/5.18626
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
-    return _pair_marginals(given, allowed, time_major, _solver(implementation))
+    return _pair_marginals(given, allowed, time_major, _solver(implementation, given))
 
 
 def entropy(
@@ -530,7 +530,7 @@ def sample(
     """
     given = _checked(params, emissions, lengths, mask, time_major, allowed)
     check_key("key", key)
-    return _sample(given, key, allowed, time_major, _solver(implementation))
+    return _sample(given, key, allowed, time_major, _solver(implementation, given))
 
 
 # The checks --------------------------------------------------------------------------------------
@@ -566,13 +566,37 @@ def _checked(
             raise ValueError(must)
         if not is_floating(part.dtype):
             raise TypeError(must)
+    # `lengths` and `mask` are those of `scan`, and so are their errors.
     steps = emissions.shape[:-1]
     lengths, mask, _ = check_steps("emissions", emissions, steps, time_major, lengths, mask, None)
     check_constraints(allowed, size)
+    # A length may have no allowed labelling, as in chains that must alternate.
     numbers = _numbers_of_steps(steps, time_major, lengths, mask)
     if allowed is not None and numbers is not None:
         check_paths(allowed, numbers)
-    return params, emissions, lengths, mask
+    given = params, emissions, lengths, mask
+    _check_nan(given, time_major)
+    return given
+
+
+def _check_nan(given: _Given, time_major: bool) -> None:
+    """Refuses NaN, as far as the values are known. In the padding it may stand."""
+    params, emissions, lengths, mask = given
+    for name, part in zip(CRFParams._fields, params, strict=True):
+        if _is_known(part) and np.isnan(np.asarray(part)).any():
+            raise ValueError(f"`params.{name}` must not hold NaN; did the training diverge?")
+    if not all(part is None or _is_known(part) for part in (emissions, lengths, mask)):
+        return
+    wrong = np.isnan(np.asarray(emissions))
+    # The mask is made only where there is NaN.
+    if wrong.any():
+        wrong &= _concrete_mask(emissions.shape[:-1], lengths, mask, time_major)[..., None]
+    if wrong.any():
+        raise ValueError(
+            "`emissions` must not hold NaN at steps that are not masked; got NaN at "
+            f"{np.argwhere(wrong)[0].tolist()}. Did the network diverge, or is it padding? Then "
+            "give `lengths` or a `mask`."
+        )
 
 
 def _numbers_of_steps(
@@ -625,12 +649,15 @@ def _check_range(labels: np.ndarray, mask: np.ndarray, size: int) -> None:
 
 def _is_known(value: Any) -> bool:
     """Whether the values of an array are known now, outside of `jax.jit` and other transforms."""
-    return not isinstance(value, jax.core.Tracer)
+    if isinstance(value, jax.core.Tracer):
+        return False
+    # Several machines may hold parts of an array.
+    return getattr(value, "is_fully_addressable", True)
 
 
-def _solver(implementation: str | None) -> str:
+def _solver(implementation: str | None, given: _Given) -> str:
     if implementation is None:
-        return linear_solver()
+        return chain_solver(given[1].shape[-1])
     if implementation not in ("sequential", "associative"):
         raise ValueError(
             f"`implementation` must be 'sequential', 'associative' or None; got {implementation!r}."
