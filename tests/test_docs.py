@@ -23,6 +23,7 @@ PAGES = [
     "docs/long_sequences.md",
     "docs/regularization.md",
     "docs/decoding.md",
+    "docs/tagging.md",
     "docs/extending.md",
 ]
 

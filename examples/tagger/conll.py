@@ -24,7 +24,8 @@ def load(folder: Path) -> Parts:
     Raises:
         UserError: if a file is absent, is not UTF-8, has no sentence, or has a wrong line.
     """
-    return Parts(*(_read(folder / name) for name in FILES))
+    train, validation, test = FILES
+    return Parts(_read(folder / train), _read(folder / validation), _read(folder / test))
 
 
 def _read(path: Path) -> list[Sentence]:

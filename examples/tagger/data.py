@@ -1,10 +1,11 @@
 """From labelled sentences to numbers, and from numbers to batches."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,20 +45,27 @@ class Facts(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A sentence as numbers; each part is `int32[T]`."""
+    """A sentence as numbers; each part is `int32[T]`. A batch of sentences has `int32[B, T]`."""
 
-    chars: np.ndarray
-    pairs: np.ndarray
-    labels: np.ndarray
+    chars: Any
+    pairs: Any
+    labels: Any
+
+
+class Part(NamedTuple):
+    """A part of a data set, in words and in numbers."""
+
+    sentences: list[Sentence]
+    examples: list[Example]
 
 
 class Corpus(NamedTuple):
-    """A data set as numbers."""
+    """A data set."""
 
     facts: Facts
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Part
+    validation: Part
+    test: Part
 
 
 class Encoder:
@@ -73,11 +81,12 @@ class Encoder:
     def __call__(self, sentence: Sentence) -> Example:
         """Numbers the characters of a sentence, its pairs and its labels."""
         text = "".join(map(self._known, sentence.text))
-        chars = [self._chars.get(char, UNKNOWN) for char in text]
-        pairs = [self._pairs.get(pair, UNKNOWN) for pair in pairs_of(text)]
-        names = labels_of(sentence.spans, len(text))
-        labels = [self._label_numbers[name] for name in names]
-        return Example(*(np.array(numbers, np.int32) for numbers in (chars, pairs, labels)))
+        labels = labels_of(sentence.spans, len(text))
+        return Example(
+            _look_up(self._chars, text),
+            _look_up(self._pairs, pairs_of(text)),
+            _look_up(self._label_numbers, labels),
+        )
 
     def _known(self, char: str) -> str:
         """Returns the wide form of a character that is known in its wide form alone."""
@@ -106,7 +115,10 @@ def load(source: str) -> tuple[Parts, list[str]]:
     if not source or not folder.is_dir():
         raise UserError(f"--data must be python, peoples-daily or a folder; got {source!r}.")
     parts = conll.load(folder)
-    types = {span.type for part in parts for sentence in part for span in sentence.spans}
+    types: set[str] = set()
+    for part in parts:
+        for sentence in part:
+            types.update(span.type for span in sentence.spans)
     if not types:
         raise UserError(f"--data: no file in {source!r} has a label except O.")
     return parts, sorted(types)
@@ -119,6 +131,9 @@ def make_corpus(source: str, config: Config) -> Corpus:
         UserError: if the data set cannot be read, or a sentence is too long.
     """
     parts, types = load(source)
+    if source not in ("python", "peoples-daily"):
+        # The run may be resumed from another working directory.
+        source = str(Path(source).absolute())
     char_counts: Counter[str] = Counter()
     pair_counts: Counter[str] = Counter()
     digest = hashlib.sha256()
@@ -129,13 +144,19 @@ def make_corpus(source: str, config: Config) -> Corpus:
     for sentence in parts.train:
         char_counts.update(sentence.text)
         pair_counts.update(pairs_of(sentence.text))
-    chars = _frequent(char_counts, config.least_count)
-    pairs = _frequent(pair_counts, config.least_count)
-    if not config.pair_size:
-        pairs = ""
+    chars, pairs = "", ""
+    for char, count in sorted(char_counts.items()):
+        if count >= config.least_count:
+            chars += char
+    # Equally frequent pairs are taken in the order in which the text has them.
+    for pair, _ in pair_counts.most_common(config.pairs):
+        pairs += pair
     facts = Facts(source, digest.hexdigest(), types, chars, pairs)
     encode = Encoder(facts)
-    return Corpus(facts, *(list(map(encode, part)) for part in parts))
+    in_numbers = []
+    for part in parts:
+        in_numbers.append(Part(part, list(map(encode, part))))
+    return Corpus(facts, *in_numbers)
 
 
 def pairs_of(text: str) -> Iterator[str]:
@@ -148,13 +169,17 @@ def pairs_of(text: str) -> Iterator[str]:
     return map("".join, zip(text, text[1:] + "\n", strict=True))
 
 
-def epoch_batches(examples: list[Example], size: int, draw: np.random.Generator) -> list[PaddedBatch]:
+def epoch_batches(
+    examples: list[Example], size: int, draw: np.random.Generator
+) -> list[PaddedBatch]:
     """Divides all examples into batches, in an order that `draw` decides.
 
     A batch has about `size` characters, whatever its padded length is. Every order gives
     batches of the same shapes.
     """
-    groups: dict[int, list[Example]] = {length: [] for length in LENGTHS}
+    groups: dict[int, list[Example]] = {}
+    for length in LENGTHS:
+        groups[length] = []
     for index in draw.permutation(len(examples)):
         example = examples[index]
         groups[padded_length(len(example.chars))].append(example)
@@ -163,7 +188,7 @@ def epoch_batches(examples: list[Example], size: int, draw: np.random.Generator)
         rows = max(size // length, 1)
         batches += batch_by_length(group, (length,), rows)
     order = draw.permutation(len(batches))
-    return [batches[index] for index in order]
+    return list(map(batches.__getitem__, order))
 
 
 def padded_length(length: int) -> int:
@@ -198,9 +223,9 @@ def _twos(pairs: str) -> Iterator[str]:
     return map("".join, zip(pairs[::2], pairs[1::2], strict=True))
 
 
-def _frequent(counts: Counter[str], least: int) -> str:
-    return "".join(sorted(item for item, count in counts.items() if count >= least))
-
-
 def _numbered(items: Iterable[str], first: int) -> dict[str, int]:
-    return {item: number for number, item in enumerate(items, first)}
+    return dict(zip(items, itertools.count(first), strict=False))
+
+
+def _look_up(numbers: dict[str, int], items: Iterable[str]) -> np.ndarray:
+    return np.array([numbers.get(item, UNKNOWN) for item in items], np.int32)

@@ -33,15 +33,18 @@ class Tagger(nnx.Module):
         labels = bio_labels(facts.types)
         # Number 0 stands for everything unknown.
         self.chars = nnx.Embed(len(facts.chars) + 1, config.char_size, rngs=rngs)
-        if config.pair_size:
+        features = config.char_size
+        self.pairs: nnx.Embed | None
+        if config.pairs:
             known = len(facts.pairs) // 2
             self.pairs = nnx.Embed(known + 1, config.pair_size, rngs=rngs)
+            features += config.pair_size
         else:
             self.pairs = None
         # A feature is dropped at all steps of a sentence or at none.
         self.dropout = nnx.Dropout(config.dropout, broadcast_dims=(1,), rngs=rngs)
         self.recurrent = rnn.LSTM(
-            config.char_size + config.pair_size,
+            features,
             config.hidden_size,
             config.layers,
             batch_first=True,
@@ -50,6 +53,7 @@ class Tagger(nnx.Module):
             rngs=rngs,
         )
         self.emissions = nnx.Linear(2 * config.hidden_size, len(labels), rngs=rngs)
+        self.crf: rnn.CRF | None
         if config.crf:
             # I-PER never follows O, or a label of another type.
             allowed = recurrax.losses.crf.bio_constraints(labels)
@@ -82,7 +86,7 @@ class Tagger(nnx.Module):
             losses = optax.softmax_cross_entropy_with_integer_labels(emissions, labels)  # [B, T]
             mask = recurrax.lengths_to_mask(lengths, labels.shape[1])
             losses = jnp.where(mask, losses, 0.0)
-        return losses.sum() / lengths.sum()
+        return losses.sum() / lengths.sum().astype(losses.dtype)
 
     def decode(self, emissions: jax.Array, lengths: jax.Array) -> jax.Array:
         """Returns the labels with the highest score, `int[B, T]`."""

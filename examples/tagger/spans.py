@@ -1,6 +1,7 @@
 """Spans and their scores: labels to spans, spans to labels, precision, recall and F1."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 ALL = "all"
@@ -35,6 +36,11 @@ class Score(NamedTuple):
     def f1(self) -> float:
         """The harmonic mean of precision and recall."""
         return 2 * self.correct / max(self.expected + self.predicted, 1)
+
+    @property
+    def percents(self) -> tuple[float, float, float]:
+        """Precision, recall and F1 in percent."""
+        return 100 * self.precision, 100 * self.recall, 100 * self.f1
 
 
 def bio_labels(types: Iterable[str]) -> list[str]:
@@ -111,15 +117,22 @@ def score(
         >>> score([[right, wrong]], [[right]], ["LOC", "PER"])["all"].recall
         0.5
     """
-    counts = {type_: [0, 0, 0] for type_ in types}
-    for ours, theirs in zip(expected, predicted, strict=True):
-        for span in ours:
-            counts[span.type][0] += 1
-        for span in theirs:
-            counts[span.type][1] += 1
-        for span in set(ours) & set(theirs):
-            counts[span.type][2] += 1
-    scores = {type_: Score(*count) for type_, count in counts.items()}
-    columns = zip(*counts.values(), strict=True)
-    scores[ALL] = Score(*map(sum, columns))
+    # Equal spans of two sentences are different spans, so the sentence's number is part of each.
+    in_expected = set(_numbered(expected))
+    in_predicted = set(_numbered(predicted))
+    groups = (in_expected, in_predicted, in_expected & in_predicted)
+    counts = []
+    for group in groups:
+        counts.append(Counter(span.type for _, span in group))
+    scores = {}
+    for type_ in types:
+        scores[type_] = Score(*(count[type_] for count in counts))
+    scores[ALL] = Score(*map(len, groups))
     return scores
+
+
+def _numbered(spans: Iterable[Sequence[Span]]) -> Iterator[tuple[int, Span]]:
+    """Puts the number of its sentence before each span."""
+    for number, of_sentence in enumerate(spans):
+        for span in of_sentence:
+            yield number, span

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import operator
 import shlex
 import time
 from functools import partial
@@ -27,11 +28,11 @@ from recurrax.data import PaddedBatch, batch_by_length
 from .config import PROGRAM, Config, UserError
 from .data import LENGTHS, Corpus, Encoder, Example, Facts, epoch_batches
 from .model import Tagger
-from .plot import plot
+from .plot import confusion, plot
 from .run import Run
 from .sentences import Sentence
 from .show import show_scores
-from .spans import ALL, Score, Span, bio_labels, score, spans_of
+from .spans import ALL, Score, bio_labels, score, spans_of
 
 # The rows of a batch outside of training.
 _ROWS = 64
@@ -79,7 +80,8 @@ class Learner:
         self.optimizer = make_optimizer(config)
 
     def _new_model(self) -> Tagger:
-        rngs = nnx.Rngs(params=self.config.seed, dropout=self.config.seed)
+        # `train_step` brings its own key for dropout.
+        rngs = nnx.Rngs(params=self.config.seed, dropout=0)
         return Tagger(self.facts, self.config, rngs=rngs)
 
     def first_state(self) -> TrainState:
@@ -140,25 +142,24 @@ class Learner:
 
     def tag(self, params: nnx.State, texts: list[str]) -> list[Sentence]:
         """Finds the spans in texts of at most 256 characters each."""
-        encode = Encoder(self.facts)
-        examples = [encode(Sentence(text, ())) for text in texts]
-        sentences = []
-        for text, labels in zip(texts, self.labels(params, examples), strict=True):
-            spans = self._spans(labels)
-            sentences.append(Sentence(text, tuple(spans)))
-        return sentences
+        sentences = [Sentence(text, ()) for text in texts]
+        examples = list(map(Encoder(self.facts), sentences))
+        return self.labelled(sentences, self.labels(params, examples))
 
-    def score(
-        self, examples: list[Example], labels: list[np.ndarray]
-    ) -> dict[str, Score]:
+    def labelled(self, sentences: list[Sentence], labels: list[np.ndarray]) -> list[Sentence]:
+        """Returns the sentences with the spans that the labels say."""
+        names = np.array(bio_labels(self.facts.types))
+        found = []
+        for sentence, numbers in zip(sentences, labels, strict=True):
+            spans = spans_of(names[numbers].tolist())
+            found.append(Sentence(sentence.text, tuple(spans)))
+        return found
+
+    def score(self, sentences: list[Sentence], labels: list[np.ndarray]) -> dict[str, Score]:
         """Counts the spans of predicted labels, by type."""
-        expected = [self._spans(example.labels) for example in examples]
-        predicted = map(self._spans, labels)
-        return score(expected, predicted, self.facts.types)
-
-    def _spans(self, labels: np.ndarray) -> list[Span]:
-        names = bio_labels(self.facts.types)
-        return spans_of([names[label] for label in labels])
+        spans = operator.attrgetter("spans")
+        predicted = self.labelled(sentences, labels)
+        return score(map(spans, sentences), map(spans, predicted), self.facts.types)
 
 
 class Batches:
@@ -168,18 +169,21 @@ class Batches:
         """Takes the training part."""
         self.examples = examples
         self.config = config
-        self._epoch = -1
-        self._batches = epoch_batches(examples, config.batch, np.random.default_rng(0))
+        self._epoch = 0
+        self._batches = self._draw(0)
 
     def __getitem__(self, step: int) -> PaddedBatch:
         """Returns the batch of a step, from 0."""
         # Each epoch has equally many batches.
         epoch, index = divmod(step, len(self._batches))
         if epoch != self._epoch:
-            seeds = np.random.SeedSequence([self.config.seed, epoch])
-            self._batches = epoch_batches(self.examples, self.config.batch, np.random.default_rng(seeds))
+            self._batches = self._draw(epoch)
             self._epoch = epoch
         return self._batches[index]
+
+    def _draw(self, epoch: int) -> list[PaddedBatch]:
+        draw = np.random.default_rng([self.config.seed, epoch])
+        return epoch_batches(self.examples, self.config.batch, draw)
 
 
 def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
@@ -206,8 +210,11 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         # A run that stops before its first checkpoint can be resumed too.
         run.save("last", step, state)
     log = Log(run, step)
-    best = max((row["f1"] for row in log.rows if "f1" in row), default=-1.0)
-    batches = Batches(corpus.train, config)
+    best = -1.0
+    for row in log.rows:
+        best = max(best, row.get("f1", best))
+    batches = Batches(corpus.train.examples, config)
+    validation = corpus.validation
     seed = jnp.uint32(config.seed)
 
     def due(every: int) -> bool:
@@ -243,8 +250,8 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
             stopping = ctrl_c.asked
 
             if due(config.eval_every):
-                labels = learner.labels(state.params, corpus.validation)
-                total = learner.score(corpus.validation, labels)[ALL]
+                labels = learner.labels(state.params, validation.examples)
+                total = learner.score(validation.sentences, labels)[ALL]
                 log.note(step, f1=total.f1, precision=total.precision, recall=total.recall)
                 status = f"step {step:,}: validation F1 {100 * total.f1:.2f} %"
                 if total.f1 > best:
@@ -265,10 +272,12 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         return False
 
     best_step, params = run.restore("best", state.params)
-    labels = learner.labels(params, corpus.validation)
-    scores = learner.score(corpus.validation, labels)
+    labels = learner.labels(params, validation.examples)
+    scores = learner.score(validation.sentences, labels)
     show_scores(console, f"The validation part, by the checkpoint of step {best_step:,}", scores)
-    plot(log.rows, corpus.validation, labels, corpus.facts.types, run.folder / "curves.png")
+    types = corpus.facts.types
+    counts = confusion(validation.examples, labels, len(types))
+    plot(log.rows, counts, types, run.folder / "curves.png")
     minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
     console.print(
         f"This took {minutes} min {seconds} s. "
