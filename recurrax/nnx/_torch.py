@@ -87,7 +87,8 @@ class _TorchLayer(Recurrent):
             return output
         return output, shown(self, torch_layout.join_state(state))
 
-    def step(
+    # No layer of PyTorch reads a `memory`.
+    def step(  # type: ignore[override]
         self,
         x: jax.Array,
         state: Any = None,
