@@ -368,6 +368,7 @@ def test_a_changed_text_or_setting_is_told(finished: Path, tmp_path: Path, capsy
         assert "hidden_size (checkpoint 16, config.json 32)" in told(capsys, command, mine)
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -112,6 +112,7 @@ def test_nnx() -> None:
     assert same(own, params)
 
 
+@pytest.mark.thorough
 def test_stacks_of_flax() -> None:
     layer = rx.Stack((rx.ElmanCell(H), rx.Bidirectional(rx.GRUCell(2, recurrent_bias=False)), rx.LSTMCell(H)))
     params = perturbed_params(layer, I)

@@ -193,6 +193,7 @@ def test_gates_far_out_are_gates() -> None:
     assert rx.scan(rx.MinLSTMCell(1), params, jnp.zeros((1, 1)))[1].tolist() == [[1.0]]
 
 
+@pytest.mark.thorough
 def test_lru_begins_on_the_ring() -> None:
     cell = rx.LRUCell(4, 4096, min_radius=0.4, max_radius=0.8, max_phase=1.0)
     params = cell.init(jax.random.key(0), 4)

@@ -165,6 +165,7 @@ def test_forms_agree(steps: int, lengths: tuple[int, ...]) -> None:
         assert_close(f"chunks of {length}", results(Chunked(length)), expected, 1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
 def test_extreme_gates_stay_finite(forget_gate: Any) -> None:
     cell, rng = MLSTMCell(4, 2, forget_gate, bias=False), np.random.default_rng(0)

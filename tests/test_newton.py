@@ -158,6 +158,7 @@ def test_a_cell_that_expands_takes_as_many_iterations_as_steps_at_most(newton: r
         np.testing.assert_allclose(ys[:, 1:], steps[:, :, 0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_rows_that_do_not_converge_are_nan() -> None:
     cell, params = expanding(3.0)
     xs, few = normal(3, 60, 3), rx.experimental.Newton(max_iterations=5)

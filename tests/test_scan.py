@@ -71,7 +71,7 @@ def test_any_lengths_equal_their_mask(lengths: list[int], reverse: bool) -> None
     assert_close("lengths", got, rx.scan(CELL, PARAMS, xs, mask=mask, reverse=reverse), 0.0)
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=5))
 def test_segment_ids_mark_the_first_step_of_each_segment(runs: list[tuple[int, int]]) -> None:
     ids = [i for i, n in runs for _ in range(n)]

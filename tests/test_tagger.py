@@ -291,6 +291,7 @@ class Killed(BaseException):
     """Stops a run as a kill does: nothing is saved after it."""
 
 
+@pytest.mark.thorough
 def test_a_run_resumes_bit_equal(finished: Path, tmp_path: Path):
     # So a kill leaves the folder: a checkpoint, and a log that goes beyond it.
     mine = shutil.copytree(finished, tmp_path / "run")
@@ -426,6 +427,7 @@ def test_wrong_data_are_told_before_anything_is_written(
     assert not out.exists()
 
 
+@pytest.mark.thorough
 def test_wrong_runs_and_changed_data_are_told(
     finished: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
