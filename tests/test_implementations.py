@@ -71,7 +71,7 @@ def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     "name",
-    quick_first(["gain", "projected lstm", *sorted({*CELLS} - {"projected lstm"}), "halved gru"], 2),
+    quick_first(["gain", *CELLS, "halved gru"]),
 )
 def test_the_rule_equals_plain_autodiff(name: str, platform: str) -> None:
     cell = {**CELLS, "gain": GainCell(4), "halved gru": HalvedGRUCell(4)}[name]

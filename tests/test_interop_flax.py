@@ -54,7 +54,10 @@ LINEN = [
     nn.RNN(nn.MGUCell(H)),
     nn.RNN(nn.MGUCell(H, reset_gate=False)),
     nn.Bidirectional(nn.RNN(nn.GRUCell(H)), nn.RNN(nn.LSTMCell(H))),
-    nn.Bidirectional(nn.RNN(nn.SimpleCell(H)), nn.RNN(nn.GRUCell(H)), merge_fn=jnp.multiply),
+    pytest.param(
+        nn.Bidirectional(nn.RNN(nn.SimpleCell(H)), nn.RNN(nn.GRUCell(H)), merge_fn=jnp.multiply),
+        marks=pytest.mark.thorough,
+    ),
 ]
 
 

@@ -62,7 +62,11 @@ TWO = {path: {"w": jnp.ones((I + H, 4 * H)), "b": jnp.ones(4 * H)} for path in (
             refused(interop.to_linen, rx.Residual(rx.LSTMCell(I))),
             r"`layer` must be one of ElmanCell, .*Residual",
         ),
-        (TypeError, refused(interop.to_nnx, rx.Bidirectional(rx.Stack((LSTM,)))), r"Bidirectional can only turn RNNs"),
+        (
+            TypeError,
+            refused(interop.to_nnx, rx.Bidirectional(rx.Stack((LSTM,)))),
+            r"`layer` must be a Bidirectional of cells; .* can only run",
+        ),
         (TypeError, refused(interop.to_nnx, rx.MGUCell(H)), r"one of ElmanCell, LSTMCell, GRUCell, .* got MGUCell"),
         (TypeError, refused(interop.to_equinox, rx.Stack((LSTM,))), r"must be one of LSTMCell, GRUCell; got Stack"),
         (

@@ -66,7 +66,11 @@ def unsupported(name: str, got: Any, supported: Iterable[str], hint: str = "") -
         shown = repr(got)
     else:
         shown = f"{type(got).__module__}.{type(got).__name__}"
-    message = f"`{name}` must be one of {', '.join(supported)}; got {shown}."
+    names = list(supported)
+    expected = names[0]
+    if len(names) > 1:
+        expected = f"one of {', '.join(names)}"
+    message = f"`{name}` must be {expected}; got {shown}."
     return TypeError(f"{message} {hint}".rstrip())
 
 
