@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recurrax._layer import Layer, Params, State, features
-from recurrax.implementations import cudnn, hoisted, linear, matrix_memory, xla
+from recurrax.implementations import cudnn, hoisted, linear, matrix_memory, native, xla
 from recurrax.implementations._platform import (
     accumulates_in_loop,
     has_several_steps,
@@ -18,6 +18,7 @@ register("xla", xla.XLA)
 for _name, _implementation in linear.IMPLEMENTATIONS.items():
     register(_name, _implementation)
 register("chunked", matrix_memory.DEFAULT)
+register("native", native.NATIVE)
 register("cudnn", cudnn.CUDNN)
 
 

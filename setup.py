@@ -1,0 +1,85 @@
+"""Compiles the library of `implementation="native"`, where there is a C++ compiler.
+
+Everything else about the package stands in pyproject.toml. Without a compiler the package installs
+without the library: it is complete, and slower on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+FOLDER = Path("recurrax/implementations/native")
+LIBRARY = FOLDER / "librecurrax.so"
+FLAGS = ["-std=c++17", "-O3", "-fPIC", f"-I{FOLDER / 'source'}"]
+# Each processor has a file of its own. The library picks one as it loads.
+PROCESSOR_FLAGS = {
+    "target_avx2": ["-mavx2", "-mfma"],
+    "target_avx512": ["-mavx512f", "-mavx512vl", "-mfma"],
+}
+
+
+class BuildLibrary(build_ext):
+    """Compiles and links the files; says in one line whether the library was built."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """The library is no module of Python, so its name has no tag."""
+        return f"{Path(*fullname.split('.'))}.so"
+
+    def run(self) -> None:
+        """Builds the library, or says why not: an install never fails for want of a compiler."""
+        try:
+            if os.environ.get("RECURRAX_NATIVE") == "0":
+                raise RuntimeError("RECURRAX_NATIVE=0")
+            super().run()
+            print('recurrax: `implementation="native"` was compiled.', file=sys.stderr)
+        except Exception as reason:
+            # An editable install would look for the file.
+            self.extensions = []
+            print(f'recurrax: without `implementation="native"`: {reason}', file=sys.stderr)
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compiles each file with the flags of its processor, and links them."""
+        on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+        objects = []
+        for source in ext.sources:
+            name = Path(source).stem
+            if name in PROCESSOR_FLAGS and not on_x86:
+                continue
+            flags = FLAGS + PROCESSOR_FLAGS.get(name, [])
+            objects += self.compiler.compile(
+                [source], output_dir=self.build_temp, extra_postargs=flags
+            )
+        target = self.get_ext_fullpath(ext.name)
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(objects, target, target_lang="c++")
+
+
+class LibraryWheel(bdist_wheel):
+    """A wheel for any Python: the library does not use Python's interface."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """py3-none and the platform, or py3-none-any if the library was not built."""
+        built = Path(self.bdist_dir) / LIBRARY
+        platform_tag = super().get_tag()[2]
+        if not built.exists():
+            platform_tag = "any"
+        return "py3", "none", platform_tag
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "recurrax.implementations.native.librecurrax",
+            sources=sorted(str(path) for path in (FOLDER / "source").glob("*.cc")),
+            depends=sorted(str(path) for path in (FOLDER / "source").rglob("*.h")),
+        )
+    ],
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": LibraryWheel},
+)
