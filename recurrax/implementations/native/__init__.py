@@ -19,8 +19,8 @@ from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.implementations import hoisted
 from recurrax.implementations._registry import FunctionImplementation
+from recurrax.implementations.native import _library
 from recurrax.implementations.native._call import KINDS, Call, bias_of
-from recurrax.implementations.native._library import why_missing
 
 # The fields in which a cell may differ from the plain cell. They do not change the equations.
 _FREE_FIELDS = {
@@ -49,12 +49,17 @@ def _kind_of(cell: Layer) -> str | None:
     return kind
 
 
+def why_missing() -> str | None:
+    """Why the library cannot run on this machine, or None."""
+    if jax.default_backend() != "cpu":
+        return f"it runs on a CPU, and JAX runs on {jax.default_backend()!r} here."
+    return _library.why_missing()
+
+
 def refuses(cell: Layer, params: Params, state: State, xs: Any, **_: Any) -> str | None:
     """Why the library cannot serve these arguments, or None."""
     if missing := why_missing():
         return missing
-    if jax.default_backend() != "cpu":
-        return f"it runs on a CPU, and JAX runs on {jax.default_backend()!r} here."
     if _kind_of(cell) is None:
         return (
             "it takes an LSTMCell without projection, a GRUCell with `reset_after`, or an"
@@ -134,4 +139,4 @@ def _varies_over(array: jax.Array) -> frozenset[Any]:
     return kind.manual_axis_type.varying
 
 
-NATIVE = FunctionImplementation(run, refuses)
+NATIVE = FunctionImplementation(run, refuses, why_missing=why_missing)

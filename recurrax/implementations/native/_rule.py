@@ -248,9 +248,7 @@ def _batched(
             by_meaning = functools.partial(meaning, call=call)
             results = jax.vmap(by_meaning, in_axes=tuple(dims))(*operands)
             return results, [0] * len(results)
-        folded = [
-            _fold(*each, sizes[0]) for each in zip(operands, dims, axes, strict=True)
-        ]
+        folded = [_fold(*each, sizes[0]) for each in zip(operands, dims, axes, strict=True)]
         results = primitive.bind(*folded, call=call)
         unfolded = [_unfold(r, a, sizes[0]) for r, a in zip(results, out_axes, strict=True)]
         return unfolded, out_axes
