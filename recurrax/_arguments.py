@@ -47,9 +47,13 @@ def check_number(name: str, value: Any) -> int:
 
 # The fields of a dataclass ----------------------------------------------------------------------
 
+# Says in the `metadata` of a field with an int how small the int may be.
+SIZE = {"least": 1}
+OPTIONAL_SIZE = {"least": 0}  # 0 means that there is no such part.
+
 
 def check_fields(of: Any) -> None:
-    """Checks the fields of a frozen dataclass by the types that they declare.
+    """Checks the fields of a frozen dataclass by the types and the metadata that they declare.
 
     A NumPy number is stored as a Python number, so that it compares, prints and saves as one.
 
@@ -67,9 +71,8 @@ def check_fields(of: Any) -> None:
         if kind in _CHECKS:
             where = f"`{field.name}` of {type(of).__name__}"
             object.__setattr__(of, field.name, _CHECKS[kind](where, value))
-        # A size may be 0 only if its default says so: 0 then means that there is no such part.
-        if kind == "int" and field.name.endswith("_size"):
-            _check_least(of, field.name, least=int(field.default != 0))
+        if "least" in field.metadata:
+            _check_least(of, field.name, field.metadata["least"])
 
 
 def _declared(annotation: Any) -> tuple[str, bool]:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._arguments import check_fields, checks_arguments
+from recurrax._arguments import SIZE, check_fields, checks_arguments
 
 Params = Any
 State = Any
@@ -296,7 +296,7 @@ class Cell(Layer):
         ((2, 7, 4), (2, 4))
     """
 
-    hidden_size: int
+    hidden_size: int = dataclasses.field(metadata=SIZE)
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     # Whether the new state of a unit depends on the old state of that unit alone. Then the Jacobian
@@ -316,6 +316,13 @@ class Cell(Layer):
     # Whether the gradient that flows back through a step differs from the derivative of the step.
     # Then an implementation must go back through each step itself.
     alters_gradient: ClassVar[bool] = False
+
+    # For each statement that an implementation believes, the methods that it is about.
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {"independent_units": ("step",)}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        withdraw_statements(cls)
 
     @abc.abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
@@ -365,6 +372,24 @@ class Cell(Layer):
     ) -> tuple[State, jax.Array]:
         """Lets the context compute the steps: a cell has no parts."""
         return context.scan(self, params, state, xs)
+
+
+def withdraw_statements(cls: type[Cell]) -> None:
+    """Sets each statement to False that a class may have made wrong by another method.
+
+    A statement such as `is_affine` lets an implementation replace a method, such as `step`, by its
+    own arithmetic. A class with another `step` may have other equations. If this class does not
+    repeat the statement, the statement becomes False. Then the class runs by its own methods, which
+    may be slower and is right. This is the only place that looks for overridden methods.
+    """
+
+    def depth(name: str) -> int:
+        # The number of classes that Python asks for the name before one has it.
+        return next(number for number, base in enumerate(cls.__mro__) if name in vars(base))
+
+    for statement, methods in cls.rests_on.items():
+        if min(depth(method) for method in methods) < depth(statement):
+            setattr(cls, statement, False)
 
 
 def mixed(keep: Any, old: jax.Array, new: jax.Array) -> jax.Array:

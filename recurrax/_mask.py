@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +76,72 @@ def _ints(name: str, must: str, values: Any) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"`{name}` must be {must}; got {describe(array)}.")
     return array
+
+
+class Marks(NamedTuple):
+    """The marks on the steps of a sequence: the arguments of `scan` of these names, as arrays.
+
+    Attributes:
+        lengths: `int[*B]`, or None.
+        mask: `bool[*B, T]`, or None. After `time_first` it is `bool[T, *B]`, and it is made of
+            `lengths` if these are given.
+        reset: bools with the axes of `mask`, or None.
+    """
+
+    lengths: jax.Array | None = None
+    mask: jax.Array | None = None
+    reset: jax.Array | None = None
+
+    def steps(self, reverse: bool) -> Steps:
+        """Converts the marks, with time first, for a run in this direction."""
+        restart = None
+        if self.reset is not None:
+            restart = restarts(self.reset, reverse)
+        return Steps(self.mask, restart, reverse, right_padded=self.lengths is not None)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mask", "restart"],
+    meta_fields=["reverse", "right_padded"],
+)
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """What an implementation knows of the steps, beside their inputs.
+
+    The two arrays are the leaves of a pytree. So a loop over time hands its body a `Steps` with the
+    flags of one step, `bool[*B]`.
+
+    Attributes:
+        mask: `bool[T, *B]`, True at the unmasked steps; None if every step is unmasked.
+        restart: `bool[T, *B]`, True where the state returns to the initial state before the step,
+            in the direction of the run; None without resets.
+        reverse: whether the last step comes first.
+        right_padded: whether `mask` is made of lengths: all masked steps of a row are at its end.
+    """
+
+    mask: jax.Array | None = None
+    restart: jax.Array | None = None
+    reverse: bool = False
+    right_padded: bool = False
+
+    def restarted(self, state: Any, initial: Any) -> Any:
+        """Returns the state before the step, with `initial` where the step restarts."""
+        if self.restart is None:
+            return state
+        return where(self.restart, initial, state)
+
+    def keep_masked(self, new: Any, old: Any) -> Any:
+        """Returns the state after the step: `old` where the step is masked, else `new`."""
+        if self.mask is None:
+            return new
+        return where(self.mask, new, old)
+
+    def zero_masked(self, ys: Any) -> Any:
+        """Returns the outputs, with zeros at masked steps."""
+        if self.mask is None:
+            return ys
+        return where(self.mask, ys, jax.tree.map(jnp.zeros_like, ys))
 
 
 def restarts(reset: jax.Array, reverse: bool) -> jax.Array:

@@ -33,7 +33,7 @@ from recurrax._layer import (
     features,
     without_initializers,
 )
-from recurrax._mask import fill_masked, lengths_to_mask, restarts, restarts_last, where
+from recurrax._mask import Marks, fill_masked, lengths_to_mask, restarts_last, where
 from recurrax._params import check_params
 from recurrax.cells.timed import check_time, in_reverse, without_time
 from recurrax.implementations._choose import choose
@@ -138,17 +138,14 @@ def scan(
     References:
         JAX, `jax.lax.scan`, 2024, https://docs.jax.dev/en/latest/_autosummary/jax.lax.scan.html
     """
-    xs, lengths, mask, reset = check_sequence(
-        layer, params, xs, state, lengths=lengths, mask=mask, reset=reset, time_major=time_major
-    )
+    marks = Marks(lengths, mask, reset)
+    xs, marks = check_sequence(layer, params, xs, state, marks, time_major)
     _check_options(implementation, key)
     unroll = check_number("unroll", unroll)
     if remat is not None:
         remat = check_number("remat", remat)
-    flags = (lengths, mask, reset, reverse, time_major)
-    return _run(
-        without_initializers(layer), params, xs, state, *flags, unroll, remat, implementation, key
-    )
+    options = (reverse, time_major, unroll, remat, implementation, key)
+    return _run(without_initializers(layer), params, xs, state, marks, *options)
 
 
 def step(
@@ -209,11 +206,11 @@ def step(
     meaning = f"one flag per row of `x` {describe(features_x)}"
     mask = check_flags("mask", mask, jnp.bool_, batch_shape, meaning)
     reset = check_flags("reset", reset, jnp.bool_, batch_shape, meaning)
-    xs, mask, reset = jax.tree.map(lambda leaf: leaf[None], (x, mask, reset))
-    flags = (None, mask, reset, False, True)
-    state, ys = _run(
-        without_initializers(layer), params, xs, state, *flags, 1, None, implementation, key
-    )
+    marks = Marks(None, mask, reset)
+    xs, marks = jax.tree.map(lambda leaf: leaf[None], (x, marks))
+    # Neither reversed nor in parts; time comes first.
+    options = (False, True, 1, None, implementation, key)
+    state, ys = _run(without_initializers(layer), params, xs, state, marks, *options)
     return state, ys[0]
 
 
@@ -222,13 +219,10 @@ def check_sequence(
     params: Params,
     xs: Any,
     state: State | None,
-    *,
-    lengths: Any,
-    mask: Any,
-    reset: Any,
+    marks: Marks,
     time_major: bool,
-) -> tuple[Any, Any, Any, Any]:
-    """Checks the arguments of `scan`; returns `xs`, `lengths`, `mask` and `reset` as arrays.
+) -> tuple[Any, Marks]:
+    """Checks the arguments of `scan`; returns `xs` and the marks as arrays.
 
     Raises:
         TypeError: as `scan`.
@@ -239,7 +233,7 @@ def check_sequence(
     steps = x.shape[: x.ndim - layer.feature_ndim]
     batch_shape = steps[1:] if time_major else steps[:-1]
     _check_trees("xs", layer, params, xs, state, batch_shape)
-    return xs, *check_steps("xs", x, steps, time_major, lengths, mask, reset)
+    return xs, Marks(*check_steps("xs", x, steps, time_major, *marks))
 
 
 def _check_trees(
@@ -282,9 +276,7 @@ def _run(
     params,
     xs,
     state,
-    lengths,
-    mask,
-    reset,
+    marks,
     reverse,
     time_major,
     unroll,
@@ -293,8 +285,8 @@ def _run(
     key,
 ):
     time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
-    xs, state, mask, reset = time_first(layer, params, xs, state, lengths, mask, reset, time)
-    context = Context(lengths, mask, reset, reverse, unroll, remat, implementation, key)
+    xs, state, marks = time_first(layer, params, xs, state, marks, time)
+    context = Context(marks, reverse, unroll, remat, implementation, key)
     state, ys = context.scan(layer, params, state, xs)
     return state, jnp.moveaxis(ys, 0, time)
 
@@ -304,23 +296,23 @@ def time_first(
     params: Params,
     xs: Any,
     state: State | None,
-    lengths: Any,
-    mask: Any,
-    reset: Any,
+    marks: Marks,
     time: int,
-) -> tuple[Any, State, Any, Any]:
-    """Puts the axis of time, `time`, first; returns `xs`, `state`, `mask` and `reset`.
+) -> tuple[Any, State, Marks]:
+    """Puts the axis of time, `time`, first; returns `xs`, `state` and the marks.
 
     `lengths` become a mask, and a missing state becomes the first state.
     """
+    lengths, mask, reset = marks
     if lengths is not None:
         mask = jnp.moveaxis(lengths_to_mask(lengths, features(xs).shape[time]), -1, time)
     xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (xs, mask, reset))
+    marks = Marks(lengths, mask, reset)
     if state is None:
         state = layer.first_state(
             params, batch_shape_of(layer, xs), default_state_dtype(params, xs)
         )
-    return xs, _placed_like(features(xs), layer.feature_ndim, state), mask, reset
+    return xs, _placed_like(features(xs), layer.feature_ndim, state), marks
 
 
 def _placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
@@ -339,17 +331,23 @@ def _placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The `ScanContext` that `scan` gives to layers; `mask` and `reset` are `bool[T, *B]`."""
+    """The `ScanContext` that `scan` gives to layers; its marks have time first."""
 
-    lengths: jax.Array | None
-    mask: jax.Array | None  # made of `lengths`, if these are given
-    reset: jax.Array | None
+    marks: Marks
     reverse: bool
     unroll: int
     remat: int | None
     implementation: str | Implementation | tuple | None
     key: jax.Array | None
     initial: State | None = None  # set by a layer that defines it for its cell
+
+    @property
+    def mask(self) -> jax.Array | None:
+        return self.marks.mask
+
+    @property
+    def reset(self) -> jax.Array | None:
+        return self.marks.reset
 
     def scan(
         self, layer: Layer, params: Params, state: State, xs: Any, initial: State | None = None
@@ -399,40 +397,17 @@ class Context:
         """Runs a layer made of layers by its `apply`, and a cell by an implementation."""
         if not isinstance(layer, Cell) and not takes_composites(self.implementation):
             return layer.apply(self, params, state, xs)
-        chosen = choose(
-            self.implementation,
-            layer,
-            params,
-            state,
-            xs,
-            lengths=self.lengths,
-            mask=self.mask,
-            reset=self.reset,
-            reverse=self.reverse,
-        )
+        steps = self.marks.steps(self.reverse)
+        chosen = choose(self.implementation, layer, params, state, xs, steps)
         initial = self._initial(layer, params, state, xs)
-        restart = None
-        if self.reset is not None:
-            restart = restarts(self.reset, self.reverse)
         # In reverse the elapsed times belong to other steps.
         if self.reverse:
             xs = in_reverse(xs, self.mask, self.reset)
 
         # Runs over the full sequence, or over one part of it.
         def run(state: State, part: tuple) -> tuple[State, jax.Array]:
-            xs, mask, restart = part
-            return chosen.run(
-                layer,
-                params,
-                state,
-                xs,
-                initial=initial,
-                unroll=self.unroll,
-                lengths=self.lengths,
-                mask=mask,
-                restart=restart,
-                reverse=self.reverse,
-            )
+            xs, steps = part
+            return chosen.run(layer, params, state, xs, steps, initial=initial, unroll=self.unroll)
 
         # An implementation of several layers has no state of one cell between its parts.
         if self.remat is not None and chosen.takes_composites:
@@ -441,9 +416,9 @@ class Context:
                 f"{self.remat}."
             )
         if self.remat is None:
-            state, ys = run(state, (xs, self.mask, restart))
+            state, ys = run(state, (xs, steps))
         else:
-            state, ys = _in_parts(run, self.remat, state, (xs, self.mask, restart), self.reverse)
+            state, ys = _in_parts(run, self.remat, state, (xs, steps), self.reverse)
         last = restarts_last(self.reset, self.reverse)
         if last is not None:
             state = where(last, initial, state)

@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import rnn
 
 import recurrax as rx
-from recurrax.implementations import cudnn
+from recurrax.implementations import Steps, cudnn
 from recurrax.testing import assert_close, normal_like, values_and_gradients
 
 STEPS, INPUT = 5, 2
@@ -28,7 +28,12 @@ CASES = {
         rx.Stack((rx.Bidirectional(TORCH, LAST), rx.Bidirectional(PLAIN))), (4,), RAGGED, False,
     ),
 }  # fmt: skip
-NO_OPTIONS: dict[str, Any] = {"lengths": None, "mask": None, "reset": None, "reverse": False}
+
+
+def steps_of(lengths: Any, reverse: bool = False) -> Steps:
+    """Of right-padded sequences, as `scan` makes them."""
+    mask = None if lengths is None else jnp.moveaxis(rx.lengths_to_mask(lengths, STEPS), -1, 0)
+    return Steps(mask, None, reverse, right_padded=lengths is not None)
 
 
 def shapes(layer: rx.Layer, batch: tuple[int, ...], steps: int = STEPS) -> tuple[Any, Any, Any]:
@@ -41,7 +46,7 @@ def arguments(*args: Any, **options: Any) -> tuple[Any, jax.Array, Any]:
 
 
 def run(layer: rx.Layer, lengths: Any, reverse: bool, params: Any, xs: jax.Array, state: Any) -> Any:
-    return cudnn.run(layer, params, state, xs, lengths=lengths, reverse=reverse)
+    return cudnn.run(layer, params, state, xs, steps_of(lengths, reverse))
 
 
 def scan(layer: rx.Layer, lengths: Any, reverse: bool, name: str, params: Any, xs: jax.Array, state: Any) -> Any:
@@ -147,7 +152,7 @@ KINDS = 'cuDNN takes an LSTMCell, a Bidirectional of two with `merge` "concat", 
         (rx.Bidirectional(rx.LSTMCell(4), PLAIN), {}, "cuDNN takes one `hidden_size` for all cells; got 3, 4."),
         (rx.LSTMCell(3, dtype=jnp.bfloat16), {},
          "parameters, state and inputs must be float32 throughout; got bfloat16."),
-        (PLAIN, {"reset": np.zeros((STEPS, 4), bool)},
+        (PLAIN, {"restart": np.zeros((STEPS, 4), bool)},
          "cuDNN cannot set the state back on its way; `reset` must be None."),
         (PLAIN, {"mask": np.ones((STEPS, 4), bool)},
          "cuDNN knows right padding alone, no other `mask`; give `lengths`."),
@@ -157,7 +162,7 @@ KINDS = 'cuDNN takes an LSTMCell, a Bidirectional of two with `merge` "concat", 
 def test_refusals(layer: rx.Layer, options: dict, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn, "_on_cuda", lambda: True)
     params, xs, state = shapes(layer, (4,))
-    assert cudnn.refuses(layer, params, state, xs, **{**NO_OPTIONS, **options}) == reason
+    assert cudnn.refuses(layer, params, state, xs, Steps(**options)) == reason
 
 
 def test_refuses_other_dtypes_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,14 +171,14 @@ def test_refuses_other_dtypes_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     half = lambda tree: jax.tree.map(lambda leaf: leaf.update(dtype=jnp.float16), tree)  # noqa: E731
     reason = "parameters, state and inputs must be float32 throughout; got float16."
     for args in ((half(params), state, xs), (params, half(state), xs), (params, state, half(xs))):
-        assert cudnn.refuses(PLAIN, *args, **NO_OPTIONS) == reason
+        assert cudnn.refuses(PLAIN, *args, Steps()) == reason
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
 def test_refuses_without_a_gpu() -> None:
     params, xs, state = shapes(PLAIN, (4,))
     reason = f"it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()!r} here."
-    assert cudnn.refuses(PLAIN, params, state, xs, **NO_OPTIONS) == reason
+    assert cudnn.refuses(PLAIN, params, state, xs, Steps()) == reason
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -181,9 +186,7 @@ def test_serves(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn, "_on_cuda", lambda: True)
     layer, batch, lengths, reverse = CASES[case]
     params, xs, state = shapes(layer, batch)
-    mask = None if lengths is None else np.moveaxis(np.array(rx.lengths_to_mask(lengths, STEPS)), -1, 0)
-    options = {"lengths": lengths, "mask": mask, "reset": None, "reverse": reverse}
-    assert cudnn.refuses(layer, params, state, xs, **options) is None
+    assert cudnn.refuses(layer, params, state, xs, steps_of(lengths, reverse)) is None
 
 
 # With a GPU: JAX_PLATFORMS=cuda,cpu pytest tests/test_cudnn.py

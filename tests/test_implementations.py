@@ -1,8 +1,9 @@
 """Implementations: the rule that takes weights out of the loop against plain autodiff, and which is chosen when."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import recurrax as rx
-from recurrax.implementations import _choose, _platform, hoisted, xla
+from recurrax.implementations import Steps, _choose, _platform, hoisted, xla
 from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
 CELLS = {
@@ -147,8 +148,7 @@ def test_what_a_step_keeps(name: str, arrays: int) -> None:
 def test_choice() -> None:
     lstm, cho = rx.LSTMCell(64), rx.GRUCell(64, reset_after=False)
     few, many = jnp.ones((5, 8, 64)), jnp.ones((5, 256, 64))
-    facts = dict.fromkeys(("lengths", "mask", "reset"), None) | {"reverse": False}
-    chosen = lambda cell, xs: _choose.choose(None, cell, None, None, xs, **facts).run  # noqa: E731
+    chosen = lambda cell, xs: _choose.choose(None, cell, None, None, xs, Steps()).run  # noqa: E731
     assert chosen(lstm, few) is hoisted.run
     assert chosen(lstm, many) is xla.run
     assert chosen(cho, few) is xla.run
@@ -157,6 +157,82 @@ def test_choice() -> None:
         rx.scan(cho, params, few, implementation="hoisted")
     with pytest.raises(ValueError, match=r"""one of "hoisted", "xla", .*, "cudnn".*; got 'fast'"""):
         rx.scan(cho, params, few, implementation="fast")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LoggingGRUCell(rx.GRUCell):
+    """Overrides what implementations call, computes the same, and repeats the statements."""
+
+    plain_inputs = plain_state = True
+    calls: ClassVar[list[str]] = []
+
+    def project_inputs(self, params: Any, xs: jax.Array) -> jax.Array:
+        self.calls.append("inputs")
+        return super().project_inputs(params, xs)
+
+    def project_state(self, params: Any, h: jax.Array) -> jax.Array:
+        self.calls.append("state")
+        return super().project_state(params, h)
+
+    def pointwise(self, *args: Any, **options: Any) -> Any:
+        self.calls.append("pointwise")
+        return super().pointwise(*args, **options)
+
+
+class Doubling:
+    """Equations of its own for a cell, the first base or not."""
+
+    def step(self, params: Any, state: Any, z: Any) -> tuple[Any, jax.Array]:
+        state, y = super().step(params, state, z)
+        return state._replace(h=2 * state.h), 2 * y
+
+
+def test_a_cell_that_only_logs_keeps_its_program() -> None:
+    programs = []
+    for cell in (rx.GRUCell(4), LoggingGRUCell(4)):
+        params, xs = perturbed_params(cell, 3), jnp.ones((2, 6, 3))
+        loss = lambda p, x, cell=cell: rx.scan(cell, p, x, implementation="hoisted")[1].sum()  # noqa: E731
+        programs.append(re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, xs))))
+    assert programs[0] == programs[1]
+    assert set(LoggingGRUCell.calls) == {"inputs", "state", "pointwise"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(rx.LSTMCell, "hoisted"), (rx.GRUCell, "hoisted"), (rx.MinGRUCell, "associative"), (rx.MLSTMCell, "chunked")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_cell_with_a_step_of_its_own_runs_by_this_step(kind: Any, name: str) -> None:
+    plain, cell = kind(4), dataclasses.make_dataclass("Own", [], bases=(Doubling, kind), frozen=True, repr=False)(4)
+    params, xs = perturbed_params(plain, 3), normal_like(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)
+    state, expected = plain.initial_state((2,)), []
+    for t in range(5):
+        state, y = rx.step(plain, params, xs[:, t], state)
+        state = state._replace(h=2 * state.h)
+        expected.append(2 * y)
+    assert_close(name, rx.scan(cell, params, xs), (state, jnp.stack(expected, axis=1)), 1e-5)
+    with pytest.raises(ValueError, match=f'"{name}" cannot serve Own'):
+        rx.scan(cell, params, xs, implementation=name)
+
+
+def test_statements_fall_with_the_methods_behind_them() -> None:
+    @dataclasses.dataclass(frozen=True, repr=False)
+    class Mixing(rx.DiagonalGRUCell):
+        def pointwise(self, params: Any, a: Any, state: Any, update: Any = None) -> Any:
+            state, h = super().pointwise(params, a, state)
+            return state._replace(h=h - h.mean(-1, keepdims=True)), h
+
+    @dataclasses.dataclass(frozen=True, repr=False)
+    class Wrong(Doubling, rx.LSTMCell):
+        is_affine = True
+
+    assert rx.DiagonalGRUCell.independent_units
+    assert not Mixing.independent_units
+    assert HalvedGRUCell(4).is_affine
+    assert (HalvedGRUCell.plain_state, HalvedGRUCell.plain_inputs, rx.LSTMCell.plain_state) == (False, True, True)
+    # A statement that is wrong does not pass the check.
+    with pytest.raises(AssertionError, match="steps one by one"):
+        check_contract(Wrong(3), promises=["steps"])
 
 
 @pytest.mark.thorough

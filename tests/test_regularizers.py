@@ -230,6 +230,12 @@ class Deaf(rx.ElmanCell):
         return rx.cells.ElmanState(h), h
 
 
+class Careless(rx.ElmanCell):
+    def pointwise(self, params, a, state, update=None):
+        h = jnp.tanh(a[0])
+        return rx.cells.ElmanState(h), h
+
+
 class Silent(rx.Cell):
     """A cell that does not say what its output is."""
 
@@ -259,7 +265,8 @@ def run(layer: rx.Layer) -> None:
         (lambda: rx.Zoneout(rx.Dropout(0.1)), TypeError, "`layer` of Zoneout must be a cell"),
         (lambda: rx.RecurrentDropout(rx.GRUCell(3, reset_after=False)), TypeError, "must be an affine cell"),
         (lambda: rx.UpdateDropout(rx.CfCCell(3)), TypeError, "`layer` of UpdateDropout must be an AffineCell"),
-        (lambda: run(rx.UpdateDropout(Deaf(3))), TypeError, "must pass its candidate through `update`; Deaf"),
+        (lambda: rx.UpdateDropout(Deaf(3)), TypeError, "must pass its candidate through `update`; Deaf"),
+        (lambda: run(rx.UpdateDropout(Careless(3))), TypeError, "must pass its candidate through `update`; Careless"),
         (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, ("kernal",)).init(KEY, 3), ValueError, "`names` must be among kern"),
         (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, (1,)), TypeError, "`names` of WeightDrop must be the name of a"),
         (lambda: rx.WeightDrop(rx.GRUCell(3), 0.1, ()), ValueError, "must hold at least 1 name"),
@@ -271,6 +278,12 @@ def run(layer: rx.Layer) -> None:
 def test_errors_teach(make, kind, message) -> None:
     with pytest.raises(kind, match=message):
         make()
+
+
+def test_a_cell_without_update_takes_the_other_wrappers() -> None:
+    cell = Deaf(3)
+    layer, params = rx.GradientClip(rx.RecurrentDropout(cell, 0.0), 100.0), perturbed_params(cell, 3)
+    assert_close("values", rx.scan(layer, params, XS, key=KEY), rx.scan(rx.ElmanCell(3), params, XS), 1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "hoisted"])
@@ -328,7 +341,7 @@ def test_a_cell_in_the_place_of_another_passes_on_all_that_may_be_asked_of_it(ki
         asked |= {name for name in dir(rx.AffineCell) if not name.startswith("_")}
         # What the step consists of is the same for all affine cells; the rest are fields for `init`, and what it calls.
         own |= {field.name for field in dataclasses.fields(rx.AffineCell)}
-        own |= {"split", "update", "shifted", "gate_params", "recurrent_shape", "has_recurrent_bias"}
+        own |= {"split", "shifted", "gate_params", "recurrent_shape", "has_recurrent_bias"}
     passed_on = {name for base in kind.__mro__ if issubclass(base, StandIn) for name in vars(base)}
     assert asked - own <= passed_on
 

@@ -16,7 +16,7 @@ Activation = Callable[[jax.Array], jax.Array]
 
 def _from_output(activation: Activation, slope: Activation) -> Activation:
     @jax.custom_jvp
-    def frugal(x: jax.Array) -> jax.Array:
+    def from_output(x: jax.Array) -> jax.Array:
         return activation(x)
 
     # Later products store the output y anyway. Without this checkpoint JAX also stores the slope.
@@ -24,25 +24,25 @@ def _from_output(activation: Activation, slope: Activation) -> Activation:
     def tangent_of(y: jax.Array, dx: jax.Array) -> jax.Array:
         return dx * slope(y)
 
-    @frugal.defjvp
+    @from_output.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-        y = frugal(*primals)
+        y = from_output(*primals)
         return y, tangent_of(y, *tangents)
 
-    return frugal
+    return from_output
 
 
 # The slope of each function, as a function of its output y.
-_FRUGAL: dict[Callable, Activation] = {
+_KEEPS_OUTPUT: dict[Callable, Activation] = {
     jnp.tanh: _from_output(jnp.tanh, lambda y: 1 - y * y),
     jax.nn.sigmoid: _from_output(jax.nn.sigmoid, lambda y: y * (1 - y)),
     jax.nn.relu: _from_output(jax.nn.relu, lambda y: (y > 0).astype(y.dtype)),
 }
 
 
-def frugal(activation: Activation) -> Activation:
-    """The same function, with a derivative from its output if `_FRUGAL` knows one."""
-    return _FRUGAL.get(activation, activation)
+def keeps_output(activation: Activation) -> Activation:
+    """The same function, with a derivative from its output if `_KEEPS_OUTPUT` knows one."""
+    return _KEEPS_OUTPUT.get(activation, activation)
 
 
 # The derivative stores the three arguments and computes both products again.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from recurrax._arguments import describe
+from recurrax._arguments import OPTIONAL_SIZE, describe
 from recurrax._dtype import promote, widened
 from recurrax._layer import Params
 from recurrax.cells.affine import affine, broadcast_to_rank
@@ -29,7 +29,7 @@ class ComplexDiagonalCell(LinearCell):
     features.
     """
 
-    state_size: int = 0
+    state_size: int = dataclasses.field(default=0, metadata=OPTIONAL_SIZE)
 
     factor: ClassVar[float] = 1.0
 

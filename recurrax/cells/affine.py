@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -15,6 +16,14 @@ from recurrax import initializers
 from recurrax._layer import INITIALIZER, Cell, Initializer, Params, State
 
 Gates = tuple[jax.Array, ...]
+
+# Changes the candidate of a step, `[*B, H]`, on its way into the state.
+Update = Callable[[jax.Array], jax.Array]
+
+
+def unchanged(candidate: jax.Array) -> jax.Array:
+    """The candidate itself: the `update` of every step without `UpdateDropout`."""
+    return candidate
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -28,6 +37,11 @@ class AffineCell(Cell):
     `gates`. Its equations stand in `pointwise`. This class has the initialization, a state of zeros
     and both affine maps. `recurrax.implementations` has the derivative, which takes every product
     with a weight out of the loop. An initializer sees the shape of one gate.
+
+    A subclass with another `step`, `project_inputs`, `project_state` or `preactivations` loses the
+    statement about this method, so that it runs by its own method. Its method may compute the same
+    as the method of this class, and only log. Then the subclass repeats the statement, as in
+    `plain_inputs = True`.
 
     Args:
         hidden_size: the number of features H of a gate.
@@ -55,11 +69,33 @@ class AffineCell(Cell):
     params_type: ClassVar[type]
     state_type: ClassVar[Any]
 
+    # What implementations may rely on. `rests_on` names the method behind each statement.
+    # `step` is one recurrent product, then `pointwise`. So an implementation may split it.
+    is_affine: ClassVar[bool] = True
+    # `project_inputs` is `x @ kernel + bias`.
+    plain_inputs: ClassVar[bool] = True
+    # `project_state` is `h @ recurrent_kernel + recurrent_bias`.
+    plain_state: ClassVar[bool] = True
+    # `preactivations` are z + u.
+    adds_gates: ClassVar[bool] = True
+
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
+        "is_affine": ("step",),
+        "plain_inputs": ("project_inputs",),
+        "plain_state": ("project_state",),
+        "adds_gates": ("preactivations",),
+        "independent_units": ("step", "project_state", "preactivations", "pointwise"),
+    }
+
     @abc.abstractmethod
-    def pointwise(self, params: Params, a: Gates, state: State) -> tuple[State, jax.Array]:
+    def pointwise(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> tuple[State, jax.Array]:
         """The equations of the cell, from the pre-activations `a`, each `[*B, H]`, and the state.
 
-        In `params` the kernels and biases of the two affine maps are None.
+        In `params` the kernels and biases of the two affine maps are None. The candidate goes
+        through `update` on its way into the state: there `UpdateDropout` masks it. A cell without
+        the argument `update` takes no `UpdateDropout`.
         """
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
@@ -68,15 +104,6 @@ class AffineCell(Cell):
         `z` and `u` have one `[*B, H]` for every gate.
         """
         return tuple(z_g + u_g for z_g, u_g in zip(z, u, strict=True))
-
-    def update(self, candidate: jax.Array) -> jax.Array:
-        """The candidate `[*B, H]` on its way into the state; `UpdateDropout` masks it here."""
-        return candidate
-
-    @property
-    def is_affine(self) -> bool:
-        """Whether `step` is this class's step, so that implementations may split it."""
-        return type(self).step is AffineCell.step
 
     @property
     def has_recurrent_bias(self) -> bool:
@@ -194,7 +221,18 @@ def draw_gates(
     dtype: DTypeLike,
 ) -> jax.Array:
     """Draws `number` gates, each of `shape`, and joins them on the last axis."""
-    drawn = [initializer(k, shape, jnp.float32) for k in jax.random.split(key, number)]
+    return draw_parts(initializer, jax.random.split(key, number), [shape] * number, dtype)
+
+
+def draw_parts(
+    initializer: Initializer,
+    keys: jax.Array,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Draws one part for each key, of these shapes, and joins the parts on the last axis."""
+    # A draw in float32 has the same numbers for every dtype.
+    drawn = [initializer(k, s, jnp.float32) for k, s in zip(keys, shapes, strict=True)]
     return jnp.concatenate(drawn, axis=-1).astype(dtype)
 
 

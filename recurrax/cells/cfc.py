@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._arguments import SIZE
 from recurrax._layer import INITIALIZER, Cell, Initializer
-from recurrax.cells._activation import frugal
+from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import affine
 from recurrax.cells.timed import TimedInputs, elapsed, timed
 
@@ -34,7 +35,7 @@ def lecun_tanh(x: jax.Array) -> jax.Array:
     References:
         LeCun et al., Efficient backprop, 1998, https://doi.org/10.1007/3-540-49430-8_2
     """
-    return 1.7159 * frugal(jnp.tanh)(0.666 * x)
+    return 1.7159 * keeps_output(jnp.tanh)(0.666 * x)
 
 
 class Affine(NamedTuple):
@@ -116,7 +117,7 @@ class CfCCell(Cell):
         https://doi.org/10.1038/s42256-022-00556-7
     """
 
-    backbone_size: int = 128
+    backbone_size: int = dataclasses.field(default=128, metadata=SIZE)
     backbone_layers: int = 1
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
         default=lecun_tanh, kw_only=True
@@ -180,12 +181,12 @@ class CfCCell(Cell):
         self, params: CfCParams, state: CfCState, z: TimedInputs
     ) -> tuple[CfCState, jax.Array]:
         """The backbone, then the mixture of f and g by time."""
-        h, tanh = state.h, frugal(jnp.tanh)
+        h, tanh = state.h, keeps_output(jnp.tanh)
         a = z.x.astype(h.dtype) + affine(h, params.recurrent_kernel)
         for layer in params.maps:
             a = affine(self.activation(a), *layer)
         # The gate t moves from f to g as time passes.
         f, g, time_a, time_b = jnp.split(a, 4, axis=-1)
-        t = frugal(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
+        t = keeps_output(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
         h = (1 - t) * tanh(f) + t * tanh(g)
         return CfCState(h), h

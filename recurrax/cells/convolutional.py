@@ -16,8 +16,7 @@ from jax.typing import DTypeLike
 
 from recurrax._arguments import as_int
 from recurrax._layer import Initializer, Params
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, broadcast_to_rank
+from recurrax.cells.affine import AffineCell, Gates, broadcast_to_rank
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
 from recurrax.cells.lstm import LSTMCell, LSTMState
@@ -356,17 +355,16 @@ class ConvGRUCell(GRUCell, _Convolutional):
         """Zeros, `[*B, *output_shape, H]`."""
         return super().initial_state((*batch_shape, *self.output_shape), dtype)
 
-    def step(self, params: GRUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
-        """One recurrent convolution, then `pointwise`; without `reset_after` one for each gate."""
-        if self.reset_after:
-            return super().step(params, state, z)
+    def _products(self, params: GRUParams, h: jax.Array) -> tuple[Gates, Callable]:
+        """The recurrent pre-activations of r and z, and the function from r to u_n."""
         # The candidate's convolution needs r, so every gate has a convolution.
         reset, update, candidate = self.gate_params(params)
-        z_r, z_z, z_n = self.split(z.astype(state.h.dtype))
-        r = frugal(self.gate_activation)(z_r + self.project_state(reset, state.h))
-        u_z = self.project_state(update, state.h)
-        u_n = self.project_state(candidate, r * state.h)
-        return self._mix(z_z + u_z, z_n + u_n, state)
+        u = (self.project_state(reset, h), self.project_state(update, h))
+
+        def project_candidate(r: jax.Array) -> jax.Array:
+            return self.project_state(candidate, r * h)
+
+        return u, project_candidate
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

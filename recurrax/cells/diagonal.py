@@ -54,8 +54,8 @@ class DiagonalGRUCell(DiagonalCell, GRUCell):
     r = σ(z_r + u_r),  z = σ(z_z + u_z),  n = tanh(z_n + r * u_n),  h' = (1 - z) * n + z * h,
 
     where z_* = x @ kernel + bias and u_* = h * recurrent_kernel + recurrent_bias. Units meet in the
-    kernel of the next layer. The Jacobian of a step is diagonal. So `implementation="newton"` uses
-    the exact Jacobian, at the cost of the step.
+    kernel of the next layer. The Jacobian of a step is diagonal. So `recurrax.experimental.Newton`
+    uses the exact Jacobian, at the cost of the step.
 
     Args:
         hidden_size: the number of features H of the state.
@@ -78,8 +78,8 @@ class DiagonalGRUCell(DiagonalCell, GRUCell):
         >>> import jax, recurrax
         >>> cell = recurrax.DiagonalGRUCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> xs = jax.numpy.ones((2, 7, 3))
-        >>> state, ys = recurrax.scan(cell, params, xs, implementation="newton")
+        >>> xs, newton = jax.numpy.ones((2, 7, 3)), recurrax.experimental.Newton()
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation=newton)
         >>> ys.shape, params.recurrent_kernel.shape
         ((2, 7, 4), (12,))
 
@@ -102,7 +102,7 @@ class DiagonalLSTMCell(DiagonalCell, LSTMCell):
 
     where z = x @ kernel + bias and u = h * recurrent_kernel + recurrent_bias. Units meet in the
     kernel of the next layer. The Jacobian of a step is 2 x 2 for each unit. So
-    `implementation="newton"` uses the exact Jacobian, at about the cost of the step.
+    `recurrax.experimental.Newton` uses the exact Jacobian, at about the cost of the step.
 
     Args:
         hidden_size: the number of features H of the state.
@@ -126,8 +126,8 @@ class DiagonalLSTMCell(DiagonalCell, LSTMCell):
         >>> import jax, recurrax
         >>> cell = recurrax.DiagonalLSTMCell(4)
         >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> xs = jax.numpy.ones((2, 7, 3))
-        >>> state, ys = recurrax.scan(cell, params, xs, implementation="newton")
+        >>> xs, newton = jax.numpy.ones((2, 7, 3)), recurrax.experimental.Newton()
+        >>> state, ys = recurrax.scan(cell, params, xs, implementation=newton)
         >>> ys.shape, params.recurrent_kernel.shape
         ((2, 7, 4), (16,))
 

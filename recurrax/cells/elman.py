@@ -9,8 +9,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import AffineCell, Gates, Update, unchanged
 
 
 class ElmanParams(NamedTuple):
@@ -79,8 +79,8 @@ class ElmanCell(AffineCell):
     output_part: ClassVar[str] = "h"
 
     def pointwise(
-        self, params: ElmanParams, a: Gates, state: ElmanState
+        self, params: ElmanParams, a: Gates, state: ElmanState, update: Update = unchanged
     ) -> tuple[ElmanState, jax.Array]:
         """activation(z + u)."""
-        h = self.update(frugal(self.activation)(*a))
+        h = update(keeps_output(self.activation)(*a))
         return ElmanState(h), h

@@ -9,8 +9,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from recurrax.cells._activation import frugal, mixture
-from recurrax.cells.affine import AffineCell, Gates, affine
+from recurrax.cells._activation import keeps_output, mixture
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 
 
 class GRUParams(NamedTuple):
@@ -116,7 +116,7 @@ class GRUCell(AffineCell):
         return self.bias and self.reset_after
 
     @property
-    def is_affine(self) -> bool:
+    def is_affine(self) -> bool:  # type: ignore[override]
         """Whether the reset gate acts after the recurrent product."""
         return self.reset_after
 
@@ -124,30 +124,63 @@ class GRUCell(AffineCell):
         """The pre-activations of r and z, and both terms of the candidate, between which r acts."""
         return z[0] + u[0], z[1] + u[1], z[2], u[2]
 
-    def pointwise(self, params: GRUParams, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
+    def pointwise(
+        self, params: GRUParams, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> tuple[GRUState, jax.Array]:
         """Computes the gates, the candidate and their mixture, with r after the product."""
         r, z, n, u_n = a
-        return self._mix(z, n + frugal(self.gate_activation)(r) * u_n, state)
+        n = n + keeps_output(self.gate_activation)(r) * u_n
+        return self._mix(z, n, state, update)
 
-    def step(self, params: GRUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
+    def step(
+        self, params: GRUParams, state: GRUState, z: jax.Array, update: Update = unchanged
+    ) -> tuple[GRUState, jax.Array]:
         """One recurrent product, then `pointwise`; without `reset_after` two products."""
         if self.reset_after:
             return super().step(params, state, z)
+        u, project_candidate = self._products(params, state.h)
+        gates = self.split(z.astype(state.h.dtype))
+        return self.reset_first(gates, u, project_candidate, state, update)
+
+    def reset_first(
+        self,
+        z: Gates,
+        u: Gates,
+        project_candidate: Callable[[jax.Array], jax.Array],
+        state: GRUState,
+        update: Update = unchanged,
+    ) -> tuple[GRUState, jax.Array]:
+        """The equations with the reset gate before the product.
+
+        Args:
+            z: the projected input of r, z and n.
+            u: the recurrent pre-activation of r and z.
+            project_candidate: the recurrent product of n, which waits for r: from r to u_n.
+            state: the state before the step.
+            update: as in `pointwise`.
+        """
+        (z_r, z_z, z_n), (u_r, u_z) = z, u
+        r = keeps_output(self.gate_activation)(z_r + u_r)
+        return self._mix(z_z + u_z, z_n + project_candidate(r), state, update)
+
+    def _products(self, params: GRUParams, h: jax.Array) -> tuple[Gates, Callable]:
+        """The recurrent pre-activations of r and z, and the function from r to u_n."""
         # The gates come first, [:2*H], then the candidate, [2*H:].
         gates = 2 * self.hidden_size
         kernel, bias = params.recurrent_kernel, params.recurrent_bias
         gate_bias = candidate_bias = None
         if bias is not None:
             gate_bias, candidate_bias = bias[:gates], bias[gates:]
-        u = affine(state.h, kernel[:, :gates], gate_bias)
-        z_r, z_z, z_n = self.split(z.astype(u.dtype))
-        u_r, u_z = jnp.split(u, 2, axis=-1)
-        r = self.gate_activation(z_r + u_r)
-        # The second product waits for r.
-        u_n = affine(r * state.h, kernel[:, gates:], candidate_bias)
-        return self._mix(z_z + u_z, z_n + u_n, state)
+        u = affine(h, kernel[:, :gates], gate_bias)  # [*B, 2*H]
 
-    def _mix(self, z: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
-        n = self.update(frugal(self.activation)(n))
-        h = mixture(frugal(self.gate_activation)(z), state.h, n)
+        def project_candidate(r: jax.Array) -> jax.Array:
+            return affine(r * h, kernel[:, gates:], candidate_bias)  # [*B, H]
+
+        return tuple(jnp.split(u, 2, axis=-1)), project_candidate
+
+    def _mix(
+        self, z: jax.Array, n: jax.Array, state: GRUState, update: Update = unchanged
+    ) -> tuple[GRUState, jax.Array]:
+        n = update(keeps_output(self.activation)(n))
+        h = mixture(keeps_output(self.gate_activation)(z), state.h, n)
         return GRUState(h), h

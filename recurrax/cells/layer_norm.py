@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from recurrax._dtype import promote
+from recurrax._dtype import widened
 from recurrax._layer import Params
-from recurrax.cells._activation import frugal, mixture
-from recurrax.cells.affine import AffineCell, Gates, affine, broadcast_to_rank
+from recurrax.cells._activation import keeps_output, mixture
+from recurrax.cells._normalize import layer_norm
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUState
 from recurrax.cells.lstm import LSTMState
@@ -49,19 +50,12 @@ class LayerNormCellParams(NamedTuple):
 def _layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float
 ) -> jax.Array:
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias`, over the last axis."""
-    # The sums over H features need float32.
-    wide = x.astype(promote(x.dtype, jnp.float32))
-    centered = wide - wide.mean(axis=-1, keepdims=True)
-    variance = (centered * centered).mean(axis=-1, keepdims=True)
-    y = centered * jax.lax.rsqrt(variance + epsilon) * broadcast_to_rank(scale, wide)
-    if bias is not None:
-        y = y + broadcast_to_rank(bias, wide)
-    return y.astype(x.dtype)
+    """`layer_norm`, in the dtype of `x`."""
+    return layer_norm(widened(x), scale, bias, epsilon).astype(x.dtype)
 
 
 # The derivative stores the arguments and computes the sums again.
-_frugal_layer_norm = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=3)
+_checkpointed_layer_norm = jax.checkpoint(_layer_norm, prevent_cse=False, static_argnums=3)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -116,11 +110,11 @@ class LayerNormElmanCell(ElmanCell):
         return params._replace(kernel=None, recurrent_kernel=None)
 
     def pointwise(
-        self, params: Params, a: Gates, state: ElmanState
+        self, params: Params, a: Gates, state: ElmanState, update: Update = unchanged
     ) -> tuple[ElmanState, jax.Array]:
         """activation(LN(a) * scale + bias)."""
-        normalized = _frugal_layer_norm(a[0], params.scale, params.bias, self.epsilon)
-        h = self.update(frugal(self.activation)(normalized))
+        normalized = _checkpointed_layer_norm(a[0], params.scale, params.bias, self.epsilon)
+        h = update(keeps_output(self.activation)(normalized))
         return ElmanState(h), h
 
 
@@ -175,7 +169,7 @@ class _LayerNormCell(AffineCell):
             biases = jnp.split(bias, ends)
         normalized = []
         for group in zip(parts, scales, biases, strict=True):
-            normalized.append(_frugal_layer_norm(*group, self.epsilon))
+            normalized.append(_checkpointed_layer_norm(*group, self.epsilon))
         return jnp.concatenate(normalized, axis=-1)
 
 
@@ -236,9 +230,11 @@ class LayerNormLSTMCell(_LayerNormCell):
             params = params._replace(cell_bias=jnp.zeros(size, dtype))
         return params
 
-    def pointwise(self, params: Params, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
+    def pointwise(
+        self, params: Params, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
-        gate, activation = frugal(self.gate_activation), frugal(self.activation)
+        gate, activation = keeps_output(self.gate_activation), keeps_output(self.activation)
 
         # The derivative stores the arguments and computes the new c and its normalization again.
         @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -250,7 +246,7 @@ class LayerNormLSTMCell(_LayerNormCell):
 
         # `a` holds the four gates of z, then the four gates of u.
         i, f, g, o = map(jnp.add, a[:4], self._recurrent(params, a[4:]))
-        h, c = mix((gate(i), gate(f), self.update(activation(g)), gate(o)), state.c, params)
+        h, c = mix((gate(i), gate(f), update(activation(g)), gate(o)), state.c, params)
         return LSTMState(h, c), h
 
 
@@ -312,12 +308,14 @@ class LayerNormGRUCell(_LayerNormCell):
             return self.bias
         return self.recurrent_bias
 
-    def pointwise(self, params: Params, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
+    def pointwise(
+        self, params: Params, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> tuple[GRUState, jax.Array]:
         """The gates, the candidate and their mixture."""
-        gate = frugal(self.gate_activation)
+        gate = keeps_output(self.gate_activation)
         # `a` holds the three gates of z, then the three gates of u.
         z_r, z_z, z_n = a[:3]
         u_r, u_z, u_n = self._recurrent(params, a[3:])
-        n = self.update(frugal(self.activation)(z_n + gate(z_r + u_r) * u_n))
+        n = update(keeps_output(self.activation)(z_n + gate(z_r + u_r) * u_n))
         h = mixture(gate(z_z + u_z), state.h, n)
         return GRUState(h), h

@@ -91,6 +91,13 @@ class LinearCell(Cell):
     """
 
     independent_units: ClassVar[bool] = True
+    # `step` is h' = a * h + b, so that implementations may take all steps at once.
+    is_linear: ClassVar[bool] = True
+
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
+        "independent_units": ("step",),
+        "is_linear": ("step",),
+    }
 
     @abc.abstractmethod
     def project_inputs(self, params: Params, xs: jax.Array) -> Coefficients:
@@ -123,6 +130,8 @@ def linear_scan(
     restart: jax.Array | None = None,
     *,
     reverse: bool = False,
+    product: Callable = jnp.multiply,
+    transposed: Callable | None = None,
 ) -> jax.Array:
     """Every h of h_t = a_t * h_{t-1} + b_t, from zero; h_t = b_t where step t restarts.
 
@@ -135,10 +144,12 @@ def linear_scan(
 
     Args:
         solve: computes every h of a recurrence.
-        a: `[T, ...]`, of the rank of `b`.
+        a: `[T, ...]`, of the rank of `b` if a is not a matrix.
         b: `[T, ...]`.
         restart: `bool[T, *B]`, or None.
         reverse: whether to go from the last step to the first.
+        product: a * h, of all steps; a may be a matrix.
+        transposed: from a to the a of the transposed product; None for numbers a.
 
     Returns:
         An array like `b`.
@@ -149,14 +160,15 @@ def linear_scan(
         # A selection, not a product with 0: the state before a restart may be NaN.
         if restart is not None:
             before = where(restart, jnp.zeros_like(before), before)
-        return h - a * before
+        return h - product(a, before)
 
     def transpose_solve(_: Callable, g: jax.Array) -> jax.Array:
         # The transpose runs in the other direction. There step t uses the a of step t + 1.
         later = restart
         if restart is not None:
             later = shifted(restart, -1, reverse)
-        return solve(shifted(a, -1, reverse), g, later, not reverse)
+        a_transposed = a if transposed is None else transposed(a)
+        return solve(shifted(a_transposed, -1, reverse), g, later, not reverse)
 
     def forward_solve(_: Callable, b: jax.Array) -> jax.Array:
         return solve(a, b, restart, reverse)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, affine
+from recurrax._arguments import OPTIONAL_SIZE
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 
 
 class LSTMParams(NamedTuple):
@@ -104,7 +105,7 @@ class LSTMCell(AffineCell):
         vocabulary speech recognition (the projection), 2014, https://arxiv.org/abs/1402.1128
     """
 
-    proj_size: int = 0
+    proj_size: int = dataclasses.field(default=0, metadata=OPTIONAL_SIZE)
     forget_bias: float = 1.0
     activation: Callable[[jax.Array], jax.Array] = dataclasses.field(default=jnp.tanh, kw_only=True)
     gate_activation: Callable[[jax.Array], jax.Array] = dataclasses.field(
@@ -152,10 +153,10 @@ class LSTMCell(AffineCell):
         )
 
     def pointwise(
-        self, params: LSTMParams, a: Gates, state: LSTMState
+        self, params: LSTMParams, a: Gates, state: LSTMState, update: Update = unchanged
     ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
-        gate, activation = frugal(self.gate_activation), frugal(self.activation)
+        gate, activation = keeps_output(self.gate_activation), keeps_output(self.activation)
 
         # The derivative stores the arguments and computes c and its activation again: one array
         # fewer.
@@ -166,7 +167,7 @@ class LSTMCell(AffineCell):
             return o * activation(c), c
 
         i, f, g, o = a
-        h, c = mix((gate(i), gate(f), self.update(activation(g)), gate(o)), state.c)
+        h, c = mix((gate(i), gate(f), update(activation(g)), gate(o)), state.c)
         if params.projection_kernel is not None:
             h = affine(h, params.projection_kernel)
         return LSTMState(h, c), h

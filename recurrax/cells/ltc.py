@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from recurrax._dtype import cast
 from recurrax._layer import Cell
-from recurrax.cells._activation import frugal
+from recurrax.cells._activation import keeps_output
 from recurrax.cells._wiring import NCPWiring
 from recurrax.cells.affine import broadcast_to_rank
 from recurrax.cells.timed import TimedInputs, elapsed, timed
@@ -256,7 +256,7 @@ def _currents(synapses: Synapses, signs: np.ndarray | None, v: jax.Array) -> _Cu
     if signs is not None:
         strength = jnp.where(signs != 0, strength, 0)
     sigma, mu = broadcast_to_rank(synapses.sigma, v), broadcast_to_rank(synapses.mu, v)
-    opened = frugal(jax.nn.sigmoid)(sigma * (v - mu))
+    opened = keeps_output(jax.nn.sigmoid)(sigma * (v - mu))
     # g_s of the equation, [*B, S, H].
     conductance = broadcast_to_rank(strength, v) * opened
     current = conductance * broadcast_to_rank(synapses.erev, v)

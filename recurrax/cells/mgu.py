@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax.cells._activation import frugal, mixture
-from recurrax.cells.affine import AffineCell, Gates, affine
+from recurrax.cells._activation import keeps_output, mixture
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 from recurrax.cells.gru import GRUState
 
 
@@ -76,8 +76,10 @@ class _OneGateCell(AffineCell):
         # The gate comes first, so it is gate 0.
         return self.shifted(super().init(key, input_size, dtype), 0, shift)
 
-    def _mix(self, gate: jax.Array, n: jax.Array, state: GRUState) -> tuple[GRUState, jax.Array]:
-        n = self.update(frugal(self.activation)(n))
+    def _mix(
+        self, gate: jax.Array, n: jax.Array, state: GRUState, update: Update
+    ) -> tuple[GRUState, jax.Array]:
+        n = update(keeps_output(self.activation)(n))
         opened, closed = n, state.h
         if self._open_keeps:
             opened, closed = closed, opened
@@ -157,7 +159,7 @@ class MGUCell(_OneGateCell):
         return self.bias and self.reset_after
 
     @property
-    def is_affine(self) -> bool:
+    def is_affine(self) -> bool:  # type: ignore[override]
         """Whether the gate acts after the recurrent product."""
         return self.reset_after
 
@@ -170,13 +172,17 @@ class MGUCell(_OneGateCell):
         """The gate's pre-activation, then both terms of the candidate; the gate acts between."""
         return z[0] + u[0], z[1], u[1]
 
-    def pointwise(self, params: MGUParams, a: Gates, state: GRUState) -> tuple[GRUState, jax.Array]:
+    def pointwise(
+        self, params: MGUParams, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> tuple[GRUState, jax.Array]:
         """Computes the gate, the candidate and their mixture, with the gate after the product."""
         f, n, u_n = a
-        f = frugal(self.gate_activation)(f)
-        return self._mix(f, n + f * u_n, state)
+        f = keeps_output(self.gate_activation)(f)
+        return self._mix(f, n + f * u_n, state, update)
 
-    def step(self, params: MGUParams, state: GRUState, z: jax.Array) -> tuple[GRUState, jax.Array]:
+    def step(
+        self, params: MGUParams, state: GRUState, z: jax.Array, update: Update = unchanged
+    ) -> tuple[GRUState, jax.Array]:
         """One recurrent product, then `pointwise`; without `reset_after` two products."""
         if self.reset_after:
             return super().step(params, state, z)
@@ -186,10 +192,10 @@ class MGUCell(_OneGateCell):
             bias_f, bias_n = self.split(params.recurrent_bias)
         u_f = affine(state.h, kernel_f, bias_f)
         z_f, z_n = self.split(z.astype(u_f.dtype))
-        f = frugal(self.gate_activation)(z_f + u_f)
+        f = keeps_output(self.gate_activation)(z_f + u_f)
         # The second product waits for f.
         u_n = affine(f * state.h, kernel_n, bias_n)
-        return self._mix(f, z_n + u_n, state)
+        return self._mix(f, z_n + u_n, state, update)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -235,8 +241,8 @@ class UGRNNCell(_OneGateCell):
     params_type: ClassVar[type] = UGRNNParams
 
     def pointwise(
-        self, params: UGRNNParams, a: Gates, state: GRUState
+        self, params: UGRNNParams, a: Gates, state: GRUState, update: Update = unchanged
     ) -> tuple[GRUState, jax.Array]:
         """The gate, the candidate and their mixture."""
         g, n = a
-        return self._mix(frugal(self.gate_activation)(g), n, state)
+        return self._mix(keeps_output(self.gate_activation)(g), n, state, update)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from recurrax.cells._activation import frugal
+from recurrax.cells._activation import keeps_output
 from recurrax.cells._gated import GatedLinearCell, InputGatedParams
 from recurrax.cells.linear import Coefficients
 
@@ -23,6 +23,7 @@ def positive(x: jax.Array) -> jax.Array:
         An array like `x`.
 
     Example:
+        >>> import jax
         >>> from recurrax.cells.mingru import positive
         >>> positive(jax.numpy.array([0.0, 1.0])).tolist()
         [0.5, 1.5]
@@ -42,7 +43,7 @@ class _CandidateCell(GatedLinearCell):
     def _candidate(self, x: jax.Array) -> jax.Array:
         if self.activation is None:
             return x
-        return frugal(self.activation)(x)
+        return keeps_output(self.activation)(x)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -95,7 +96,7 @@ class MinGRUCell(_CandidateCell):
     def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gate and the candidate of every step."""
         z, n = self.split(params, xs)
-        sigmoid = frugal(jax.nn.sigmoid)
+        sigmoid = keeps_output(jax.nn.sigmoid)
         # σ(-z) is 1 - σ(z), with all digits.
         return Coefficients(sigmoid(-z), sigmoid(z) * self._candidate(n))
 
@@ -148,6 +149,6 @@ class MinLSTMCell(_CandidateCell):
         """The gates and the candidate of every step."""
         i, f, g = self.split(params, xs)
         difference = jax.nn.log_sigmoid(i) - jax.nn.log_sigmoid(f)
-        sigmoid = frugal(jax.nn.sigmoid)
+        sigmoid = keeps_output(jax.nn.sigmoid)
         # i / (f + i) = σ(log i - log f), and f / (f + i) = σ(log f - log i).
         return Coefficients(sigmoid(-difference), sigmoid(difference) * self._candidate(g))

@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._dtype import promote
 from recurrax._layer import INITIALIZER, Cell, Initializer, mixed
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import affine
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import affine, draw_parts
 
 Memory = tuple[jax.Array, ...]  # c, n and m
 
@@ -138,6 +138,10 @@ class MLSTMCell(Cell):
     )
 
     output_part: ClassVar[str] = "h"
+    # `step` has the equations above, so that implementations may take all steps of a chunk at once.
+    has_matrix_memory: ClassVar[bool] = True
+
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {"has_matrix_memory": ("step",)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,18 +156,14 @@ class MLSTMCell(Cell):
         """Draws the parameters part by part, with `forget_bias` added to the forget gate's bias."""
         sizes = [self.hidden_size] * 4 + [self.num_heads] * 2
         keys = jax.random.split(key, (2, len(sizes)))
-        drawn = []
-        for k, size in zip(keys[0], sizes, strict=True):
-            drawn.append(self.kernel_init(k, (input_size, size), jnp.float32))
-        params = MLSTMParams(jnp.concatenate(drawn, axis=-1).astype(dtype))
+        shapes = [(input_size, size) for size in sizes]
+        kernel = draw_parts(self.kernel_init, keys[0], shapes, dtype)
         if not self.bias:
-            return params
-        biases = []
-        for k, size in zip(keys[1], sizes, strict=True):
-            biases.append(self.bias_init(k, (size,), jnp.float32))
+            return MLSTMParams(kernel)
+        bias = draw_parts(self.bias_init, keys[1], [(size,) for size in sizes], jnp.float32)
         # The forget gate is the last part.
-        biases[-1] += jnp.linspace(*self.forget_bias, self.num_heads, dtype=jnp.float32)
-        return params._replace(bias=jnp.concatenate(biases).astype(dtype))
+        shift = jnp.linspace(*self.forget_bias, self.num_heads, dtype=jnp.float32)
+        return MLSTMParams(kernel, bias.at[-self.num_heads :].add(shift).astype(dtype))
 
     def initial_state(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -193,7 +193,7 @@ class MLSTMCell(Cell):
         o, i, f = o.astype(dtype), i.astype(dtype), f.astype(dtype)
         if self.forget_gate == "sigmoid":
             f = jax.nn.log_sigmoid(f)
-        return Heads(q, k / math.sqrt(size), v, frugal(jax.nn.sigmoid)(o), i, f)
+        return Heads(q, k / math.sqrt(size), v, keeps_output(jax.nn.sigmoid)(o), i, f)
 
     def step(
         self, params: MLSTMParams, state: MLSTMState, z: jax.Array

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax._layer import Params
-from recurrax.cells.affine import affine
+from recurrax.cells.affine import Update, affine, unchanged
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -80,6 +80,8 @@ class MultiplicativeLSTMCell(LSTMCell):
     """
 
     params_type: ClassVar[type] = MultiplicativeLSTMParams
+    # The recurrent product reads m, not h.
+    is_affine: ClassVar[bool] = False
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
@@ -101,11 +103,13 @@ class MultiplicativeLSTMCell(LSTMCell):
         zs = super().project_inputs(params, xs)
         return jnp.concatenate([zs, affine(xs, params.factor_kernel)], axis=-1)
 
-    def step(self, params: Params, state: LSTMState, z: jax.Array) -> tuple[LSTMState, jax.Array]:
+    def step(
+        self, params: Params, state: LSTMState, z: jax.Array, update: Update = unchanged
+    ) -> tuple[LSTMState, jax.Array]:
         """Computes m, takes m in place of h, then `pointwise`."""
         m = affine(state.h, params.recurrent_factor_kernel)
         z, factor = jnp.split(z.astype(m.dtype), [self.gates * self.hidden_size], axis=-1)
         # `recurrent_kernel` multiplies m, not h.
         u = self.project_state(params, factor * m)
         a = self.preactivations(self.split(z), self.split(u))
-        return self.pointwise(self.other_params(params), a, state)
+        return self.pointwise(self.other_params(params), a, state, update)

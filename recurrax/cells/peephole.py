@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._layer import INITIALIZER, Initializer, Params
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, affine
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -126,9 +126,11 @@ class PeepholeLSTMCell(LSTMCell):
         peephole = self.peephole_init(peephole_key, (3, self.hidden_size), jnp.float32)
         return params._replace(peephole=peephole.astype(dtype))
 
-    def pointwise(self, params: Params, a: Gates, state: LSTMState) -> tuple[LSTMState, jax.Array]:
+    def pointwise(
+        self, params: Params, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
-        h, c = _advance(self, params.peephole, a, state.c)
+        h, c = _advance(self, params.peephole, a, state.c, update)
         if params.projection_kernel is not None:
             h = affine(h, params.projection_kernel)
         return LSTMState(h, c), h
@@ -212,21 +214,25 @@ class CIFGCell(AffineCell):
         return params
 
     def pointwise(
-        self, params: CIFGParams, a: Gates, state: LSTMState
+        self, params: CIFGParams, a: Gates, state: LSTMState, update: Update = unchanged
     ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
-        h, c = _advance(self, params.peephole, a, state.c)
+        h, c = _advance(self, params.peephole, a, state.c, update)
         return LSTMState(h, c), h
 
 
 def _advance(
-    cell: PeepholeLSTMCell | CIFGCell, peephole: jax.Array | None, a: Gates, c: jax.Array
+    cell: PeepholeLSTMCell | CIFGCell,
+    peephole: jax.Array | None,
+    a: Gates,
+    c: jax.Array,
+    update: Update,
 ) -> tuple[jax.Array, jax.Array]:
     """The new h and c.
 
     `a` holds the pre-activations i, f, g, o; or f, g, o if the input gate is 1 - f.
     """
-    gate, activation = frugal(cell.gate_activation), frugal(cell.activation)
+    gate, activation = keeps_output(cell.gate_activation), keeps_output(cell.activation)
 
     # The derivative stores the arguments and computes c, its peephole and its activation again.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -246,11 +252,11 @@ def _advance(
 
     *memory_gates, g, o = a
     if peephole is None:
-        return mix(tuple(map(gate, memory_gates)), cell.update(activation(g)), gate(o), None, c)
+        return mix(tuple(map(gate, memory_gates)), update(activation(g)), gate(o), None, c)
     # The gates of the memory see the old c, and o sees the new c.
     *peeps, p_o = jnp.expand_dims(peephole.astype(c.dtype), tuple(range(1, c.ndim)))
     memory_gates = [x + p * c for x, p in zip(memory_gates, peeps, strict=True)]
-    return mix(tuple(map(gate, memory_gates)), cell.update(activation(g)), o, p_o, c)
+    return mix(tuple(map(gate, memory_gates)), update(activation(g)), o, p_o, c)
 
 
 def _check_clip(cell_clip: float | None) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax.cells._activation import frugal
+from recurrax.cells._activation import keeps_output
 from recurrax.cells._gated import GatedLinearCell, InputGatedParams
 from recurrax.cells.linear import Coefficients
 
@@ -70,7 +70,7 @@ class QRNNCell(GatedLinearCell):
 
     def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gates and the candidate of every step; `rest` is the output gate."""
-        sigmoid = frugal(jax.nn.sigmoid)
+        sigmoid = keeps_output(jax.nn.sigmoid)
         # The gates of this pooling, in the order of `kernel`.
         names = [gate for gate in "ifzo" if gate in f"{self.pooling}z"]
         z = dict(zip(names, self.split(params, xs), strict=True))
@@ -79,7 +79,7 @@ class QRNNCell(GatedLinearCell):
         o: Any = ()
         if "o" in z:
             o = sigmoid(z["o"])
-        return Coefficients(sigmoid(z["f"]), i * frugal(self.activation)(z["z"]), o)
+        return Coefficients(sigmoid(z["f"]), i * keeps_output(self.activation)(z["z"]), o)
 
     def outputs(self, params: InputGatedParams, hs: jax.Array, rest: Any) -> jax.Array:
         """The states, times the output gate if there is an output gate."""
@@ -158,7 +158,7 @@ class SRUCell(GatedLinearCell):
 
     def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gates and the candidate of every step; `rest` is the gate r and the highway."""
-        sigmoid = frugal(jax.nn.sigmoid)
+        sigmoid = keeps_output(jax.nn.sigmoid)
         f, r, c, *x = self.split(params, xs)
         # Without a part x in the kernel, the highway takes the inputs themselves.
         x = x or [xs.astype(r.dtype)]
@@ -171,5 +171,5 @@ class SRUCell(GatedLinearCell):
         """The states times the gate r, plus the highway."""
         r, highway = (part.astype(hs.dtype) for part in rest)
         if self.activation is not None:
-            hs = frugal(self.activation)(hs)
+            hs = keeps_output(self.activation)(hs)
         return r * hs + highway

@@ -15,8 +15,8 @@ from recurrax import initializers
 from recurrax._check import check_input_size
 from recurrax._dtype import widened
 from recurrax._layer import INITIALIZER, Initializer
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import broadcast_to_rank
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import broadcast_to_rank, draw_parts
 from recurrax.cells.linear import Coefficients, LinearCell
 
 
@@ -128,11 +128,9 @@ class RGLRUCell(LinearCell):
         def draw_heads(initializer: Initializer, key: jax.Array, *shape: int) -> jax.Array:
             heads = []
             # Each head draws its part of r, then its part of i.
-            for r_key, i_key in jax.random.split(key, (self.num_heads, 2)):
-                r = initializer(r_key, shape, jnp.float32)
-                i = initializer(i_key, shape, jnp.float32)
-                heads.append(jnp.concatenate([r, i], axis=-1))
-            return jnp.stack(heads).astype(dtype)
+            for pair in jax.random.split(key, (self.num_heads, 2)):
+                heads.append(draw_parts(initializer, pair, [shape, shape], dtype))
+            return jnp.stack(heads)
 
         decay = jax.random.uniform(
             keys[0], (self.hidden_size,), minval=self.min_radius, maxval=self.max_radius
@@ -151,7 +149,7 @@ class RGLRUCell(LinearCell):
         heads = xs.reshape(*xs.shape[:-1], *params.kernel.shape[:2])
         gates = jnp.einsum("...nd,ndg->...ng", heads, params.kernel)
         gates = widened(gates + broadcast_to_rank(params.bias, gates))
-        r, i = jnp.split(frugal(jax.nn.sigmoid)(gates), 2, axis=-1)
+        r, i = jnp.split(keeps_output(jax.nn.sigmoid)(gates), 2, axis=-1)
         r, i = r.reshape(xs.shape), i.reshape(xs.shape)
         log_a = -broadcast_to_rank(self.c * jax.nn.softplus(widened(params.log_decay)), r) * r
         # At 0 the root has no derivative, and r may be 0 in floating point. The bound changes no

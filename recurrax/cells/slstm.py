@@ -12,9 +12,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
+from recurrax._dtype import widened
 from recurrax._layer import mixed
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, affine, broadcast_to_rank, draw_gates
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import (
+    AffineCell,
+    Gates,
+    Update,
+    affine,
+    broadcast_to_rank,
+    draw_gates,
+    unchanged,
+)
 from recurrax.cells.mlstm import bounded_exp, mixed_memory, weights
 
 
@@ -151,14 +160,15 @@ class SLSTMCell(AffineCell):
         return u + broadcast_to_rank(bias, u)
 
     def pointwise(
-        self, params: SLSTMParams, a: Gates, state: SLSTMState
+        self, params: SLSTMParams, a: Gates, state: SLSTMState, update: Update = unchanged
     ) -> tuple[SLSTMState, jax.Array]:
         """Computes the gates, both sums over the past and their quotient."""
 
         # The derivative stores the arguments and computes the terms again.
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
-            i, f, z, o, c, n, m = a
+            # A rounded logarithm is a wrong factor, so every array has float32 or more.
+            i, f, z, o, c, n, m = map(widened, a)
             if self.forget_gate == "sigmoid":
                 f = jax.nn.log_sigmoid(f)
             past = f + m
@@ -172,7 +182,7 @@ class SLSTMCell(AffineCell):
             return o * (c / n), c, n, m
 
         i, f, z, o = a
-        z, o = self.update(frugal(jnp.tanh)(z)), frugal(jax.nn.sigmoid)(o)
+        z, o = update(keeps_output(jnp.tanh)(z)), keeps_output(jax.nn.sigmoid)(o)
         h, *rest = mix(i, f, z, o, state.c, state.n, state.m)
         return SLSTMState(h, *rest), h
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from recurrax._dtype import default_state_dtype
 from recurrax._layer import Cell, Params, State, batch_shape_of, features
-from recurrax._mask import fill_masked, restarts
+from recurrax._mask import Marks, fill_masked
 from recurrax._scan import check_sequence, time_first
 from recurrax.experimental.newton import Newton, NewtonReport
 
@@ -67,23 +67,20 @@ def newton_report(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"`cell` must be a recurrax.Cell, such as GRUCell(128); got {cell!r}.")
-    xs, lengths, mask, reset = check_sequence(
-        cell, params, xs, state, lengths=lengths, mask=mask, reset=reset, time_major=time_major
-    )
-    return _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major)
+    marks = Marks(lengths, mask, reset)
+    xs, marks = check_sequence(cell, params, xs, state, marks, time_major)
+    return _report(newton, cell, params, xs, state, marks, reverse, time_major)
 
 
 @functools.partial(jax.jit, static_argnames=("newton", "cell", "reverse", "time_major"))
-def _report(newton, cell, params, xs, state, lengths, mask, reset, reverse, time_major):
+def _report(newton, cell, params, xs, state, marks, reverse, time_major):
     # As in `scan`: time comes first, the initial state has the dtypes of the state, and masked
     # inputs get ordinary values.
     time = 0 if time_major else features(xs).ndim - cell.feature_ndim - 1
-    xs, state, mask, reset = time_first(cell, params, xs, state, lengths, mask, reset, time)
+    xs, state, marks = time_first(cell, params, xs, state, marks, time)
     initial = cell.first_state(params, batch_shape_of(cell, xs), default_state_dtype(params, xs))
     # Zeros made of the state give the initial state the placement of the state on a mesh.
     initial = jax.tree.map(lambda i, s: i.astype(s.dtype) + jnp.zeros_like(s), initial, state)
-    if mask is not None:
-        xs = fill_masked(mask, xs)
-    restart = None if reset is None else restarts(reset, reverse)
-    flags = {"mask": mask, "restart": restart}
-    return newton.report(cell, params, state, xs, initial=initial, reverse=reverse, **flags)
+    if marks.mask is not None:
+        xs = fill_masked(marks.mask, xs)
+    return newton.report(cell, params, state, xs, marks.steps(reverse), initial=initial)

@@ -27,12 +27,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._layer import Cell, Params, State
-from recurrax._mask import where
+from recurrax._mask import Steps
 from recurrax.cells.affine import AffineCell
 from recurrax.cells.linear import shifted
 from recurrax.experimental._units import UnitLayout, block_product, block_scan, solve
-
-Flags = tuple[jax.Array | None, jax.Array | None]  # `mask` and `restart`
 
 
 class Inputs(NamedTuple):
@@ -85,44 +83,44 @@ class Equation:
         return jnp.concatenate([first, s])[:-1]
 
     def all_steps(
-        self, inputs: Inputs, flags: Flags, before: jax.Array, step: Callable | None = None
+        self, inputs: Inputs, steps: Steps, before: jax.Array, step: Callable | None = None
     ) -> jax.Array:
         """F: every step at once, `[T, *B, U, k]`."""
         advance = functools.partial(self._advance, step or self.cell.step, inputs)
-        return jax.vmap(advance)(before, (inputs.zs, *flags))
+        return jax.vmap(advance)(before, (inputs.zs, steps))
 
-    def outputs(self, inputs: Inputs, flags: Flags, s: jax.Array) -> jax.Array:
+    def outputs(self, inputs: Inputs, steps: Steps, s: jax.Array) -> jax.Array:
         """The outputs of every step `[T, *B, O]`, from the trajectory."""
 
-        def output(before: jax.Array, z: Any, restart: jax.Array | None) -> jax.Array:
-            before = self._restarted(inputs, before, restart)  # [*B, U, k]
+        def output(before: jax.Array, z: Any, flags: Steps) -> jax.Array:
+            before = flags.restarted(before, inputs.initial)  # [*B, U, k]
             return self.cell.step(inputs.params, self.layout.split(before), z)[1]
 
-        return jax.vmap(output)(self.before(inputs, s), inputs.zs, flags[1])
+        return jax.vmap(output)(self.before(inputs, s), inputs.zs, steps)
 
-    def iterate(self, inputs: Inputs, flags: Flags) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def iterate(self, inputs: Inputs, steps: Steps) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The trajectory, and for each row its residual and the number of iterations."""
 
         def unsolved(current: _Iteration) -> jax.Array:
             return jnp.any(current.residual > self.tol) & (current.count <= self.limit)
 
         # The first guess: every state equals the first state.
-        steps = jax.tree.leaves(inputs.zs)[0].shape[0]
-        s = jnp.broadcast_to(inputs.state, (steps, *inputs.state.shape))  # [T, *B, U, k]
+        number = jax.tree.leaves(inputs.zs)[0].shape[0]
+        s = jnp.broadcast_to(inputs.state, (number, *inputs.state.shape))  # [T, *B, U, k]
         row = inputs.state[..., 0, 0]  # [*B], placed like the batch
         start = _Iteration(s, jnp.full_like(row, jnp.inf), jnp.zeros_like(row, jnp.int32), 0)
-        body = functools.partial(self._iteration, inputs, flags)
+        body = functools.partial(self._iteration, inputs, steps)
         s, residual, iterations, _ = lax.while_loop(unsolved, body, start)
         if self.fallback:
             solved = jnp.all(residual <= self.tol)
-            s = lax.cond(solved, lambda: s, lambda: self._one_by_one(inputs, flags))
+            s = lax.cond(solved, lambda: s, lambda: self._one_by_one(inputs, steps))
             residual = jnp.where(solved, residual, 0)  # [*B]
         return s, residual, iterations
 
-    def _iteration(self, inputs: Inputs, flags: Flags, current: _Iteration) -> _Iteration:
+    def _iteration(self, inputs: Inputs, steps: Steps, current: _Iteration) -> _Iteration:
         """One Newton iteration, for the rows that are not solved."""
         s, last, iterations, count = current
-        after, a = self.linearized(inputs, flags, s)  # [T, *B, U, k] and [T, *B, U, k, k]
+        after, a = self.linearized(inputs, steps, s)  # [T, *B, U, k] and [T, *B, U, k, k]
         error = jnp.abs(after - s) / (1 + jnp.abs(s))  # [T, *B, U, k]
         residual = jnp.max(error, axis=(0, -2, -1))  # [*B]
         # NaN after the first guess comes from the inputs: such a row ends here.
@@ -140,13 +138,13 @@ class Equation:
         s = jnp.where(moves[None, ..., None, None], new, s)  # [T, *B, U, k]
         return _Iteration(s, residual, iterations + moves.astype(jnp.int32), count + 1)
 
-    def linearized(self, inputs: Inputs, flags: Flags, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def linearized(self, inputs: Inputs, steps: Steps, s: jax.Array) -> tuple[jax.Array, jax.Array]:
         """F(s), and the blocks A `[T, *B, U, k, k]` of its Jacobian."""
         before, (units, k) = self.before(inputs, s), s.shape[-2:]
         step = None
         if not self.exact:
             step = _step_by_units(self.cell, self.layout, inputs.params)
-        all_steps = functools.partial(self.all_steps, inputs, flags, step=step)
+        all_steps = functools.partial(self.all_steps, inputs, steps, step=step)
         after, jacobian = jax.linearize(all_steps, before)
 
         def columns(weights: jax.Array) -> jax.Array:
@@ -181,54 +179,46 @@ class Equation:
 
     def _advance(self, step: Callable, inputs: Inputs, before: jax.Array, at: tuple) -> jax.Array:
         """One step in units, from `[*B, U, k]` to `[*B, U, k]`."""
-        z, mask, restart = at
+        z, flags = at  # the flags of this step: `Steps` with bool[*B] or None
         # A flag on a masked step acts at once, as in the loop.
-        before = self._restarted(inputs, before, restart)
+        before = flags.restarted(before, inputs.initial)
         state, _ = step(inputs.params, self.layout.split(before), z)
-        after = self.layout.join(state, before.dtype)
-        if mask is None:
-            return after
-        return where(mask, after, before)
+        return flags.keep_masked(self.layout.join(state, before.dtype), before)
 
-    def _restarted(self, inputs: Inputs, before: jax.Array, restart: jax.Array | None) -> jax.Array:
-        if restart is None:
-            return before
-        return where(restart, inputs.initial, before)
-
-    def _one_by_one(self, inputs: Inputs, flags: Flags) -> jax.Array:
+    def _one_by_one(self, inputs: Inputs, steps: Steps) -> jax.Array:
         """The trajectory `[T, *B, U, k]` by one step after another."""
 
         def body(before: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
             after = self._advance(self.cell.step, inputs, before, at)
             return after, after
 
-        sequences = (inputs.zs, *flags)
+        sequences = (inputs.zs, steps)
         return lax.scan(body, inputs.state, sequences, reverse=self.reverse)[1]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def trajectory(
-    equation: Equation, inputs: Inputs, flags: Flags
+    equation: Equation, inputs: Inputs, steps: Steps
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The trajectory `[T, *B, U, k]` under the derivative rule above.
 
     Also returns each row's residual and number of iterations, `[*B]`.
     """
-    s, residual, iterations = equation.iterate(inputs, flags)
+    s, residual, iterations = equation.iterate(inputs, steps)
     return s, (residual, iterations.astype(residual.dtype))
 
 
 @trajectory.defjvp
 def _trajectory_jvp(equation: Equation, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    inputs, flags = primals
-    s, facts = trajectory(equation, inputs, flags)
+    inputs, steps = primals
+    s, facts = trajectory(equation, inputs, steps)
 
     def all_steps(inputs: Inputs, s: jax.Array) -> jax.Array:
-        return equation.all_steps(inputs, flags, equation.before(inputs, s))
+        return equation.all_steps(inputs, steps, equation.before(inputs, s))
 
     # b = dF: the tangent of F for a fixed trajectory.
     _, b = jax.jvp(lambda inputs: all_steps(inputs, s), (inputs,), (tangents[0],))
-    _, a = equation.linearized(inputs, flags, s)
+    _, a = equation.linearized(inputs, steps, s)
     if equation.exact:
         ds = block_scan(a, b, equation.reverse)  # [T, *B, U, k]
     else:
@@ -279,8 +269,8 @@ def _step_by_units(cell: Cell, layout: UnitLayout, params: Params) -> Callable |
     """
     if not isinstance(cell, AffineCell) or not cell.is_affine or not layout.stacked:
         return None
-    # Only the map of the base class has one weight from each unit to itself.
-    if type(cell).project_state is not AffineCell.project_state:
+    # Only a plain map has one weight from each unit to itself.
+    if not cell.plain_state:
         return None
     diagonals = [jnp.diagonal(gate) for gate in cell.split(params.recurrent_kernel)]  # [H] each
 

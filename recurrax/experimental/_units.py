@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._layer import Cell, State
-from recurrax.cells.linear import shifted
+from recurrax.cells.linear import linear_scan
 from recurrax.implementations import linear
 
 
@@ -88,18 +87,14 @@ def block_scan(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
         An array like `b`.
     """
 
-    def residual(h: jax.Array) -> jax.Array:
-        return h - block_product(a, shifted(h, 1, reverse))  # [T, *B, U, k]
-
-    def forward_solve(_: Callable, b: jax.Array) -> jax.Array:
+    def solve_blocks(a: jax.Array, b: jax.Array, _: None, reverse: bool) -> jax.Array:
         return solve(a, b, reverse)
 
-    # The transpose is a recurrence of the same form, in the other direction.
-    def transpose_solve(_: Callable, g: jax.Array) -> jax.Array:
-        transposed = shifted(jnp.swapaxes(a, -1, -2), -1, reverse)  # [T, *B, U, k, k]
-        return solve(transposed, g, not reverse)
+    def transposed(a: jax.Array) -> jax.Array:
+        return jnp.swapaxes(a, -1, -2)  # [T, *B, U, k, k]
 
-    return lax.custom_linear_solve(residual, b, forward_solve, transpose_solve)
+    options = {"product": block_product, "transposed": transposed}
+    return linear_scan(solve_blocks, a, b, reverse=reverse, **options)
 
 
 def solve(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:

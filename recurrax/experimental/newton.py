@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from recurrax._arguments import check_fields, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Cell, Layer, Params, State, features
-from recurrax._mask import where
-from recurrax.experimental._trajectory import Equation, Flags, Inputs, trajectory
+from recurrax._mask import Steps
+from recurrax.experimental._trajectory import Equation, Inputs, trajectory
 from recurrax.experimental._units import UnitLayout
 
 # Up to this size of a state, `jacobian=None` means the full Jacobian.
@@ -109,15 +109,23 @@ class Newton:
             check_number("max_iterations", self.max_iterations)
 
     def run(
-        self, cell: Cell, params: Params, state: State, xs: Any, **options: Any
+        self,
+        cell: Cell,
+        params: Params,
+        state: State,
+        xs: Any,
+        steps: Steps,
+        *,
+        initial: State,
+        **_: Any,
     ) -> tuple[State, jax.Array]:
         """Computes all steps at once, again and again."""
-        equation, inputs, flags = self._set_up(cell, params, state, xs, **options)
-        steps, output = features(xs).shape[0], features(xs).dtype
-        if not steps:
+        equation, inputs = self._set_up(cell, params, state, xs, steps, initial)
+        number, output = features(xs).shape[0], features(xs).dtype
+        if not number:
             s = jnp.zeros((0, *inputs.state.shape), inputs.state.dtype)  # [0, *B, U, k]
-            return state, equation.outputs(inputs, flags, s).astype(output)
-        s, (residual, _) = trajectory(equation, inputs, flags)  # [T, *B, U, k], residual [*B]
+            return state, equation.outputs(inputs, steps, s).astype(output)
+        s, (residual, _) = trajectory(equation, inputs, steps)  # [T, *B, U, k], residual [*B]
         # Factors, not choices: the gradients of an unsolved row become NaN too.
         solved = jnp.where(residual <= equation.tol, 1, jnp.nan)  # [*B]
 
@@ -128,14 +136,10 @@ class Newton:
         last = s[0 if equation.reverse else -1]  # [*B, U, k]
         final = equation.layout.split(spoil_unsolved(last))
         state = jax.tree.map(lambda new, old: new.astype(old.dtype), final, state)
-        ys = jax.vmap(spoil_unsolved)(equation.outputs(inputs, flags, s))  # [T, *B, O]
-        ys = ys.astype(output)
-        mask, _ = flags
-        if mask is not None:
-            ys = where(mask, ys, jnp.zeros_like(ys))  # [T, *B, O]
-        return state, ys
+        ys = jax.vmap(spoil_unsolved)(equation.outputs(inputs, steps, s))  # [T, *B, O]
+        return state, steps.zero_masked(ys.astype(output))
 
-    def refuses(self, cell: Cell, params: Params, state: State, *_: Any, **__: Any) -> str | None:
+    def refuses(self, cell: Cell, params: Params, state: State, *_: Any) -> str | None:
         """Why a cell has no such form, or None."""
         if cell.alters_gradient:
             return (
@@ -149,14 +153,14 @@ class Newton:
         return None
 
     def report(
-        self, cell: Cell, params: Params, state: State, xs: Any, **options: Any
+        self, cell: Cell, params: Params, state: State, xs: Any, steps: Steps, *, initial: State
     ) -> NewtonReport:
         """Describes the iterations. It takes the arguments of `run` and ignores `fallback`."""
         iterating = dataclasses.replace(self, fallback=False)
-        equation, inputs, flags = iterating._set_up(cell, params, state, xs, **options)
+        equation, inputs = iterating._set_up(cell, params, state, xs, steps, initial)
         residual = iterations = jnp.zeros_like(inputs.state[..., 0, 0])  # [*B]
         if features(xs).shape[0]:
-            _, (residual, iterations) = trajectory(equation, inputs, flags)  # [*B] each
+            _, (residual, iterations) = trajectory(equation, inputs, steps)  # [*B] each
         converged = residual <= equation.tol
         return NewtonReport(iterations.astype(jnp.int32), residual, converged)
 
@@ -176,14 +180,10 @@ class Newton:
         params: Params,
         state: State,
         xs: Any,
-        *,
+        steps: Steps,
         initial: State,
-        mask: jax.Array | None,
-        restart: jax.Array | None,
-        reverse: bool,
-        **_: Any,
-    ) -> tuple[Equation, Inputs, Flags]:
-        """The equation of the trajectory, its inputs and its flags."""
+    ) -> tuple[Equation, Inputs]:
+        """The equation of the trajectory, and its inputs."""
         # At least float32, and at least the precision of the products and of the state.
         state_dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
         dtype = promote(compute_dtype(cell, params, xs), jnp.float32, *state_dtypes)
@@ -200,7 +200,7 @@ class Newton:
             cell,
             layout,
             exact=full or cell.independent_units,
-            reverse=reverse,
+            reverse=steps.reverse,
             tol=tol,
             limit=limit,
             damping=self.damping,
@@ -208,4 +208,4 @@ class Newton:
         )
         zs = cell.project_inputs(params, cast(xs, dtype))  # [T, *B, G*H]
         first, initial = layout.join(state, dtype), layout.join(initial, dtype)  # [*B, U, k]
-        return equation, Inputs(params, first, initial, zs), (mask, restart)
+        return equation, Inputs(params, first, initial, zs)

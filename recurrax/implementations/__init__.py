@@ -3,6 +3,7 @@
 `scan` takes the name of an implementation, or an object with options.
 """
 
+from recurrax._mask import Steps as Steps
 from recurrax.implementations._registry import Implementation as Implementation
 from recurrax.implementations._registry import available as available
 from recurrax.implementations._registry import register as register

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recurrax._layer import Layer, Params, State, features
+from recurrax._mask import Steps
 from recurrax.implementations import cudnn, hoisted, linear, matrix_memory, native, xla
 from recurrax.implementations._platform import (
     accumulates_in_loop,
@@ -28,48 +29,48 @@ def choose(
     params: Params,
     state: State,
     xs: Any,
-    **facts: Any,
+    steps: Steps,
 ) -> Implementation:
     """The requested implementation, or the best implementation for these arguments.
 
     Raises:
         ValueError: if there is no such implementation or it cannot serve the layer.
     """
-    args = (layer, params, state, xs)
+    args = (layer, params, state, xs, steps)
     if implementation is None:
-        return _best(*args, **facts)
+        return _best(*args)
     # An implementation may itself be a tuple: `FunctionImplementation` is a NamedTuple.
     if isinstance(implementation, tuple) and not hasattr(implementation, "run"):
-        return _first_that_serves(implementation, *args, **facts)
+        return _first_that_serves(implementation, *args)
     found = find(implementation)
-    if reason := found.refuses(*args, **facts):
+    if reason := found.refuses(*args):
         raise refusal(implementation, layer, reason)
     return found
 
 
-def _first_that_serves(candidates: tuple, layer: Layer, *args: Any, **facts: Any) -> Implementation:
+def _first_that_serves(candidates: tuple, layer: Layer, *args: Any) -> Implementation:
     """The first candidate that can serve the layer; None always can."""
     for candidate in candidates:
-        if candidate is None or not find(candidate).refuses(layer, *args, **facts):
-            return choose(candidate, layer, *args, **facts)
+        if candidate is None or not find(candidate).refuses(layer, *args):
+            return choose(candidate, layer, *args)
     raise ValueError(
         f"`implementation` {candidates} must hold one that can serve {layer}."
         " End it with None, the best one."
     )
 
 
-def _best(layer: Layer, params: Params, state: State, xs: Any, **facts: Any) -> Implementation:
+def _best(layer: Layer, params: Params, state: State, xs: Any, steps: Steps) -> Implementation:
     """The fastest implementation among those that have every derivative."""
-    steps = features(xs).shape[0]
-    if has_several_steps(steps) and not linear.refuses(layer):
+    number = features(xs).shape[0]
+    if has_several_steps(number) and not linear.refuses(layer):
         return find(linear_solver())
     # A training step on a CPU takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4).
     # It takes 0.08 of that time for (32, 64, 128, 2).
-    if isinstance(steps, int) and steps > 1 and not matrix_memory.DEFAULT.refuses(layer):
+    if isinstance(number, int) and number > 1 and not matrix_memory.DEFAULT.refuses(layer):
         return matrix_memory.DEFAULT
     # A convolution's weight gradient, summed step by step, took 2 to 10 times as long on a CPU.
     if layer.feature_ndim == 1 and accumulates_in_loop(features(xs)):
         return xla.XLA
-    if hoisted.refuses(layer, params, state, xs, **facts):
+    if hoisted.refuses(layer, params, state, xs, steps):
         return xla.XLA
     return hoisted.HOISTED

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from recurrax._dtype import promote
 from recurrax._layer import State
-from recurrax._mask import where
 
 # Takes the state before a step and the input of that step.
 # Returns the state after the step, the output, and anything else to keep.
@@ -18,7 +17,7 @@ Advance = Callable[[State, Any], tuple[State, jax.Array, Any]]
 
 
 def loop_body(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.dtype) -> Callable:
-    """A body for `lax.scan` over (z, mask, restart).
+    """A body for `lax.scan` over (z, steps), with `Steps` of the sequence.
 
     The body is linear in the state, z and `initial` if `advance` is linear.
 
@@ -30,19 +29,16 @@ def loop_body(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.
     """
 
     def body(before: State, at: tuple) -> tuple[State, tuple[jax.Array, Any]]:
-        z, mask, restart = at  # `mask` and `restart`: bool[*B] or None
+        z, flags = at  # the flags of this step: `Steps` with bool[*B] or None
         # A flag acts at once, on a masked step too: the next unmasked step meets `initial`.
-        if restart is not None:
-            before = where(restart, initial, before)
+        before = flags.restarted(before, initial)
         # The loop keeps the state in the dtypes of `before`; the step may need a wider dtype.
         widened = jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), before)
         after, y, extra = advance(widened, z)  # leaves [*B, H]; y [*B, O]
         after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
         y = y.astype(output)
         # A masked step keeps its state and outputs zero.
-        if mask is not None:
-            after = where(mask, after, before)
-            y = where(mask, y, jnp.zeros_like(y))
-        return after, (y, extra)
+        after = flags.keep_masked(after, before)
+        return after, (flags.zero_masked(y), extra)
 
     return body

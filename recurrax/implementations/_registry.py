@@ -10,14 +10,12 @@ class Implementation(Protocol):
     """One way to run a layer over a sequence: a hashable object for `scan(implementation=...)`.
 
     Attributes:
-        run: takes `(layer, params, state, xs, *, initial, lengths, mask, restart, reverse,
-            unroll)` and returns `(state, ys)`. `xs` is `[T, *B, I]`; `initial` is the state at a
-            restart. `lengths` is `int[*B]`; `mask` and `restart` are `bool[T, *B]`. Each of these
-            three may be None. `mask` repeats the facts of `lengths`. `restart` marks steps in the
-            direction of the loop: before such a step, the state returns to `initial`. The state
-            and the outputs have the dtypes of `state` and `xs`.
-        refuses: takes `(layer, params, state, xs, *, lengths, mask, reset, reverse)`. It returns
-            the reason why the implementation cannot serve these arguments, or None if it can.
+        run: takes `(layer, params, state, xs, steps, *, initial, unroll)` and returns `(state,
+            ys)`. `xs` is `[T, *B, I]`. `steps` is a `Steps`: the masked steps, the restarts and
+            the direction. `initial` is the state at a restart. The state and the outputs have the
+            dtypes of `state` and `xs`.
+        refuses: takes `(layer, params, state, xs, steps)`. It returns the reason why the
+            implementation cannot serve these arguments, or None if it can.
         takes_composites: whether the implementation also runs layers that are made of layers.
     """
 

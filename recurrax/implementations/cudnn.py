@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._layer import Layer, Params, State
-from recurrax._mask import lengths_to_mask, where
+from recurrax._mask import Steps, where
 from recurrax.cells.lstm import LSTMCell, LSTMParams
 from recurrax.implementations._registry import FunctionImplementation
 from recurrax.layers.compose import Bidirectional, Stack
@@ -44,13 +44,9 @@ def refuses(
     params: Params,
     state: State,
     xs: jax.Array,
-    *,
-    lengths: jax.Array | None,
-    mask: jax.Array | None,
-    reset: jax.Array | None,
-    reverse: bool,
+    steps: Steps,
 ) -> str | None:
-    """Why cuDNN cannot serve these arguments, or None. `mask` may repeat the facts of `lengths`."""
+    """Why cuDNN cannot serve these arguments, or None."""
     if missing := why_missing():
         return missing
     # First the kinds of layers, then the options of the cells.
@@ -78,9 +74,9 @@ def refuses(
     others = sorted(map(str, dtypes - {jnp.dtype(jnp.float32)}))
     if others:
         return f"parameters, state and inputs must be float32 throughout; got {', '.join(others)}."
-    if reset is not None:
+    if steps.restart is not None:
         return "cuDNN cannot set the state back on its way; `reset` must be None."
-    if mask is not None and lengths is None:
+    if steps.mask is not None and not steps.right_padded:
         return "cuDNN knows right padding alone, no other `mask`; give `lengths`."
     return None
 
@@ -90,9 +86,7 @@ def run(
     params: Params,
     state: State,
     xs: jax.Array,
-    *,
-    lengths: jax.Array | None,
-    reverse: bool = False,
+    steps: Steps,
     **_: Any,
 ) -> tuple[State, jax.Array]:
     """Runs all cells of the layer in one call.
@@ -102,24 +96,24 @@ def run(
         params: its parameters.
         state: the state before the first step.
         xs: `[T, *B, I]`; the values in the padding have no influence.
-        lengths: `int[*B]`, or None; a length of 0 keeps the state.
-        reverse: whether every direction runs the other way.
+        steps: a mask, or None, that is right padding, and the direction. A row without an unmasked
+            step keeps its state. In reverse, every direction runs the other way.
 
     Returns:
         The state after the last step, in the structure of `state`, and the outputs `[T, *B, O]`.
         The outputs are zero in the padding.
     """
-    steps, *batch, input_size = xs.shape
+    number, *batch, input_size = xs.shape
     rows = math.prod(batch)
-    ys_shape = (steps, *batch, layer.output_size(input_size))
-    if not steps * rows:
+    ys_shape = (number, *batch, layer.output_size(input_size))
+    if not number * rows:
         return state, jnp.zeros(ys_shape, xs.dtype)  # [T, *B, O]
     # cuDNN takes one batch axis, before the time axis.
-    xs = jnp.swapaxes(xs.reshape(steps, rows, input_size), 0, 1)  # [B, T, I]
+    xs = jnp.swapaxes(xs.reshape(number, rows, input_size), 0, 1)  # [B, T, I]
     mask = None
-    counts = jnp.full(rows, steps, jnp.int32)  # [B]
-    if lengths is not None:
-        mask = lengths_to_mask(lengths.reshape(rows), steps)  # [B, T]
+    counts = jnp.full(rows, number, jnp.int32)  # [B]
+    if steps.mask is not None:
+        mask = jnp.swapaxes(steps.mask.reshape(number, rows), 0, 1)  # [B, T]
         counts = mask.sum(axis=1, dtype=jnp.int32)  # [B]
 
     def zero_padding(values: jax.Array) -> jax.Array:
@@ -130,7 +124,7 @@ def run(
 
     def reverse_unmasked(values: jax.Array) -> jax.Array:
         # The unmasked steps in the other order. The padding stays on the right.
-        if not reverse:
+        if not steps.reverse:
             return values
         if mask is None:
             return values[:, ::-1]  # [B, T, ...]

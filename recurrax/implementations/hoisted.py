@@ -27,6 +27,7 @@ from jax import lax
 
 from recurrax._dtype import cast_params, compute_dtype
 from recurrax._layer import Layer, Params, State
+from recurrax._mask import Steps
 from recurrax.cells._activation import closes_over_tracer
 from recurrax.cells.affine import AffineCell, Gates
 from recurrax.implementations._loop import loop_body
@@ -34,28 +35,23 @@ from recurrax.implementations._packing import Packing
 from recurrax.implementations._platform import forward_unroll, projects_in_loop
 from recurrax.implementations._registry import FunctionImplementation
 
-Flags = tuple[jax.Array | None, jax.Array | None]  # `mask` and `restart`, bool[T, *B]
-
 
 def run(
     cell: AffineCell,
     params: Params,
     state: State,
     xs: jax.Array,
+    steps: Steps,
     *,
     initial: State,
-    mask: jax.Array | None,
-    restart: jax.Array | None,
-    reverse: bool,
     unroll: int,
-    **_: Any,
 ) -> tuple[State, jax.Array]:
     """Takes one step after another, under the derivative rule above."""
     compute = compute_dtype(cell, params, xs)
-    loop = _Loop(cell, compute, xs.dtype, reverse, unroll, projects_in_loop(xs))
+    loop = _Loop(cell, compute, xs.dtype, unroll, projects_in_loop(xs))
     params = cast_params(cell, params, compute)
     xs = xs.astype(compute)  # [T, *B, I]
-    return _run_loop(loop, params, state, initial, xs, (mask, restart))
+    return _run_loop(loop, params, state, initial, xs, steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +61,14 @@ class _Loop:
     cell: AffineCell
     compute: jnp.dtype
     output: jnp.dtype
-    reverse: bool
     unroll: int
     projects: bool  # whether each step projects its own input
 
     def __call__(
-        self, advance: Callable, initial: State, state: State, zs: Any, flags: Flags
+        self, advance: Callable, initial: State, state: State, zs: Any, steps: Steps
     ) -> tuple[State, Any]:
         body = loop_body(advance, initial, self.compute, self.output)
-        return lax.scan(body, state, (zs, *flags), reverse=self.reverse, unroll=self.unroll)
+        return lax.scan(body, state, (zs, steps), reverse=steps.reverse, unroll=self.unroll)
 
     def inputs(self, params: Params, xs: jax.Array) -> Any:
         """The sequence that the loop reads: xs `[T, *B, I]`, or G projections `[T, *B, H]`."""
@@ -96,12 +91,8 @@ class _Loop:
 
         Gates stay separate where plain maps meet a cell that keeps z and u of a gate apart.
         """
-        cell_type = type(self.cell)
-        if cell_type.project_inputs != AffineCell.project_inputs:
-            return True
-        if cell_type.project_state != AffineCell.project_state:
-            return True
-        return cell_type.preactivations is AffineCell.preactivations
+        plain_maps = self.cell.plain_inputs and self.cell.plain_state
+        return self.cell.adds_gates or not plain_maps
 
     def preactivations_at_once(self, params: Params, xs: jax.Array, hs: jax.Array) -> Gates:
         """The pre-activations of all steps, `[T, *B, H]` each, from known states before them."""
@@ -119,7 +110,7 @@ class _Loop:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run_loop(
-    loop: _Loop, params: Params, state: State, initial: State, xs: jax.Array, flags: Flags
+    loop: _Loop, params: Params, state: State, initial: State, xs: jax.Array, steps: Steps
 ) -> tuple[State, jax.Array]:
     others = loop.cell.other_params(params)
 
@@ -129,13 +120,13 @@ def _run_loop(
 
     unroll = max(loop.unroll, forward_unroll(xs, loop.cell.gates))
     loop = dataclasses.replace(loop, unroll=unroll)
-    state, (ys, _) = loop(advance, initial, state, loop.inputs(params, xs), flags)
+    state, (ys, _) = loop(advance, initial, state, loop.inputs(params, xs), steps)
     return state, ys  # leaves [*B, H]; ys [T, *B, O]
 
 
 @_run_loop.defjvp
 def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    params, state, initial, xs, flags = primals
+    params, state, initial, xs, steps = primals
     dparams, dstate, dinitial, dxs, _ = tangents
     cell, packing = loop.cell, Packing()
     # The parameters that `pointwise` itself reads: biases and kernels are not among them.
@@ -148,7 +139,7 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
 
     # `befores` and `stored` have the leading axis [T].
     inputs = loop.inputs(params, xs)
-    final, (ys, (befores, stored)) = loop(advance, initial, state, inputs, flags)
+    final, (ys, (befores, stored)) = loop(advance, initial, state, inputs, steps)
 
     # The share of inputs and parameters in the pre-activations: it does not wait for the state.
     at_once = functools.partial(loop.preactivations_at_once, hs=befores.h)
@@ -187,13 +178,13 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
     if loop.joins_gates:
         da = (jnp.concatenate(da, axis=-1),)  # [T, *B, G*H]
     sequences = (da, befores, stored, share)
-    dfinal, (dys, _) = loop(tangent_step, dinitial, dstate, sequences, flags)
+    dfinal, (dys, _) = loop(tangent_step, dinitial, dstate, sequences, steps)
     return (final, ys), (dfinal, dys)
 
 
 def _linear_state_map(cell: AffineCell, params: Params) -> Callable[[jax.Array], jax.Array]:
     """The linear part of `project_state`, from dh `[*B, O]` to du `[*B, G*H]`."""
-    if type(cell).project_state is not AffineCell.project_state:
+    if not cell.plain_state:
 
         def any_map(dh: jax.Array) -> jax.Array:
             project = functools.partial(cell.project_state, params)
@@ -215,7 +206,7 @@ def _zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
+def refuses(cell: Layer, *_: Any) -> str | None:
     """Why a cell has no such derivative, or None."""
     if not isinstance(cell, AffineCell) or not cell.is_affine:
         return "it meets its state through more than `u = h @ recurrent_kernel + recurrent_bias`."

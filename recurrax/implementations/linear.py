@@ -15,7 +15,7 @@ from jax import lax
 
 from recurrax._dtype import cast, cast_params, compute_dtype, promote
 from recurrax._layer import Layer, Params, State, features
-from recurrax._mask import where
+from recurrax._mask import Steps, where
 from recurrax.cells.linear import LinearCell, Solver, linear_scan
 from recurrax.implementations._registry import FunctionImplementation
 
@@ -26,11 +26,9 @@ def run(
     params: Params,
     state: State,
     xs: Any,
+    steps: Steps,
     *,
     initial: State,
-    mask: jax.Array | None,
-    restart: jax.Array | None,
-    reverse: bool,
     **_: Any,
 ) -> tuple[State, jax.Array]:
     """Takes all steps at once: a masked step has a = 1, b = 0; at a restart h = a * initial + b."""
@@ -43,23 +41,21 @@ def run(
     # The state has at least float32, so its summands have it too.
     a = a.astype(promote(a.dtype, state.h.dtype))  # [T, *B, H]
     b = b.astype(promote(b.dtype, state.h.dtype))  # [T, *B, H]
-    if mask is not None:
-        a = where(mask, a, jnp.ones_like(a))  # [T, *B, H]
-        b = where(mask, b, jnp.zeros_like(b))  # [T, *B, H]
-    first, last = (-1, 0) if reverse else (0, -1)
+    if steps.mask is not None:
+        a = where(steps.mask, a, jnp.ones_like(a))  # [T, *B, H]
+        b = where(steps.mask, b, jnp.zeros_like(b))  # [T, *B, H]
+    first, last = (-1, 0) if steps.reverse else (0, -1)
     entering = state.h.astype(b.dtype)  # [*B, H]
-    if restart is not None:
+    if steps.restart is not None:
         initial_h = initial.h.astype(b.dtype)  # [*B, H]
-        b = where(restart, a * initial_h[None] + b, b)  # [T, *B, H]
+        b = where(steps.restart, a * initial_h[None] + b, b)  # [T, *B, H]
         # A restart before the first step hides the state that enters.
-        entering = where(restart[first], jnp.zeros_like(entering), entering)  # [*B, H]
+        entering = where(steps.restart[first], jnp.zeros_like(entering), entering)  # [*B, H]
     # The solver starts from zero, so the entering state joins the first summand.
     b = b.at[first].add(a[first] * entering)  # [T, *B, H]
-    hs = linear_scan(solve, a, b, restart, reverse=reverse)  # [T, *B, H]
+    hs = linear_scan(solve, a, b, steps.restart, reverse=steps.reverse)  # [T, *B, H]
     ys = cell.outputs(params, hs, rest).astype(output)  # [T, *B, O]
-    if mask is not None:
-        ys = where(mask, ys, jnp.zeros_like(ys))  # [T, *B, O]
-    return state._replace(h=hs[last].astype(state.h.dtype)), ys
+    return state._replace(h=hs[last].astype(state.h.dtype)), steps.zero_masked(ys)
 
 
 def sequential(a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool) -> jax.Array:
@@ -141,9 +137,9 @@ def _combine(
     return lax.associative_scan(join, (a, b, restart), reverse=reverse, axis=axis)
 
 
-def refuses(cell: Layer, *_: Any, **__: Any) -> str | None:
+def refuses(cell: Layer, *_: Any) -> str | None:
     """Why a cell has no such form, or None."""
-    if isinstance(cell, LinearCell):
+    if isinstance(cell, LinearCell) and cell.is_linear:
         return None
     return "it is no LinearCell, whose steps are h' = a * h + b with a and b from the inputs alone."
 

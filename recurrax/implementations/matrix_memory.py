@@ -25,7 +25,7 @@ from jax import lax
 from recurrax._arguments import check_fields, check_number
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import Layer, Params, State
-from recurrax._mask import where
+from recurrax._mask import Steps, where
 from recurrax.cells.mlstm import MLSTMCell, bounded_exp, read_out, weights, without_past
 
 
@@ -100,9 +100,9 @@ class Chunked:
         check_fields(self)
         check_number("length", self.length)
 
-    def refuses(self, cell: Layer, *_: Any, **__: Any) -> str | None:
+    def refuses(self, cell: Layer, *_: Any) -> str | None:
         """Why this implementation cannot run a cell, or None."""
-        if isinstance(cell, MLSTMCell) and type(cell).step is MLSTMCell.step:
+        if isinstance(cell, MLSTMCell) and cell.has_matrix_memory:
             return None
         return "it keeps no memory of keys and values."
 
@@ -112,18 +112,17 @@ class Chunked:
         params: Params,
         state: State,
         xs: jax.Array,
+        steps: Steps,
         *,
         initial: State,
-        mask: jax.Array | None,
-        restart: jax.Array | None,
-        reverse: bool,
         **_: Any,
     ) -> tuple[State, jax.Array]:
         """Takes one chunk after another. Backwards, it flips time before and after."""
         if not len(xs):
             return state, jnp.zeros((*xs.shape[:-1], cell.hidden_size), xs.dtype)  # [0, *B, H]
-        if reverse:
-            xs, mask, restart = jax.tree.map(lambda a: jnp.flip(a, 0), (xs, mask, restart))
+        if steps.reverse:
+            xs, steps = jax.tree.map(lambda a: jnp.flip(a, 0), (xs, steps))
+        mask, restart = steps.mask, steps.restart  # [T, *B] each, in the direction of the run
         compute = compute_dtype(cell, params, xs)
         sum_dtype = promote(jnp.float32, compute, state.c.dtype)
         zs = cell.project_inputs(cast(params, compute), xs.astype(compute))  # [T, *B, 4*H + 2*N]
@@ -182,10 +181,10 @@ class Chunked:
         if mask is not None:
             h_before, h_at_reset = state.h.astype(sum_dtype), initial.h.astype(sum_dtype)
             h = _final_h(mask, restart, hs, h_before, h_at_reset)  # [*B, H]
-            ys = where(mask, ys, jnp.zeros_like(ys))  # [T, *B, H]
+            ys = steps.zero_masked(ys)  # [T, *B, H]
         final = type(state)(h, *after)
         state = jax.tree.map(lambda new, old: new.astype(old.dtype), final, state)
-        return state, jnp.flip(ys, 0) if reverse else ys
+        return state, jnp.flip(ys, 0) if steps.reverse else ys
 
 
 def _is_finite(x: jax.Array) -> jax.Array:

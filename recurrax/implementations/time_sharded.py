@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from recurrax._arguments import check_fields
 from recurrax._layer import Cell, Params, State
+from recurrax._mask import Steps
 from recurrax.cells.linear import LinearCell
 from recurrax.implementations import linear
 
@@ -79,15 +80,15 @@ class TimeSharded:
             solvers = ", ".join(f'"{name}"' for name in linear.SOLVERS)
             raise ValueError(f'`within` must be one of {solvers}; got "{self.within}".')
 
-    def refuses(self, cell: Cell, *args: Any, **facts: Any) -> str | None:
+    def refuses(self, cell: Cell, *_: Any) -> str | None:
         """Why this implementation cannot run a cell, or None."""
-        return linear.refuses(cell, *args, **facts)
+        return linear.refuses(cell)
 
     def run(
-        self, cell: LinearCell, params: Params, state: State, xs: Any, **options: Any
+        self, cell: LinearCell, params: Params, state: State, xs: Any, steps: Steps, **options: Any
     ) -> tuple[State, jax.Array]:
         """Takes all steps at once, like the other implementations of linear recurrences."""
-        return linear.run(self._solve, cell, params, state, xs, **options)
+        return linear.run(self._solve, cell, params, state, xs, steps, **options)
 
     def _solve(
         self, a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool

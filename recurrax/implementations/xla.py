@@ -9,6 +9,7 @@ from jax import lax
 
 from recurrax._dtype import cast, cast_params, compute_dtype
 from recurrax._layer import Cell, Params, State, features
+from recurrax._mask import Steps
 from recurrax.implementations._loop import loop_body
 from recurrax.implementations._platform import projects_in_loop
 from recurrax.implementations._registry import FunctionImplementation
@@ -19,13 +20,10 @@ def run(
     params: Params,
     state: State,
     xs: Any,
+    steps: Steps,
     *,
     initial: State,
-    mask: jax.Array | None,
-    restart: jax.Array | None,
-    reverse: bool,
     unroll: int,
-    **_: Any,
 ) -> tuple[State, jax.Array]:
     """Takes one step after another."""
     compute = compute_dtype(cell, params, xs)
@@ -41,9 +39,9 @@ def run(
         return *cell.step(params, before, z), None
 
     body = loop_body(advance, initial, compute, features(xs).dtype)
-    over = (zs, mask, restart)
-    state, (ys, _) = lax.scan(body, state, over, reverse=reverse, unroll=unroll)
+    over = (zs, steps)
+    state, (ys, _) = lax.scan(body, state, over, reverse=steps.reverse, unroll=unroll)
     return state, ys  # leaves [*B, H]; ys [T, *B, O]
 
 
-XLA = FunctionImplementation(run, refuses=lambda *_, **__: None)
+XLA = FunctionImplementation(run, refuses=lambda *_: None)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax._layer import Cell, Layer, Params, ScanContext, State
-from recurrax.cells.affine import AffineCell, Gates
+from recurrax.cells.affine import AffineCell, Gates, Update, unchanged
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -111,6 +111,9 @@ class StandIn(Cell):
     answers are here.
     """
 
+    # The statements are about the replaced cell. So they hold, whatever methods are here.
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {}
+
     # A dataclass needs a default behind the fields of `Cell`; `of` always gives a cell.
     cell: Cell = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
 
@@ -193,8 +196,16 @@ class AffineStandIn(StandIn, AffineCell):
         return self.cell.gates
 
     @property
-    def is_affine(self) -> bool:
+    def is_affine(self) -> bool:  # type: ignore[override]
         return self.cell.is_affine
+
+    # A subclass may have other parameters than the cell, so no other code may read them.
+    plain_inputs: ClassVar[bool] = False
+    plain_state: ClassVar[bool] = False
+
+    @property
+    def adds_gates(self) -> bool:  # type: ignore[override]
+        return self.cell.adds_gates
 
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
         return self.cell.project_state(self.cell_params(params), h)
@@ -202,8 +213,13 @@ class AffineStandIn(StandIn, AffineCell):
     def preactivations(self, z: Gates, u: Gates) -> Gates:
         return self.cell.preactivations(z, u)
 
-    def pointwise(self, params: Params, a: Gates, state: State) -> tuple[State, jax.Array]:
-        return self.cell.pointwise(params, a, state)
+    def pointwise(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> tuple[State, jax.Array]:
+        # A user's cell may have no argument `update`.
+        if update is unchanged:
+            return self.cell.pointwise(params, a, state)
+        return self.cell.pointwise(params, a, state, update)
 
     def other_params(self, params: Params) -> Params:
         return self.cell.other_params(self.cell_params(params))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recurrax._layer import Params, State
-from recurrax.cells.affine import AffineCell, Gates
+from recurrax.cells.affine import AffineCell, Gates, Update, unchanged
 from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
 
@@ -75,8 +75,10 @@ class _Bounded(AffineStandIn):
 
     alters_gradient: ClassVar[bool] = True
 
-    def pointwise(self, params: Params, a: Gates, state: State) -> tuple[State, jax.Array]:
-        return self.cell.pointwise(params, tuple(map(self._bounded, a)), state)
+    def pointwise(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> tuple[State, jax.Array]:
+        return super().pointwise(params, tuple(map(self._bounded, a)), state, update)
 
     def _bounded(self, a: jax.Array) -> jax.Array:
         """Returns `a`; the gradient of `a` is bounded."""

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
-from recurrax.cells.affine import broadcast_to_rank
+from recurrax.cells._normalize import layer_norm, rms_norm
 from recurrax.layers._stateless import Stateless
 
 
@@ -57,7 +56,7 @@ class RMSNorm(Stateless):
         return NormParams(jnp.ones(input_size, dtype))
 
     def _outputs(self, params: NormParams, xs: jax.Array) -> jax.Array:
-        return _normalized(params, widened(xs), self.epsilon)
+        return rms_norm(widened(xs), params.scale, params.bias, self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -89,15 +88,4 @@ class LayerNorm(Stateless):
         return NormParams(jnp.ones(input_size, dtype), jnp.zeros(input_size, dtype))
 
     def _outputs(self, params: NormParams, xs: jax.Array) -> jax.Array:
-        xs = widened(xs)
-        centered = xs - jnp.mean(xs, axis=-1, keepdims=True)  # [T, *B, I]
-        return _normalized(params, centered, self.epsilon)
-
-
-def _normalized(params: NormParams, xs: jax.Array, epsilon: float) -> jax.Array:
-    """Divides `xs` by the root of its mean square, then applies scale and bias."""
-    mean_square = jnp.mean(xs * xs, axis=-1, keepdims=True)  # [T, *B, 1]
-    ys = xs * lax.rsqrt(mean_square + epsilon) * broadcast_to_rank(params.scale, xs)
-    if params.bias is None:
-        return ys
-    return ys + broadcast_to_rank(params.bias, ys)
+        return layer_norm(widened(xs), params.scale, params.bias, self.epsilon)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 from recurrax._check import check_rate
 from recurrax._dtype import compute_dtype
 from recurrax._layer import Params, State
-from recurrax.cells.affine import AffineCell, broadcast_to_rank
+from recurrax.cells.affine import AffineCell, Gates, Update, broadcast_to_rank, unchanged
 from recurrax.layers._random import bernoulli
 from recurrax.layers._wrapper import AffineStandIn, CellWrapper
 
@@ -94,13 +94,13 @@ class UpdateDropout(CellWrapper):
     a sequence has its own. The layer has the parameters and the state of the cell.
 
     Args:
-        layer: an `AffineCell` that passes its candidate through `update`, as every `AffineCell` of
-            this package does.
+        layer: an `AffineCell` that passes its candidate through the argument `update` of its
+            `pointwise`, as every `AffineCell` of this package does.
         rate: the probability of zero, in [0, 1).
 
     Raises:
-        TypeError: if `layer` is no such cell. For a cell of your own this is known at the first
-            call with a key.
+        TypeError: if `layer` is no such cell. At the first call with a key, if a cell of your own
+            has the argument and does not call it.
         ValueError: if `rate` is outside [0, 1).
 
     Example:
@@ -125,6 +125,7 @@ class UpdateDropout(CellWrapper):
                 "`layer` of UpdateDropout must be an AffineCell, such as LSTMCell(128) or "
                 f"GRUCell(128); got {self.layer!r}."
             )
+        _check_update(self.affine_cell)
         check_rate("rate", self.rate)
 
     @property
@@ -176,45 +177,52 @@ class _Masked(_WithMask):
 class _Updated(_WithMask):
     """A cell whose candidate is masked."""
 
-    def step(self, params: Params, state: State, z: Any) -> tuple[State, jax.Array]:
+    def step(
+        self, params: Params, state: State, z: Any, update: Update = unchanged
+    ) -> tuple[State, jax.Array]:
+        if self.cell.is_affine:
+            return super().step(params, state, z)
+        # The cell does not go through `pointwise`.
         params, mask = params
-        return self._call_masked("step", mask, params, state, z)
+        return self._call_masked(self.cell.step, mask, update, params, state, z)
 
-    def pointwise(self, params: Params, a: Any, state: State) -> tuple[State, jax.Array]:
+    def pointwise(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> tuple[State, jax.Array]:
         params, mask = params
-        return self._call_masked("pointwise", mask, params, a, state)
+        return self._call_masked(self.cell.pointwise, mask, update, params, a, state)
 
     def other_params(self, params: Params) -> Params:
         return self.cell.other_params(params[0]), params[1]
 
-    def _call_masked(self, method: str, mask: jax.Array, *args: Any) -> tuple[State, jax.Array]:
-        """Calls a method of the cell whose `update` applies the mask."""
+    def _call_masked(
+        self, method: Callable, mask: jax.Array, update: Update, *args: Any
+    ) -> tuple[State, jax.Array]:
+        """Calls `pointwise` or `step` of the cell with an `update` that applies the mask."""
         seen = []
 
-        def update(candidate: jax.Array) -> jax.Array:
+        def masked_update(candidate: jax.Array) -> jax.Array:
             seen.append(candidate)
-            return self.masked(mask, candidate)
+            # Another `UpdateDropout` above this layer has its own mask.
+            return update(self.masked(mask, candidate))
 
-        cell = _with_update(self.cell, update)
-        out = getattr(cell, method)(*args)
+        out = method(*args, update=masked_update)
         # Without this check the layer would silently drop nothing.
         if not seen:
-            raise TypeError(
-                f"`layer` of UpdateDropout must pass its candidate through `update`; {self.cell} "
-                "does not. Call `self.update(candidate)` in its `pointwise`."
-            )
+            raise _no_update(self.cell)
         return out
 
 
-def _with_update(cell: AffineCell, update: Callable) -> AffineCell:
-    """Returns a copy of the cell that passes its candidate through `update` too."""
-    # The copy holds arrays through `update`, so it must not outlive the call.
-    cell = copy.copy(cell)
-    if isinstance(cell, AffineStandIn):
-        # The equations that call `update` are those of the replaced cell.
-        object.__setattr__(cell, "cell", _with_update(cell.cell, update))
-    else:
-        # The cell may have an `update` already, from its class or from another `UpdateDropout`.
-        before = cell.update
-        object.__setattr__(cell, "update", lambda candidate: update(before(candidate)))
-    return cell
+def _check_update(cell: AffineCell) -> None:
+    """Checks that the equations of the cell take `update`."""
+    equations = cell.pointwise if cell.is_affine else cell.step
+    if "update" not in inspect.signature(equations).parameters:
+        raise _no_update(cell)
+
+
+def _no_update(cell: AffineCell) -> TypeError:
+    return TypeError(
+        f"`layer` of UpdateDropout must pass its candidate through `update`; {cell} does not. "
+        "Write `def pointwise(self, params, a, state, update=lambda candidate: candidate)`, and "
+        "`update(candidate)` in it."
+    )

@@ -14,7 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._arguments import check_number
+from recurrax._arguments import SIZE, check_number
 from recurrax._check import check_input_size
 from recurrax._dtype import cast, compute_dtype, promote
 from recurrax._layer import INITIALIZER, Initializer, Layer, Params, ScanContext, State
@@ -164,12 +164,11 @@ class Window(_Windowed):
         https://arxiv.org/abs/1611.01576
     """
 
-    input_size: int
+    input_size: int = dataclasses.field(metadata=SIZE)
     width: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("input_size", self.input_size)
         check_number("width", self.width)
 
     @property
@@ -235,7 +234,7 @@ class CausalConv(_Windowed):
         language models (section 2.3), 2024, https://arxiv.org/abs/2402.19427
     """
 
-    hidden_size: int
+    hidden_size: int = dataclasses.field(metadata=SIZE)
     width: int = 4
     bias: bool = dataclasses.field(default=True, kw_only=True)
     kernel_init: Initializer = dataclasses.field(
@@ -248,7 +247,6 @@ class CausalConv(_Windowed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("hidden_size", self.hidden_size)
         check_number("width", self.width)
 
     @property

@@ -122,7 +122,9 @@ def _check_steps(layer: Layer, run: Callable, args: tuple, tol: float) -> None:
     def one_by_one(params: Params, xs: jax.Array, state: State) -> tuple[State, jax.Array]:
         def advance(state: State, at: tuple) -> tuple[State, jax.Array]:
             x, mask, reset = at
-            state, y = step(layer, params, x, state, mask=mask, reset=reset)
+            # "xla" calls the `step` of every cell, whatever the cell states about it.
+            flags = {"mask": mask, "reset": reset}
+            state, y = step(layer, params, x, state, **flags, implementation="xla")
             y_declared = output(params, state, x, y)
             return state, where(mask, y_declared, jnp.zeros_like(y))
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from recurrax._layer import Cell, Layer, Params, State
+from recurrax._mask import Steps
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
@@ -56,7 +57,9 @@ def why_missing() -> str | None:
     return _library.why_missing()
 
 
-def refuses(cell: Layer, params: Params, state: State, xs: Any, **_: Any) -> str | None:
+def refuses(
+    cell: Layer, params: Params, state: State, xs: Any, steps: Steps | None = None
+) -> str | None:
     """Why the library cannot serve these arguments, or None."""
     if missing := why_missing():
         return missing
@@ -79,39 +82,36 @@ def run(
     params: Params,
     state: State,
     xs: jax.Array,
+    steps: Steps,
     *,
     initial: State,
-    mask: jax.Array | None,
-    restart: jax.Array | None,
-    reverse: bool,
     unroll: int,
-    **_: Any,
 ) -> tuple[State, jax.Array]:
     """Takes one step after another in C++."""
     # Under an Explicit mesh the axes of rows cannot be joined: the loop of JAX serves there.
     if any(any(jax.typeof(leaf).sharding.spec) for leaf in jax.tree.leaves((params, state, xs))):
-        facts = {"initial": initial, "mask": mask, "restart": restart, "reverse": reverse}
-        return hoisted.run(cell, params, state, xs, unroll=unroll, **facts)
+        return hoisted.run(cell, params, state, xs, steps, initial=initial, unroll=unroll)
     from recurrax.implementations.native._rule import run_p
 
     kind = _kind_of(cell)
     assert kind in KINDS
-    steps, *batch, features = xs.shape
+    number, *batch, features = xs.shape
     rows = math.prod(batch)
 
     def flat_parts(state: State) -> list[jax.Array]:
         return [part.reshape(rows, part.shape[-1]) for part in jax.tree.leaves(state)]
 
-    call = Call(kind, reverse, masked=mask is not None, restarts=restart is not None)
-    arrays = [xs.reshape(steps, rows, features), params.kernel, params.recurrent_kernel]
+    mask, restart = steps.mask, steps.restart
+    call = Call(kind, steps.reverse, masked=mask is not None, restarts=restart is not None)
+    arrays = [xs.reshape(number, rows, features), params.kernel, params.recurrent_kernel]
     arrays += [bias_of(kind, params), *flat_parts(state)]
     if call.restarts:
         arrays += flat_parts(initial)
     for flags in (mask, restart):
         if flags is not None:
-            arrays.append(flags.reshape(steps, rows))
+            arrays.append(flags.reshape(number, rows))
     ys, *final = run_p.bind(*_placed_alike(arrays), call=call)
-    ys = ys.reshape(steps, *batch, ys.shape[-1])  # [T, *B, H]
+    ys = ys.reshape(number, *batch, ys.shape[-1])  # [T, *B, H]
     parts = [part.reshape(*batch, part.shape[-1]) for part in final[: call.facts.parts]]
     return jax.tree.unflatten(jax.tree.structure(state), parts), ys
 

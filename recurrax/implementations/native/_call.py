@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from recurrax._mask import Steps
 from recurrax.cells.affine import AffineCell
 from recurrax.cells.elman import ElmanCell, ElmanParams, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
@@ -154,16 +155,16 @@ def plain(call: Call, *arrays: Any) -> list[jax.Array]:
     state, initial = call.states(arrays)
     state_type = _STATES[call.kind]
     mask, restart = call.flags(arrays)
-    before = state_type(*state)
+    before = at_restart = state_type(*state)
+    if call.restarts:
+        at_restart = state_type(*initial)
     final, ys = hoisted.run(
         cell,
         params,
         before,
         arrays[0],
-        initial=state_type(*initial) if call.restarts else before,
-        mask=mask,
-        restart=restart,
-        reverse=call.reverse,
+        Steps(mask, restart, call.reverse),
+        initial=at_restart,
         unroll=1,
     )
     return [ys, *final]  # ys [T, B, H]; parts [B, H]

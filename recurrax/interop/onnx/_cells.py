@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._layer import INITIALIZER, Initializer
-from recurrax.cells._activation import frugal
-from recurrax.cells.affine import AffineCell, Gates, broadcast_to_rank
+from recurrax.cells._activation import keeps_output
+from recurrax.cells.affine import AffineCell, Gates, Update, broadcast_to_rank, unchanged
 from recurrax.cells.lstm import LSTMState
 
 
@@ -116,10 +116,10 @@ class OnnxLSTMCell(AffineCell):
         return params
 
     def pointwise(
-        self, params: OnnxLSTMParams, a: Gates, state: LSTMState
+        self, params: OnnxLSTMParams, a: Gates, state: LSTMState, update: Update = unchanged
     ) -> tuple[LSTMState, jax.Array]:
         """The gates, the cell state and the output."""
-        gate = frugal(self.gate_activation)
+        gate = keeps_output(self.gate_activation)
         *before, g, o = a  # i and f, or i alone
         if params.peephole is not None:
             # i and f see the cell state before the step, o sees the state after the step.
@@ -127,8 +127,8 @@ class OnnxLSTMCell(AffineCell):
             before = [x + p * state.c for x, p in zip(before, peepholes, strict=True)]
         i, *forget = map(gate, before)
         f = forget[0] if forget else 1 - i
-        c = f * state.c + i * self.update(frugal(self.activation)(g))
+        c = f * state.c + i * update(keeps_output(self.activation)(g))
         if params.peephole is not None:
             o = o + p_o * c
-        h = gate(o) * frugal(self.output_activation)(c)
+        h = gate(o) * keeps_output(self.output_activation)(c)
         return LSTMState(h, c), h
