@@ -6,9 +6,11 @@ without the library: it is complete, and slower on a CPU.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -47,15 +49,17 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Compiles each file with the flags of its processor, and links them."""
         on_x86 = platform.machine().lower() in ("x86_64", "amd64")
-        objects = []
-        for source in ext.sources:
-            name = Path(source).stem
-            if name in PROCESSOR_FLAGS and not on_x86:
-                continue
-            flags = FLAGS + PROCESSOR_FLAGS.get(name, [])
-            objects += self.compiler.compile(
+
+        def compile_file(source: str) -> list[str]:
+            flags = FLAGS + PROCESSOR_FLAGS.get(Path(source).stem, [])
+            return self.compiler.compile(
                 [source], output_dir=self.build_temp, extra_postargs=flags
             )
+
+        sources = [s for s in ext.sources if on_x86 or Path(s).stem not in PROCESSOR_FLAGS]
+        # The longest file takes half of the time, so all are compiled at once.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(itertools.chain.from_iterable(pool.map(compile_file, sources)))
         target = self.get_ext_fullpath(ext.name)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, target, target_lang="c++")
