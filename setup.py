@@ -52,9 +52,7 @@ class BuildLibrary(build_ext):
 
         def compile_file(source: str) -> list[str]:
             flags = FLAGS + PROCESSOR_FLAGS.get(Path(source).stem, [])
-            return self.compiler.compile(
-                [source], output_dir=self.build_temp, extra_postargs=flags
-            )
+            return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
 
         sources = [s for s in ext.sources if on_x86 or Path(s).stem not in PROCESSOR_FLAGS]
         # The longest file takes half of the time, so all are compiled at once.

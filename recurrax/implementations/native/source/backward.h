@@ -43,7 +43,11 @@ class Backward {
         input_panels_(gradients.xs ? inputs_ : 0, Cell::inputs * units_, scratch_),
         division_(team.size(), rows_, state_panels_.cut.panels()),
         shares_(rows_, division_.row_shares, scratch_),
-        chunk_(positions_, rows_, division_.row_shares, scratch_) {
+        chunk_(positions_, rows_, division_.row_shares, scratch_),
+        recomputes_(Cell::keeps_gates && !given.gates),
+        kernel_(recomputes_ ? units_ : 0, inputs_, Cell::inputs, scratch_),
+        recurrent_(recomputes_ ? units_ : 0, units_, Cell::recurrents, scratch_) {
+    gates_ = recomputes_ ? scratch_.floats(capacity_ * row_size_) : nullptr;
     dz_ = scratch_.floats(capacity_ * row_size_);
     dz_kept_ = scratch_.floats(rows_ * row_size_);
     zeros_ = scratch_.floats(most(row_size_, units_));
@@ -70,6 +74,14 @@ class Backward {
   static int64_t padded(int64_t features) { return (features + M - 1) / M * M; }
 
   void pack() {
+    if (recomputes_) {
+      const int parts = team_.size();
+      each(team_, parts, [&](int i) {
+        const Part a(inputs_, i, parts), b(units_, i, parts);
+        kernel_.pack(call_.kernel, Cell::input_gates, gates, a.begin, a.end);
+        recurrent_.pack(call_.recurrent_kernel, Cell::recurrent_gates, gates, b.begin, b.end);
+      });
+    }
     const int64_t a = state_panels_.cut.panels(), b = input_panels_.cut.panels();
     each(team_, a + b, [&](int i) {
       if (i < a) {
@@ -125,6 +137,7 @@ class Backward {
     const int n = division_.panel_shares;
     if (n == 1) {
       each(team_, shares_.count, [&](int q) {
+        recompute(q, 0, state_panels_.cut.panels());
         for (int s = chunk_.positions - 1; s >= 0; --s) {
           step(q, s, 0, state_panels_.cut.panels());
           remember(q, s);
@@ -134,6 +147,10 @@ class Backward {
       });
       return;
     }
+    each(team_, n, [&](int i) {
+      const Part mine(state_panels_.cut.panels(), i, n);
+      recompute(0, mine.begin, mine.end);
+    });
     for (int s = chunk_.positions - 1; s >= 0; --s) {
       each(team_, n, [&](int i) {
         const Part mine(state_panels_.cut.panels(), i, n);
@@ -143,6 +160,58 @@ class Backward {
     }
     each(team_, n, [&](int i) { after_steps(0, i, n); });
     keep_last(0);
+  }
+
+  // The gates of a chunk, from the inputs and the states that are known by now.
+  void recompute(int share, int64_t begin, int64_t end) {
+    if (!recomputes_) return;
+    for (int64_t panel = begin; panel < end; ++panel) {
+      with_number<W>(kernel_.cut.vectors(panel), [&](auto width) {
+        for (int s = 0; s < chunk_.positions; ++s) {
+          tiles<M>(chunk_.begin(s, share), chunk_.end(s, share), [&](int64_t first, auto size) {
+            gate_tile<decltype(size)::value, decltype(width)::value>(first, panel);
+          });
+        }
+      });
+    }
+  }
+
+  template <int R, int N>
+  void gate_tile(int64_t first, int64_t panel) {
+    const auto& cut = kernel_.cut;
+    Rows<R> xs, hs;
+    for (int m = 0; m < R; ++m) {
+      const Entry& entry = chunk_.entries[first + m];
+      xs.row[m] = call_.xs + (entry.step * rows_ + entry.row) * inputs_;
+      hs.row[m] = h_before(entry);
+    }
+    Vector<V> a[Cell::blocks][R][N];
+    for (int block = 0; block < Cell::blocks; ++block) {
+      const float* bias = call_.bias + block * units_ + cut.first(panel);
+      for (int w = 0; w < N; ++w) {
+        const Vector<V> b = load<V>(bias + w * V, cut.count(panel) - w * V);
+        for (int m = 0; m < R; ++m) a[block][m][w] = b;
+      }
+      const int input = block - Cell::first_input, recurrent = block - Cell::first_recurrent;
+      if (input >= 0 && input < Cell::inputs) {
+        accumulate<V>(a[block], xs, kernel_.panel(panel, input), inputs_);
+      }
+      if (recurrent >= 0 && recurrent < Cell::recurrents) {
+        accumulate<V>(a[block], hs, recurrent_.panel(panel, recurrent), units_);
+      }
+    }
+    for (int m = 0; m < R; ++m) {
+      float* row = gates_ + (first + m) * row_size_ + cut.first(panel);
+      for (int w = 0; w < N; ++w) {
+        const int64_t n = cut.count(panel) - w * V;
+        Vector<V> of_row[Cell::blocks];
+        for (int block = 0; block < Cell::blocks; ++block) of_row[block] = a[block][m][w];
+        Cell::template activate<V>(of_row);
+        for (int block = 0; block < Cell::blocks; ++block) {
+          store<V>(row + block * units_ + w * V, of_row[block], n);
+        }
+      }
+    }
   }
 
   float* dz_row(int64_t entry) const { return dz_ + entry * row_size_; }
@@ -192,8 +261,10 @@ class Backward {
     const Vector<V> h = load<V>(given_.ys + at * units_ + unit, n);
     if constexpr (Cell::keeps_gates) {
       h_old = load<V>(h_before(entry) + unit, n);
+      const float* gates_row = gates_ + index * row_size_;
+      if (!recomputes_) gates_row = given_.gates + at * row_size_;
       for (int block = 0; block < Cell::blocks; ++block) {
-        a[block] = load<V>(given_.gates + at * row_size_ + block * units_ + unit, n);
+        a[block] = load<V>(gates_row + block * units_ + unit, n);
       }
     }
     if constexpr (Cell::has_c) {
@@ -423,6 +494,10 @@ class Backward {
   Division division_;
   Shares shares_;
   Chunk chunk_;
+  const bool recomputes_;  // whether the gates are computed again
+  GatePanels<V, W> kernel_;
+  GatePanels<V, W> recurrent_;
+  float* gates_;        // [capacity, blocks*H], if computed again
   float* dz_;           // [capacity, blocks*H], the gradients of the pre-activations
   float* dz_kept_;      // [B, blocks*H], the last ones of the chunk before
   float* zeros_;        // [blocks*H]

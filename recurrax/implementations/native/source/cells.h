@@ -23,11 +23,16 @@ struct Lstm {
 
   // `a` comes as pre-activations and leaves as gates.
   template <int V>
-  static void forward(Vector<V>* a, Vector<V>, Vector<V> c_before, Vector<V>& h, Vector<V>& c) {
+  static void activate(Vector<V>* a) {
     a[0] = sigmoid<V>(a[0]);
     a[1] = sigmoid<V>(a[1]);
     a[2] = tanh<V>(a[2]);
     a[3] = sigmoid<V>(a[3]);
+  }
+
+  template <int V>
+  static void forward(Vector<V>* a, Vector<V>, Vector<V> c_before, Vector<V>& h, Vector<V>& c) {
+    activate<V>(a);
     c = a[1] * c_before + a[0] * a[2];
     h = a[3] * tanh<V>(c);
   }
@@ -61,10 +66,15 @@ struct Gru {
   static constexpr bool keeps_gates = true;
 
   template <int V>
-  static void forward(Vector<V>* a, Vector<V> h_before, Vector<V>, Vector<V>& h, Vector<V>&) {
+  static void activate(Vector<V>* a) {
     a[1] = sigmoid<V>(a[1]);
     a[2] = sigmoid<V>(a[2]);
     a[0] = tanh<V>(a[0] + a[1] * a[3]);
+  }
+
+  template <int V>
+  static void forward(Vector<V>* a, Vector<V> h_before, Vector<V>, Vector<V>& h, Vector<V>&) {
+    activate<V>(a);
     h = (1.0f - a[2]) * a[0] + a[2] * h_before;
   }
 
@@ -91,6 +101,9 @@ struct Elman {
   static constexpr int recurrent_gates[] = {0};
   static constexpr bool has_c = false;
   static constexpr bool keeps_gates = false;
+
+  template <int V>
+  static void activate(Vector<V>*) {}
 
   template <int V>
   static void forward(Vector<V>* a, Vector<V>, Vector<V>, Vector<V>& h, Vector<V>&) {

@@ -172,7 +172,7 @@ ffi::Error backward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recur
   Cotangents given{};
   given.ys = sizing.require("ys", ys, all);
   given.cs = sizing.require("cs", cs, has_c ? all : 0);
-  given.gates = sizing.require("gates", gates, keeps ? all * blocks_of(call.kind) : 0);
+  given.gates = sizing.require("gates", gates, keeps ? all * blocks_of(call.kind) : 0, true);
   given.d_ys = sizing.require("d_ys", d_ys, all);
   given.d_h = sizing.require("d_h", d_h, state);
   given.d_c = sizing.require("d_c", d_c, has_c ? state : 0);
