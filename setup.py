@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("recurrax/implementations/native")
 LIBRARY = FOLDER / "librecurrax.so"
-FLAGS = ["-std=c++17", "-O3", "-fPIC", f"-I{FOLDER / 'source'}"]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", f"-I{FOLDER / 'source'}"]
 # Each processor has a file of its own. The library picks one as it loads.
 PROCESSOR_FLAGS = {
     "target_avx2": ["-mavx2", "-mfma"],

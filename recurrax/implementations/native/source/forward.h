@@ -196,20 +196,20 @@ class Forward {
     }
     for (int m = 0; m < R; ++m) {
       for (int w = 0; w < N; ++w) {
-        Vector<V> of_row[Cell::blocks];
-        for (int block = 0; block < Cell::blocks; ++block) of_row[block] = a[block][m][w];
-        finish(entries[m], hs.row[m], kernel_.cut.first(panel) + w * V, of_row);
+        finish(entries[m], hs.row[m], kernel_.cut.first(panel) + w * V, &a[0][m][w], R * N);
       }
     }
   }
 
-  // The nonlinear part of a step, for V units from `unit` on.
+  // The nonlinear part of a step, for V units from `unit` on. The pre-activations of a block lie
+  // `stride` vectors behind the block before.
   __attribute__((noinline)) void finish(const Entry& entry, const float* h_row, int64_t unit,
-                                        Vector<V>* a) {
+                                        const Vector<V>* blocks, int stride) {
     const auto [steps, rows, inputs, units] = call_.sizes;
     const int64_t at = entry.step * rows + entry.row;
     const int64_t n = units - unit;
-    Vector<V> h, c, c_old = {};
+    Vector<V> a[Cell::blocks], h, c, c_old = {};
+    for (int block = 0; block < Cell::blocks; ++block) a[block] = blocks[block * stride];
     float* cell = nullptr;
     if constexpr (Cell::has_c) {
       cell = cells_ + entry.row * units + unit;
