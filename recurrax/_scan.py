@@ -97,6 +97,7 @@ def scan(
             - `"xla"`: the plain loop, for every cell.
             - `"hoisted"`: the loop for affine cells, with one product for the weight gradients
               after the loop.
+            - `"native"`: a loop in C++ for LSTMs, GRUs and Elman's networks on a CPU, in float32.
             - `"sequential"`, `"associative"`, `"blocked"`: for linear cells: one step after
               another, all steps at once, or all steps of a block at once.
             - `"chunked"`, or `recurrax.implementations.Chunked(length)`: for `MLSTMCell`.

@@ -65,6 +65,19 @@ def linear_solver() -> str:
     return "sequential" if jax.default_backend() == "cpu" else "associative"
 
 
+# Whether `implementation=None` may pick "native": off until it is measured on quiet machines.
+NATIVE_BY_DEFAULT = False
+
+
+def prefers_native(xs: jax.Array) -> bool:
+    """Whether "native" is the fastest for these inputs, `[T, *B, I]`, where it can serve.
+
+    For a few steps, packing the weights costs more than the faster products gain.
+    """
+    steps = xs.shape[0]
+    return NATIVE_BY_DEFAULT and isinstance(steps, int) and steps >= 8
+
+
 def keeps_gates(shape: tuple[int, ...], depth: int) -> bool:
     """Whether "native" keeps its gates, of this shape, or computes them again on the way back.
 
