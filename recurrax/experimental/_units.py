@@ -87,14 +87,15 @@ def block_scan(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:
         An array like `b`.
     """
 
-    def solve_blocks(a: jax.Array, b: jax.Array, _: None, reverse: bool) -> jax.Array:
+    def solve_blocks(a: jax.Array, b: jax.Array, _: Any, reverse: bool) -> jax.Array:
         return solve(a, b, reverse)
 
     def transposed(a: jax.Array) -> jax.Array:
         return jnp.swapaxes(a, -1, -2)  # [T, *B, U, k, k]
 
-    options = {"product": block_product, "transposed": transposed}
-    return linear_scan(solve_blocks, a, b, reverse=reverse, **options)
+    return linear_scan(
+        solve_blocks, a, b, reverse=reverse, product=block_product, transposed=transposed
+    )
 
 
 def solve(a: jax.Array, b: jax.Array, reverse: bool) -> jax.Array:

@@ -117,7 +117,7 @@ class Newton:
         steps: Steps,
         *,
         initial: State,
-        **_: Any,
+        **others: Any,
     ) -> tuple[State, jax.Array]:
         """Computes all steps at once, again and again."""
         equation, inputs = self._set_up(cell, params, state, xs, steps, initial)

@@ -224,5 +224,5 @@ def _no_update(cell: AffineCell) -> TypeError:
     return TypeError(
         f"`layer` of UpdateDropout must pass its candidate through `update`; {cell} does not. "
         "Write `def pointwise(self, params, a, state, update=lambda candidate: candidate)`, and "
-        "`update(candidate)` in it."
+        "`update(candidate)` in it. A `step` of its own takes `update` too."
     )
