@@ -287,7 +287,8 @@ def _run(
 ):
     time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
     xs, state, marks = time_first(layer, params, xs, state, marks, time)
-    context = Context(marks, reverse, unroll, remat, implementation, key)
+    batch_major = time > 0
+    context = Context(marks, reverse, batch_major, unroll, remat, implementation, key)
     state, ys = context.scan(layer, params, state, xs)
     return state, jnp.moveaxis(ys, 0, time)
 
@@ -336,6 +337,7 @@ class Context:
 
     marks: Marks
     reverse: bool
+    batch_major: bool
     unroll: int
     remat: int | None
     implementation: str | Implementation | tuple | None
@@ -399,6 +401,7 @@ class Context:
         if not isinstance(layer, Cell) and not takes_composites(self.implementation):
             return layer.apply(self, params, state, xs)
         steps = self.marks.steps(self.reverse)
+        steps = dataclasses.replace(steps, batch_major=self.batch_major)
         chosen = choose(self.implementation, layer, params, state, xs, steps)
         initial = self._initial(layer, params, state, xs)
         # In reverse the elapsed times belong to other steps.

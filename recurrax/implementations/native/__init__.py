@@ -102,7 +102,13 @@ def run(
         return [part.reshape(rows, part.shape[-1]) for part in jax.tree.leaves(state)]
 
     mask, restart = steps.mask, steps.restart
-    call = Call(kind, steps.reverse, masked=mask is not None, restarts=restart is not None)
+    call = Call(
+        kind,
+        steps.reverse,
+        steps.batch_major,
+        masked=mask is not None,
+        restarts=restart is not None,
+    )
     arrays = [xs.reshape(number, rows, features), params.kernel, params.recurrent_kernel]
     arrays += [bias_of(kind, params), *flat_parts(state)]
     if call.restarts:

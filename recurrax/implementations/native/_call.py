@@ -76,6 +76,7 @@ class Call:
     Args:
         kind: a key of `KINDS`.
         reverse: whether the last step comes first.
+        batch_major: whether `xs`, `ys` and their gradients lie in memory as `[B, T, ...]`.
         masked: whether there is a mask.
         restarts: whether there are restarts.
         keeps: whether the call keeps what a derivative needs.
@@ -84,6 +85,7 @@ class Call:
 
     kind: str
     reverse: bool
+    batch_major: bool
     masked: bool
     restarts: bool
     keeps: bool = False

@@ -35,10 +35,26 @@ def is_native(context: Any) -> bool:
     return False
 
 
+# The places of `xs`, `ys` and their gradients among the operands and the results of each call.
+_SEQUENCES = {FORWARD: ((0,), (0,)), BACKWARD: ((0, 10, 13), (0,))}
+
+
+def _layouts(types: list[Any], places: tuple[int, ...], batch_major: bool) -> list[Any]:
+    """The axes of each array from the fastest to the slowest in memory, as XLA names layouts."""
+    layouts = []
+    for place, aval in enumerate(types):
+        axes = tuple(reversed(range(len(aval.shape))))
+        # [T, B, ...] that lies in memory as [B, T, ...]
+        if batch_major and place in places and len(axes) == 3:
+            axes = (2, 0, 1)
+        layouts.append(axes)
+    return layouts
+
+
 def _foreign_call(
     name: str, context: Any, call: Call, operands: list[Any], results: list[Any]
 ) -> list[Any]:
-    """Lowers one foreign call. An operand that is a NumPy array is a constant."""
+    """Lowers one foreign call. An operand without a value is a constant, an array of NumPy."""
     types, values = [], []
     for operand, aval in operands:
         if operand is None:
@@ -47,9 +63,15 @@ def _foreign_call(
         else:
             types.append(aval)
             values.append(operand)
-    rule = jax.ffi.ffi_lowering(name)
+    of_operands, of_results = _SEQUENCES[name]
+    rule = jax.ffi.ffi_lowering(
+        name,
+        operand_layouts=_layouts(types, of_operands, call.batch_major),
+        result_layouts=_layouts(results, of_results, call.batch_major),
+    )
     context = context.replace(avals_in=types, avals_out=results)
     facts = {"kind": np.int64(call.facts.number), "reverse": call.reverse}
+    facts["batch_major"] = call.batch_major
     return list(rule(context, *values, **facts))
 
 

@@ -182,7 +182,7 @@ class Backward {
     Rows<R> xs, hs;
     for (int m = 0; m < R; ++m) {
       const Entry& entry = chunk_.entries[first + m];
-      xs.row[m] = call_.xs + (entry.step * rows_ + entry.row) * inputs_;
+      xs.row[m] = call_.xs + place(call_, entry.step, entry.row) * inputs_;
       hs.row[m] = h_before(entry);
     }
     Vector<V> a[Cell::blocks][R][N];
@@ -237,7 +237,7 @@ class Backward {
     for (int m = 0; m < R; ++m) {
       const Entry& entry = chunk_.entries[first + m];
       const int64_t unit = cut.first(panel);
-      const float* dy = given_.d_ys + (entry.step * rows_ + entry.row) * units_ + unit;
+      const float* dy = given_.d_ys + place(call_, entry.step, entry.row) * units_ + unit;
       const float* dh = dh_ + entry.row * units_ + unit;
       for (int w = 0; w < N; ++w) {
         const int64_t n = cut.count(panel) - w * V;
@@ -258,7 +258,8 @@ class Backward {
     const int64_t at = entry.step * rows_ + entry.row;
     const int64_t n = units_ - unit;
     Vector<V> a[Cell::blocks], d[Cell::blocks], h_old = {}, c_old = {}, c = {}, dc = {};
-    const Vector<V> h = load<V>(given_.ys + at * units_ + unit, n);
+    const int64_t out = place(call_, entry.step, entry.row);
+    const Vector<V> h = load<V>(given_.ys + out * units_ + unit, n);
     if constexpr (Cell::keeps_gates) {
       h_old = load<V>(h_before(entry) + unit, n);
       const float* gates_row = gates_ + index * row_size_;
@@ -277,27 +278,27 @@ class Backward {
       store<V>(dz_row(index) + block * units_ + unit, d[block], n);
     }
     // What remains goes to the state before the step.
-    const int64_t place = entry.row * units_ + unit;
+    const int64_t unit_of_row = entry.row * units_ + unit;
     const Vector<V> zero = {};
     if (entry.source < 0) {
       float* start = entry.source == from_start ? out_.h0 : out_.h_initial;
-      store<V>(start + place, load<V>(start + place, n) + dh, n);
+      store<V>(start + unit_of_row, load<V>(start + unit_of_row, n) + dh, n);
       dh = zero;
     }
-    store<V>(dh_ + place, dh, n);
+    store<V>(dh_ + unit_of_row, dh, n);
     if constexpr (Cell::has_c) {
       if (entry.source == from_initial) {
-        store<V>(out_.c_initial + place, load<V>(out_.c_initial + place, n) + dc, n);
+        store<V>(out_.c_initial + unit_of_row, load<V>(out_.c_initial + unit_of_row, n) + dc, n);
         dc = zero;
       }
-      store<V>(out_.c0 + place, dc, n);
+      store<V>(out_.c0 + unit_of_row, dc, n);
     }
   }
 
   const float* h_before(const Entry& entry) const {
     if (entry.source == from_start) return call_.h0 + entry.row * units_;
     if (entry.source == from_initial) return call_.h_initial + entry.row * units_;
-    return given_.ys + (entry.source * rows_ + entry.row) * units_;
+    return given_.ys + place(call_, entry.source, entry.row) * units_;
   }
 
   const float* c_before(const Entry& entry) const {
@@ -345,7 +346,7 @@ class Backward {
     for (int s = 0; s < chunk_.positions; ++s) {
       for (int64_t k = chunk_.begin(s, share); k < chunk_.end(s, share); ++k) {
         const Entry& entry = chunk_.entries[k];
-        const float* x = call_.xs + (entry.step * rows_ + entry.row) * inputs_;
+        const float* x = call_.xs + place(call_, entry.step, entry.row) * inputs_;
         pack_columns(x, inputs_, k, packed_xs_, x_tiles);
         pack_columns(h_before(entry), units_, k, packed_hs_, h_tiles);
       }
@@ -361,7 +362,7 @@ class Backward {
     accumulate<V>(sum, dz, input_panels_.panel(panel), input_panels_.depth);
     for (int m = 0; m < R; ++m) {
       const Entry& entry = chunk_.entries[first + m];
-      float* dx = out_.xs + (entry.step * rows_ + entry.row) * inputs_ + cut.first(panel);
+      float* dx = out_.xs + place(call_, entry.step, entry.row) * inputs_ + cut.first(panel);
       for (int w = 0; w < N; ++w) store<V>(dx + w * V, sum[m][w], cut.count(panel) - w * V);
     }
   }
@@ -369,10 +370,10 @@ class Backward {
   // Writes some features of one row into [features / M, capacity, M], at entry k.
   void pack_columns(const float* row, int64_t features, int64_t k, float* to, Part mine) const {
     for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-      float* place = to + (tile * capacity_ + k) * M;
+      float* packed = to + (tile * capacity_ + k) * M;
       const int64_t n = least(M, features - tile * M);
-      for (int64_t m = 0; m < n; ++m) place[m] = row[tile * M + m];
-      for (int64_t m = n; m < M; ++m) place[m] = 0.0f;
+      for (int64_t m = 0; m < n; ++m) packed[m] = row[tile * M + m];
+      for (int64_t m = n; m < M; ++m) packed[m] = 0.0f;
     }
   }
 

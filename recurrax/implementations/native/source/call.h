@@ -21,6 +21,8 @@ struct Arguments {
   Kind kind;
   bool reverse;
   Sizes sizes;
+  // Whether `xs`, `ys` and their gradients lie in memory as [B, T, ...]. No other array does.
+  bool batch_major;
   const float* xs;                // [T, B, I]
   const float* kernel;            // [I, G*H]
   const float* recurrent_kernel;  // [H, G*H]

@@ -130,13 +130,13 @@ class Forward {
     float* z = z_of(work, panel, block);
     Vector<V> bias[N];
     load_bias<N>(Cell::first_input + block, panel, bias);
-    tiles<M>(0, work.chunk.size(), [&, rows = rows, inputs = inputs](int64_t first, auto size) {
+    tiles<M>(0, work.chunk.size(), [&, inputs = inputs](int64_t first, auto size) {
       constexpr int m_count = decltype(size)::value;
       Vector<V> sum[m_count][N];
       Rows<m_count> xs;
       for (int m = 0; m < m_count; ++m) {
         const Entry& entry = entries[first + m];
-        xs.row[m] = call_.xs + (entry.step * rows + entry.row) * inputs;
+        xs.row[m] = call_.xs + place(call_, entry.step, entry.row) * inputs;
         for (int w = 0; w < N; ++w) sum[m][w] = bias[w];
       }
       accumulate<V>(sum, xs, right, inputs);
@@ -207,6 +207,7 @@ class Forward {
                                         const Vector<V>* blocks, int stride) {
     const auto [steps, rows, inputs, units] = call_.sizes;
     const int64_t at = entry.step * rows + entry.row;
+    const int64_t out = place(call_, entry.step, entry.row);
     const int64_t n = units - unit;
     Vector<V> a[Cell::blocks], h, c, c_old = {};
     for (int block = 0; block < Cell::blocks; ++block) a[block] = blocks[block * stride];
@@ -216,7 +217,7 @@ class Forward {
       c_old = load<V>(c_before(entry) + unit, n);
     }
     Cell::template forward<V>(a, load<V>(h_row + unit, n), c_old, h, c);
-    store<V>(out_.ys + at * units + unit, h, n);
+    store<V>(out_.ys + out * units + unit, h, n);
     if constexpr (Cell::has_c) {
       store<V>(cell, c, n);
       if (out_.cs) store<V>(out_.cs + at * units + unit, c, n);
@@ -230,10 +231,10 @@ class Forward {
   }
 
   const float* h_before(const Entry& entry) const {
-    const auto [steps, rows, inputs, units] = call_.sizes;
+    const int64_t units = call_.sizes.units;
     if (entry.source == from_start) return call_.h0 + entry.row * units;
     if (entry.source == from_initial) return call_.h_initial + entry.row * units;
-    return out_.ys + (entry.source * rows + entry.row) * units;
+    return out_.ys + place(call_, entry.source, entry.row) * units;
   }
 
   // c of the last step lies in the result, where each step replaces it.
@@ -253,7 +254,7 @@ class Forward {
       const Part mine(steps * rows, i, parts);
       for (int64_t at = mine.begin; at < mine.end; ++at) {
         if (call_.mask[at]) continue;
-        clear(out_.ys + at * units, units);
+        clear(out_.ys + place(call_, at / rows, at % rows) * units, units);
         if (out_.cs) clear(out_.cs + at * units, units);
         if (out_.gates) clear(out_.gates + at * Cell::blocks * units, Cell::blocks * units);
       }

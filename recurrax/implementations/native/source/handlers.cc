@@ -86,7 +86,8 @@ int team_size(const ffi::ThreadPool& pool, Kind kind, const Sizes& sizes) {
   return static_cast<int>(threads < 1 ? 1 : threads);
 }
 
-Arguments read_arguments(Sizing& sizing, int64_t kind_number, bool reverse, const Sizes& sizes,
+Arguments read_arguments(Sizing& sizing, int64_t kind_number, bool reverse, bool batch_major,
+                         const Sizes& sizes,
                          Floats xs, Floats kernel, Floats recurrent_kernel, Floats bias, Floats h0,
                          Floats c0, Floats h_initial, Floats c_initial, Flags mask,
                          Flags restart) {
@@ -98,6 +99,7 @@ Arguments read_arguments(Sizing& sizing, int64_t kind_number, bool reverse, cons
   call.kind = kind;
   call.reverse = reverse;
   call.sizes = sizes;
+  call.batch_major = batch_major;
   call.xs = sizing.require("xs", xs, steps * rows * inputs);
   call.kernel = sizing.require("kernel", kernel, inputs * width);
   call.recurrent_kernel = sizing.require("recurrent_kernel", recurrent_kernel, units * width);
@@ -106,7 +108,8 @@ Arguments read_arguments(Sizing& sizing, int64_t kind_number, bool reverse, cons
   call.c0 = sizing.require("c0", c0, cell);
   call.mask = sizing.require("mask", mask, steps * rows, true);
   call.restart = sizing.require("restart", restart, steps * rows, true);
-  if (call.restart) {
+  // Without steps, the flags of restarts are empty too.
+  if (h_initial.element_count() > 0) {
     call.h_initial = sizing.require("h_initial", h_initial, state);
     call.c_initial = sizing.require("c_initial", c_initial, cell);
   }
@@ -130,14 +133,14 @@ ffi::Error with_team(const ffi::ThreadPool& pool, const Arguments& call, const F
 ffi::Error forward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recurrent_kernel,
                    Floats bias, Floats h0, Floats c0, Floats h_initial, Floats c_initial,
                    Flags mask, Flags restart, Result ys, Result h, Result c, Result cs,
-                   Result gates, int64_t kind, bool reverse) {
+                   Result gates, int64_t kind, bool reverse, bool batch_major) {
   Sizes sizes;
   if (ffi::Error error = read_sizes(kind, xs, recurrent_kernel, sizes); error.failure()) {
     return error;
   }
   Sizing sizing;
   const Arguments call =
-      read_arguments(sizing, kind, reverse, sizes, xs, kernel, recurrent_kernel, bias, h0, c0,
+      read_arguments(sizing, kind, reverse, batch_major, sizes, xs, kernel, recurrent_kernel, bias, h0, c0,
                      h_initial, c_initial, mask, restart);
   const int64_t state = sizes.rows * sizes.units, all = sizes.steps * state;
   const bool has_c = call.kind == Kind::lstm;
@@ -156,14 +159,14 @@ ffi::Error backward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recur
                     Flags mask, Flags restart, Floats ys, Floats cs, Floats gates, Floats d_ys,
                     Floats d_h, Floats d_c, Result d_xs, Result d_kernel,
                     Result d_recurrent_kernel, Result d_bias, Result d_h0, Result d_c0,
-                    Result d_h_initial, Result d_c_initial, int64_t kind, bool reverse) {
+                    Result d_h_initial, Result d_c_initial, int64_t kind, bool reverse, bool batch_major) {
   Sizes sizes;
   if (ffi::Error error = read_sizes(kind, xs, recurrent_kernel, sizes); error.failure()) {
     return error;
   }
   Sizing sizing;
   const Arguments call =
-      read_arguments(sizing, kind, reverse, sizes, xs, kernel, recurrent_kernel, bias, h0, c0,
+      read_arguments(sizing, kind, reverse, batch_major, sizes, xs, kernel, recurrent_kernel, bias, h0, c0,
                      h_initial, c_initial, mask, restart);
   const auto [steps, rows, inputs, units] = sizes;
   const int64_t width = gates_of(call.kind) * units;
@@ -176,7 +179,7 @@ ffi::Error backward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recur
   given.d_ys = sizing.require("d_ys", d_ys, all);
   given.d_h = sizing.require("d_h", d_h, state);
   given.d_c = sizing.require("d_c", d_c, has_c ? state : 0);
-  const bool restarts = call.restart != nullptr;
+  const bool restarts = call.h_initial != nullptr;
   Gradients out{};
   out.xs = sizing.require("d_xs", d_xs, steps * rows * inputs, true);
   out.kernel = sizing.require("d_kernel", d_kernel, inputs * width);
@@ -215,7 +218,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_forward, recurrax::forward,
                                   .Ret<recurrax::Floats>()  // cs [T, B, H], or empty
                                   .Ret<recurrax::Floats>()  // gates [T, B, blocks*H], or empty
                                   .Attr<int64_t>("kind")
-                                  .Attr<bool>("reverse"));
+                                  .Attr<bool>("reverse")
+                                  .Attr<bool>("batch_major"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_backward, recurrax::backward,
                               ffi::Ffi::Bind()
@@ -245,4 +249,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_backward, recurrax::backward,
                                   .Ret<recurrax::Floats>()  // d_h_initial
                                   .Ret<recurrax::Floats>()  // d_c_initial
                                   .Attr<int64_t>("kind")
-                                  .Attr<bool>("reverse"));
+                                  .Attr<bool>("reverse")
+                                  .Attr<bool>("batch_major"));

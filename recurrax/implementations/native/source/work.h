@@ -9,6 +9,12 @@
 namespace recurrax {
 namespace {
 
+// Where the features of a step lie in `xs`, `ys` and their gradients, as a number of rows.
+inline int64_t place(const Arguments& call, int64_t step, int64_t row) {
+  if (call.batch_major) return row * call.sizes.steps + step;
+  return step * call.sizes.rows + row;
+}
+
 // Runs function(i) for each i below `count` on the team.
 template <class Function>
 void each(Team& team, int64_t count, const Function& function) {
