@@ -105,8 +105,10 @@ def test_random_shapes(seed: int) -> None:
 def test_large_enough_for_several_threads(name: str, rows: int) -> None:
     cell = dataclasses.replace(CELLS[name], hidden_size=130)
     rng = np.random.default_rng(0)
-    mask = jnp.asarray(rng.random((rows, 90)) > 0.2)
-    args = arguments(cell, (rows,), 90, 70)
+    mask = jnp.asarray(rng.random((rows, 40)) > 0.2)
+    _, *others = arguments(cell, (rows,), 40, 70)
+    # Larger noise would make errors of rounding grow from step to step.
+    args = (perturbed_params(cell, 70, scale=0.01), *others)
     compare(cell, args, mask=mask)
     # The same threads give the same bits.
     run = jax.jit(functools.partial(rx.scan, cell, implementation="native", mask=mask))
