@@ -13,15 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Cell, Layer, Params, State
+from recurrax._layer import Params, State
 from recurrax._mask import Steps
+from recurrax.cells.affine import AffineCell
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.implementations import hoisted
+from recurrax.implementations._platform import reads_batch_major
 from recurrax.implementations._registry import FunctionImplementation
 from recurrax.implementations.native import _library
-from recurrax.implementations.native._call import KINDS, Call, bias_of
+from recurrax.implementations.native._call import Call, bias_of
 
 # The fields in which a cell may differ from the plain cell. They do not change the equations.
 _FREE_FIELDS = {
@@ -37,11 +39,15 @@ _FREE_FIELDS = {
 }
 
 
-def _kind_of(cell: Layer) -> str | None:
+_CELLS: dict[Any, str] = {LSTMCell: "lstm", GRUCell: "gru"}
+_ACTIVATIONS: dict[Any, str] = {jnp.tanh: "tanh", jax.nn.relu: "relu"}
+
+
+def _kind_of(cell: Any) -> str | None:
     """The key of this cell in `KINDS`, or None."""
     if type(cell) is ElmanCell:
-        return {jnp.tanh: "tanh", jax.nn.relu: "relu"}.get(cell.activation)
-    kind = {LSTMCell: "lstm", GRUCell: "gru"}.get(type(cell))
+        return _ACTIVATIONS.get(cell.activation)
+    kind = _CELLS.get(type(cell))
     if kind is None or cell.activation is not jnp.tanh:
         return None
     for field in dataclasses.fields(cell):
@@ -58,7 +64,7 @@ def why_missing() -> str | None:
 
 
 def refuses(
-    cell: Layer, params: Params, state: State, xs: Any, steps: Steps | None = None
+    cell: Any, params: Params, state: State, xs: Any, steps: Steps | None = None
 ) -> str | None:
     """Why the library cannot serve these arguments, or None."""
     if missing := why_missing():
@@ -68,6 +74,7 @@ def refuses(
             "it takes an LSTMCell without projection, a GRUCell with `reset_after`, or an"
             " ElmanCell with tanh or relu; each with its default activations."
         )
+    # The library has no other dtype, and casts nothing.
     dtypes = {leaf.dtype for leaf in jax.tree.leaves((params, state, xs))}
     if cell.dtype is not None:
         dtypes.add(jnp.dtype(cell.dtype))
@@ -78,7 +85,7 @@ def refuses(
 
 
 def run(
-    cell: Cell,
+    cell: AffineCell,
     params: Params,
     state: State,
     xs: jax.Array,
@@ -91,10 +98,11 @@ def run(
     # Under an Explicit mesh the axes of rows cannot be joined: the loop of JAX serves there.
     if any(any(jax.typeof(leaf).sharding.spec) for leaf in jax.tree.leaves((params, state, xs))):
         return hoisted.run(cell, params, state, xs, steps, initial=initial, unroll=unroll)
+    # These modules of JAX take a while to load, so they load on first use.
     from recurrax.implementations.native._rule import run_p
 
     kind = _kind_of(cell)
-    assert kind in KINDS
+    assert kind is not None, "`refuses` is asked first"
     number, *batch, features = xs.shape
     rows = math.prod(batch)
 
@@ -102,10 +110,11 @@ def run(
         return [part.reshape(rows, part.shape[-1]) for part in jax.tree.leaves(state)]
 
     mask, restart = steps.mask, steps.restart
+    # The static facts, then the arrays in the order of `_call.py`.
     call = Call(
         kind,
         steps.reverse,
-        steps.batch_major,
+        steps.batch_major and reads_batch_major(xs),
         masked=mask is not None,
         restarts=restart is not None,
     )
