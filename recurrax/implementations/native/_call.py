@@ -99,7 +99,8 @@ class Call:
     @property
     def floating(self) -> int:
         """The number of floating arrays; flags follow."""
-        states = 2 if self.restarts else 1
+        # Four of inputs and weights, then one or two states.
+        states = 1 + self.restarts
         return 4 + states * self.facts.parts
 
     @property
@@ -120,16 +121,23 @@ class Call:
     def flags(self, arrays: Arrays) -> tuple[Any, Any]:
         """`mask` and `restart`, each `bool[T, B]` or None."""
         flags = list(arrays[self.floating : self.arrays])
-        mask = flags.pop(0) if self.masked else None
-        restart = flags.pop(0) if self.restarts else None
+        mask = restart = None
+        # The restarts come last.
+        if self.restarts:
+            restart = flags.pop()
+        if self.masked:
+            mask = flags.pop()
         return mask, restart
 
 
 def bias_of(kind: str, params: Any) -> jax.Array:
     """The biases of all blocks, `[blocks*H]`, from both biases of a cell."""
-    zeros = jnp.zeros_like(params.recurrent_kernel[0])  # [G*H]
-    bias = zeros if params.bias is None else params.bias  # [G*H]
-    recurrent = zeros if params.recurrent_bias is None else params.recurrent_bias  # [G*H]
+    # A bias that a cell does not have is zero.
+    bias = recurrent = jnp.zeros_like(params.recurrent_kernel[0])  # [G*H]
+    if params.bias is not None:
+        bias = params.bias
+    if params.recurrent_bias is not None:
+        recurrent = params.recurrent_bias
     if kind != "gru":
         return bias + recurrent
     # The blocks of a GRU are n, r, z and the candidate's share of the state.

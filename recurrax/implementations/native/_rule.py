@@ -127,6 +127,7 @@ def _is_zero(tangent: Any) -> bool:
 
 
 def _run_jvp(arrays: Any, tangents: Any, *, call: Call) -> tuple[Any, Any]:
+    # Arrays that stay the same get no gradient, and cost nothing.
     moves = tuple(not _is_zero(tangent) for tangent in tangents[: call.floating])
     call = dataclasses.replace(call, keeps=True, moves=moves)
     results = run_p.bind(*arrays, call=call)
@@ -239,6 +240,7 @@ def _batched(
 ) -> Callable:
     def rule(operands: Any, dims: Any, *, call: Call) -> tuple[Any, Any]:
         sizes = [o.shape[d] for o, d in zip(operands, dims, strict=True) if d is not None]
+        # The axis of rows of each operand and result; None for a weight.
         axes, out_axes = operand_axes(call), result_axes(call)
         # A sum over rows would join the gradients of the weights too.
         folds = None not in out_axes
