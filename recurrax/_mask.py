@@ -103,7 +103,7 @@ class Marks(NamedTuple):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["mask", "restart"],
-    meta_fields=["reverse", "right_padded"],
+    meta_fields=["reverse", "right_padded", "batch_major"],
 )
 @dataclasses.dataclass(frozen=True)
 class Steps:
@@ -118,12 +118,15 @@ class Steps:
             in the direction of the run; None without resets.
         reverse: whether the last step comes first.
         right_padded: whether `mask` is made of lengths: all masked steps of a row are at its end.
+        batch_major: whether the caller's sequences have the axis of time after the batch. So they
+            lie in memory. An implementation gets them with time first in any case.
     """
 
     mask: jax.Array | None = None
     restart: jax.Array | None = None
     reverse: bool = False
     right_padded: bool = False
+    batch_major: bool = False
 
     def restarted(self, state: Any, initial: Any) -> Any:
         """Returns the state before the step, with `initial` where the step restarts."""

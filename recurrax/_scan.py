@@ -97,6 +97,7 @@ def scan(
             - `"xla"`: the plain loop, for every cell.
             - `"hoisted"`: the loop for affine cells, with one product for the weight gradients
               after the loop.
+            - `"native"`: a loop in C++ for LSTMs, GRUs and Elman's networks on a CPU, in float32.
             - `"sequential"`, `"associative"`, `"blocked"`: for linear cells: one step after
               another, all steps at once, or all steps of a block at once.
             - `"chunked"`, or `recurrax.implementations.Chunked(length)`: for `MLSTMCell`.
@@ -286,7 +287,7 @@ def _run(
 ):
     time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
     xs, state, marks = time_first(layer, params, xs, state, marks, time)
-    context = Context(marks, reverse, unroll, remat, implementation, key)
+    context = Context(marks, reverse, unroll, remat, implementation, key, batch_major=time > 0)
     state, ys = context.scan(layer, params, state, xs)
     return state, jnp.moveaxis(ys, 0, time)
 
@@ -340,6 +341,7 @@ class Context:
     implementation: str | Implementation | tuple | None
     key: jax.Array | None
     initial: State | None = None  # set by a layer that defines it for its cell
+    batch_major: bool = False  # how the caller's sequences lie in memory
 
     @property
     def mask(self) -> jax.Array | None:
@@ -398,6 +400,7 @@ class Context:
         if not isinstance(layer, Cell) and not takes_composites(self.implementation):
             return layer.apply(self, params, state, xs)
         steps = self.marks.steps(self.reverse)
+        steps = dataclasses.replace(steps, batch_major=self.batch_major)
         chosen = choose(self.implementation, layer, params, state, xs, steps)
         initial = self._initial(layer, params, state, xs)
         # In reverse the elapsed times belong to other steps.

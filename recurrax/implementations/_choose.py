@@ -6,11 +6,12 @@ from typing import Any
 
 from recurrax._layer import Layer, Params, State, features
 from recurrax._mask import Steps
-from recurrax.implementations import cudnn, hoisted, linear, matrix_memory, xla
+from recurrax.implementations import cudnn, hoisted, linear, matrix_memory, native, xla
 from recurrax.implementations._platform import (
     accumulates_in_loop,
     has_several_steps,
     linear_solver,
+    prefers_native,
 )
 from recurrax.implementations._registry import Implementation, find, refusal, register
 
@@ -19,6 +20,7 @@ register("xla", xla.XLA)
 for _name, _implementation in linear.IMPLEMENTATIONS.items():
     register(_name, _implementation)
 register("chunked", matrix_memory.DEFAULT)
+register("native", native.NATIVE)
 register("cudnn", cudnn.CUDNN)
 
 
@@ -67,6 +69,8 @@ def _best(layer: Layer, params: Params, state: State, xs: Any, steps: Steps) -> 
     # It takes 0.08 of that time for (32, 64, 128, 2).
     if isinstance(number, int) and number > 1 and not matrix_memory.DEFAULT.refuses(layer):
         return matrix_memory.DEFAULT
+    if prefers_native(features(xs)) and not native.NATIVE.refuses(layer, params, state, xs, steps):
+        return native.NATIVE
     # A convolution's weight gradient, summed step by step, took 2 to 10 times as long on a CPU.
     if layer.feature_ndim == 1 and accumulates_in_loop(features(xs)):
         return xla.XLA

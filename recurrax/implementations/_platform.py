@@ -73,3 +73,42 @@ def chain_solver(num_labels: int) -> str:
     estimate: no accelerator was at hand to measure it.
     """
     return linear_solver() if num_labels <= 32 else "sequential"
+
+
+# Whether `implementation=None` may pick "native": off until it is measured on quiet machines.
+NATIVE_BY_DEFAULT = False
+
+
+def prefers_native(xs: jax.Array) -> bool:
+    """Whether "native" is the fastest for these inputs, `[T, *B, I]`, where it can serve.
+
+    For a few steps, packing the weights costs more than the faster products gain.
+    """
+    steps = xs.shape[0]
+    return NATIVE_BY_DEFAULT and isinstance(steps, int) and steps >= 8
+
+
+def reads_batch_major(xs: jax.Array) -> bool:
+    """Whether "native" reads batch-major sequences where they lie, for inputs `[T, *B, I]`.
+
+    Otherwise XLA transposes them before and after. With many rows, the steps of one time lie far
+    apart and push each other out of the cache. Reading them in place takes this share of the
+    time of a training step of an LSTM, by (T, B, I, H):
+
+    - (100, 20, 200, 200): 0.96
+    - (64, 256, 64, 128): 1.08
+    """
+    return row_count(xs) <= 96
+
+
+def keeps_gates(shape: tuple[int, ...], depth: int) -> bool:
+    """Whether "native" keeps its gates, of this shape, or computes them again on the way back.
+
+    XLA maps large temporary arrays anew at each call, and each page costs a page fault. Products
+    of `depth` terms for each gate, the features and the units, cost less than that if `depth` is
+    small. For an LSTM of (T, B, I, H) = (64, 256, 64, 128), page faults took a quarter of a
+    training step.
+    """
+    if not all(isinstance(size, int) for size in shape):
+        return True
+    return 4 * math.prod(shape) <= 2**24 or depth > 256

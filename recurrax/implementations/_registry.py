@@ -28,11 +28,15 @@ class Implementation(Protocol):
 
 
 class FunctionImplementation(NamedTuple):
-    """An implementation made of two functions, with the attributes of `Implementation`."""
+    """An implementation made of functions, with the attributes of `Implementation`.
+
+    `why_missing` says why it cannot run on this machine at all, or None: see `available`.
+    """
 
     run: Callable
     refuses: Callable[..., str | None]
     takes_composites: bool = False
+    why_missing: Callable[[], str | None] | None = None
 
 
 _ATTRIBUTES = ("run", "refuses", "takes_composites")
@@ -53,6 +57,27 @@ def register(name: str, implementation: Implementation) -> None:
 def names() -> tuple[str, ...]:
     """The names of all implementations."""
     return tuple(_implementations)
+
+
+def available() -> dict[str, str]:
+    """Which implementations can run on this machine, and why the others cannot.
+
+    An implementation that can run may still refuse some layers: it says so when it is named.
+
+    Returns:
+        For each name "available", or the reason why it cannot run here.
+
+    Example:
+        >>> import recurrax
+        >>> recurrax.implementations.available()["xla"]
+        'available'
+    """
+    answers = {}
+    for name, implementation in _implementations.items():
+        why_missing = getattr(implementation, "why_missing", None)
+        reason = why_missing() if why_missing else None
+        answers[name] = reason or "available"
+    return answers
 
 
 def find(implementation: str | Implementation | tuple) -> Implementation:

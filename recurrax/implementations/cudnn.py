@@ -47,8 +47,8 @@ def refuses(
     steps: Steps,
 ) -> str | None:
     """Why cuDNN cannot serve these arguments, or None."""
-    if not _on_cuda():
-        return f"it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()!r} here."
+    if missing := why_missing():
+        return missing
     # First the kinds of layers, then the options of the cells.
     parts = _parts(layer)
     cells = [cell for part in parts for cell in _directions(part)]
@@ -223,9 +223,16 @@ def _directions(layer: Layer) -> Sequence[Any]:
     return (layer,)
 
 
+def why_missing() -> str | None:
+    """Why cuDNN cannot run on this machine, or None."""
+    if _on_cuda():
+        return None
+    return f"it needs an NVIDIA GPU, and JAX runs on {jax.default_backend()!r} here."
+
+
 def _on_cuda() -> bool:
     # JAX calls the devices of both vendors "gpu".
     return "cuda" in jax.local_devices()[0].client.platform_version
 
 
-CUDNN = FunctionImplementation(run, refuses, takes_composites=True)
+CUDNN = FunctionImplementation(run, refuses, takes_composites=True, why_missing=why_missing)
