@@ -206,6 +206,7 @@ MASK = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]], bool)
 RESET = np.array([[0, 0, 0, 1, 0], [0, 0, 1, 0, 1]], bool)
 
 
+@pytest.mark.thorough
 def test_the_time_goes_on_to_every_layer() -> None:
     cfc, others = CfCCell(4, 3), (rx.Activation(jnp.tanh), rx.LayerNorm(), rx.Zoneout(rx.GRUCell(4)))
     stack = rx.Stack(

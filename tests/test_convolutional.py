@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 import recurrax as rx
-from quick import quick_first
 from recurrax import interop, linen
 from recurrax import nnx as rnn
 from recurrax.cells.convolutional import ConvElmanCell, ConvGRUCell, ConvLSTMCell
@@ -38,7 +37,8 @@ def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
     check_contract(layer, implementation="hoisted" if isinstance(layer, rx.Cell) else None, promises=promises)
 
 
-@pytest.mark.parametrize("cell", quick_first([DILATED, STRIDED]), ids=str)
+@pytest.mark.thorough
+@pytest.mark.parametrize("cell", [DILATED, STRIDED], ids=str)
 def test_the_rule_equals_plain_autodiff(cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all inputs are convolved at once, as off a CPU; with two batch axes, and with recurrent dropout."""
     monkeypatch.setattr(_platform.jax, "default_backend", lambda: "tpu")

@@ -41,7 +41,7 @@ def _one_back(xs, state):
     return rx.scan(CELL, PARAMS, xs, state, reverse=True, implementation="xla")
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.data())
 def test_any_pattern_of_masks_and_resets_equals_segments_run_apart(data: st.DataObject) -> None:
     flags = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=2)

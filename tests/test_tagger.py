@@ -255,6 +255,7 @@ def test_a_text_of_any_length_is_cut_at_line_and_sentence_ends():
     assert "".join(pieces(text)) == text
 
 
+@pytest.mark.thorough
 def test_train_learns_and_leaves_log_picture_and_checkpoints(finished: Path, capsys: pytest.CaptureFixture[str]):
     log = rows(finished)
     f1 = {row["step"]: row["f1"] for row in log if "f1" in row}
@@ -273,6 +274,7 @@ def test_train_learns_and_leaves_log_picture_and_checkpoints(finished: Path, cap
     assert "The test part" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_tag_shows_spans(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     assert run_main("tag", finished, "--text", "王娜娜来到北京。李伟访问上海。") == 0
     written = capsys.readouterr().out
