@@ -67,7 +67,7 @@ def beam_search(
 ) -> Beams:
     """Searches for the texts with the highest scores.
 
-    score(y) = log p(y) / ((5 + |y|) / 6)^length_penalty
+    score(y) = log p(y) / ((5 + length(y)) / 6)^length_penalty
 
     At each step the K best alive texts get one more token each, in all ways. The best of these that
     have no stop token are the next alive texts. A text with a stop token ends, if it is among the
