@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nearly all of the suite's time is compilation, a third of that the optimisation of code that runs once. What must pass
-# before a change lands is run optimised too, on the newest Python.
+# Nearly all of the suite's time is compilation, a third of that the optimization of code that runs once. What must pass
+# before a change lands is run optimized too, on the newest Python.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # Its older way to emit fusions compiles twice as fast.

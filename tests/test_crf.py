@@ -1,4 +1,4 @@
-"""Conditional random fields, against a sum over all labellings and against pytorch-crf."""
+"""Conditional random fields, against a sum over all labelings and against pytorch-crf."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ HOLES = np.array([[True, False, True, True], [False, True, True, False]])
 
 
 class Brute:
-    """Every labelling of one sequence with its score and its probability, in float64."""
+    """Every labeling of one sequence with its score and its probability, in float64."""
 
     def __init__(self, params: crf.CRFParams, emissions: np.ndarray, allowed: crf.Constraints | None):
         transitions, start, end = (np.asarray(part, np.float64) for part in params)
@@ -38,9 +38,9 @@ class Brute:
             transitions, start, end = (np.where(flags, part, -np.inf) for flags, part in pairs)
         emissions = np.asarray(emissions, np.float64)
         steps, size = emissions.shape
-        self.labellings = list(itertools.product(range(size), repeat=steps))
+        self.labelings = list(itertools.product(range(size), repeat=steps))
         scores = []
-        for y in self.labellings:
+        for y in self.labelings:
             score = sum(emissions[t, y[t]] for t in range(steps))
             score += sum(transitions[y[t - 1], y[t]] for t in range(1, steps))
             scores.append(score + (start[y[0]] + end[y[-1]] if steps else 0))
@@ -49,7 +49,7 @@ class Brute:
         self.p = np.exp(self.scores - self.log_z)
         shape = (steps, size)
         self.marginals, self.pairs = np.zeros(shape), np.zeros((max(steps - 1, 0), size, size))
-        for y, p in zip(self.labellings, self.p, strict=True):
+        for y, p in zip(self.labelings, self.p, strict=True):
             for t in range(steps):
                 self.marginals[t, y[t]] += p
             for t in range(1, steps):
@@ -59,12 +59,12 @@ class Brute:
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(-self.scores, kind="stable")[:k]
-        return np.array(self.labellings)[order], self.scores[order]
+        return np.array(self.labelings)[order], self.scores[order]
 
 
 @pytest.mark.parametrize("mask", [lengths_to_mask(jnp.array([4, 2]), T), HOLES], ids=["lengths", "holes"])
 @pytest.mark.parametrize("allowed", [pytest.param(None, marks=pytest.mark.thorough), BIO], ids=["all", "bio"])
-def test_everything_equals_a_sum_over_all_labellings(allowed: Any, mask: Any) -> None:
+def test_everything_equals_a_sum_over_all_labelings(allowed: Any, mask: Any) -> None:
     mask = np.asarray(mask)
     # Masked steps hold what must have no influence.
     emissions, labels = np.where(mask[..., None], EMISSIONS, np.nan), np.where(mask, LABELS, -100)
@@ -96,8 +96,8 @@ def test_everything_equals_a_sum_over_all_labellings(allowed: Any, mask: Any) ->
         assert_close("k best", few_scores[row][: len(y)][exists], scores[exists].astype("f"), 1e-6)
         assert (few_scores[row][len(y) :] == -np.inf).all()
         assert not few[~mask[row], row].any()
-        mine = brute.scores[brute.labellings.index(tuple(LABELS[row, steps].tolist()))]
-        # Some of these labellings are forbidden, and have -inf.
+        mine = brute.scores[brute.labelings.index(tuple(LABELS[row, steps].tolist()))]
+        # Some of these labelings are forbidden, and have -inf.
         np.testing.assert_allclose(score[row], mine, rtol=1e-5)
         np.testing.assert_allclose(likelihood[row], mine - brute.log_z, rtol=1e-5)
     assert_close("counts", counts.transitions, expected.astype("f"), 1e-6)
@@ -251,7 +251,7 @@ def test_long_sequences_keep_their_precision() -> None:
     assert_close("marginals", np.asarray(got), exact, 1e-5)
 
 
-def test_rows_without_steps_and_rows_without_a_labelling() -> None:
+def test_rows_without_steps_and_rows_without_a_labeling() -> None:
     lonely = PARAMS._replace(transitions=np.full((L, L), -np.inf, "f"))  # no label follows another
     value, gradients, (log_z, entropy, marginals), (_, best) = results(lonely, EMISSIONS, LABELS, jnp.array([0, 3]))
     for result in (value, log_z, best):
@@ -313,7 +313,7 @@ def test_scores_of_minus_infinity_are_constraints() -> None:
     value, gradients, (_, entropy, marginals), _ = results(params, EMISSIONS, LABELS, jnp.array([4, 4]))
     for row in range(B):
         brute = Brute(PARAMS, EMISSIONS[row], BIO)
-        mine = brute.scores[brute.labellings.index(tuple(LABELS[row].tolist()))] - brute.log_z
+        mine = brute.scores[brute.labelings.index(tuple(LABELS[row].tolist()))] - brute.log_z
         assert_close("likelihood", value[row], np.float32(mine), 1e-6)
         assert_close("entropy", entropy[row], np.float32(brute.entropy), 1e-5)
         assert_close("marginals", marginals[row], brute.marginals.astype("f"), 1e-6)
@@ -329,13 +329,13 @@ def test_draws_have_their_probabilities() -> None:
     drawn = np.asarray(jax.jit(jax.vmap(draw))(keys))
     for row, length in enumerate((3, 2)):
         brute = Brute(PARAMS, emissions[row, :length], BIO)
-        labellings, counts = np.unique(drawn[:, row, :length], axis=0, return_counts=True)
-        found = dict(zip(map(tuple, labellings.tolist()), counts.tolist(), strict=True))
-        possible = [y for y, p in zip(brute.labellings, brute.p, strict=True) if p > 0]
+        labelings, counts = np.unique(drawn[:, row, :length], axis=0, return_counts=True)
+        found = dict(zip(map(tuple, labelings.tolist()), counts.tolist(), strict=True))
+        possible = [y for y, p in zip(brute.labelings, brute.p, strict=True) if p > 0]
         assert set(found) <= set(possible)
         expected = number * brute.p[brute.p > 0]
         square = (np.array([found.get(y, 0) for y in possible]) - expected) ** 2 / expected
-        # The mean is the number of labellings less 1, and the variance twice of that.
+        # The mean is the number of labelings less 1, and the variance twice of that.
         freedom = len(possible) - 1
         assert square.sum() < freedom + 4 * np.sqrt(2 * freedom)
     assert not drawn[:, 1, 2].any()
@@ -421,7 +421,7 @@ ERRORS = {
     "range": (lambda: crf.log_likelihood(PARAMS, EMISSIONS, LABELS + 1), r"from 0 to 2.*got 3 at \[0, 2\]"),
     "padding": (lambda: crf.score(PARAMS, EMISSIONS, LABELS - 1), r"got -1 at \[0, 0\].*`lengths` or a `mask`"),
     "labels": (lambda: crf.score(PARAMS, EMISSIONS, LABELS.T), r"must be int\[2, 4\].*time-major"),
-    "k": (lambda: crf.k_best(PARAMS, EMISSIONS, 82), "at most 81, the number of labellings of 4 steps"),
+    "k": (lambda: crf.k_best(PARAMS, EMISSIONS, 82), "at most 81, the number of labelings of 4 steps"),
     "params": (lambda: crf.viterbi(PARAMS, np.zeros((4, 5), "f")), r"float\[5, 5\].*got float32\[3, 3\]"),
     "emissions": (lambda: crf.viterbi(PARAMS, np.zeros(3, "f")), r"must be \[\*B, T, L\]"),
     "nan": (lambda: crf.viterbi(PARAMS, np.full((4, L), np.nan, "f")), r"NaN at \[0, 0\]"),

@@ -30,7 +30,7 @@ def log_softmax(logits: Any) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def labellings(log_probs: np.ndarray) -> dict[tuple, dict[tuple, float]]:
+def labelings(log_probs: np.ndarray) -> dict[tuple, dict[tuple, float]]:
     """All alignments of `[T, L]` with their log-probabilities, by their labels."""
     found: dict[tuple, dict[tuple, float]] = {}
     steps, size = log_probs.shape
@@ -127,12 +127,12 @@ def search(logits: jax.Array, lengths: jax.Array, beam_size: int, model: bool) -
 @pytest.mark.parametrize(
     ("steps", "size", "model"), [(6, 3, False), pytest.param(4, 4, True, marks=pytest.mark.thorough)]
 )
-def test_a_beam_with_space_for_every_prefix_finds_every_labelling(steps: int, size: int, model: bool) -> None:
+def test_a_beam_with_space_for_every_prefix_finds_every_labeling(steps: int, size: int, model: bool) -> None:
     logits, lengths = 2 * normal(3, 4, steps, size), np.array([steps, steps - 1, 1, 0])
     beam_size = sum((size - 1) ** number for number in range(steps + 1))
     decoded = search(padded_with_nan(logits, lengths), lengths, beam_size, model)
     for row, length in enumerate(lengths.tolist()):
-        want = {k: total(v.values()) for k, v in labellings(log_softmax(logits[row, :length])).items()}
+        want = {k: total(v.values()) for k, v in labelings(log_softmax(logits[row, :length])).items()}
         if model:
             want = {k: v + 0.7 * model_score(k) + 0.4 * len(k) for k, v in want.items()}
             want = {k: v for k, v in want.items() if v > -np.inf}
@@ -210,7 +210,7 @@ def test_align_finds_the_best_of_all_alignments() -> None:
     for row, length in enumerate(lengths.tolist()):
         want = tuple(labels[row, : label_lengths[row]].tolist())
         expected = log_softmax(logits[row, :length])
-        paths = labellings(expected)[want]
+        paths = labelings(expected)[want]
         best = max(paths, key=paths.__getitem__)
         assert path[row].tolist() == [*best, *[BLANK] * (6 - length)]
         np.testing.assert_allclose(scores[row], paths[best], atol=1e-5)

@@ -151,7 +151,7 @@ def test_no_paragraph_is_in_two_parts():
     assert texts[1][0] == "第2400"
 
 
-def test_python_source_is_labelled_line_by_line():
+def test_python_source_is_labeled_line_by_line():
     source = 'def f(x):\n    """One\n\n    two."""\n    return f"a{x}b" if x else 1.5  # why\n'
     [sentence] = python_source.sentences(source)
     assert sentence.text == source
@@ -454,8 +454,8 @@ def test_the_newspaper_of_january_1998():
     names = np.array(bio_labels(corpus.facts.types))
     for part in parts:
         # The labels keep every span, and a model that predicted them would be perfect.
-        labelled = [spans_of(names[example.labels].tolist()) for example in part.examples]
-        assert [list(sentence.spans) for sentence in part.sentences] == labelled
+        labeled = [spans_of(names[example.labels].tolist()) for example in part.examples]
+        assert [list(sentence.spans) for sentence in part.sentences] == labeled
         assert max(len(sentence.text) for sentence in part.sentences) <= 128
     texts = [{sentence.text for sentence in part.sentences} for part in parts]
     leaked = sum(sentence.text in texts[0] for sentence in corpus.test.sentences)

@@ -302,7 +302,7 @@ def search(size: int, encoded: np.ndarray, lengths: np.ndarray, beam_size: int, 
     return decode(with_nan(encoded, lengths), lengths)
 
 
-def test_a_beam_with_space_for_every_prefix_finds_every_labelling() -> None:
+def test_a_beam_with_space_for_every_prefix_finds_every_labeling() -> None:
     frames, most, size = 3, 3, 3
     encoded, lengths = normal(8, 4, frames, 6), np.array([3, 2, 1, 0])
     decoded = search(size, encoded, lengths, 15, most)

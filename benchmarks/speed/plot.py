@@ -13,7 +13,7 @@ from benchmarks.speed.cases import MODES
 from benchmarks.speed.contenders import CONTENDERS
 from benchmarks.speed.report import contenders_of, group
 
-# Okabe and Ito's colours, which everyone can tell apart, and shapes for print.
+# Okabe and Ito's colors, which everyone can tell apart, and shapes for print.
 LOOKS = {
     "torch": ("#D55E00", "o"),
     "nnx": ("#0072B2", "s"),
@@ -63,9 +63,9 @@ def _panel(axes: Axes, mode: str, rows: list[dict[str, Any]], names: list[str], 
         lift = 0.4 * (rank / max(len(names) - 1, 1) - 0.5)  # So that equals do not hide each other.
         points = [(row["contenders"].get(name, {}).get("ratio"), y + lift) for y, row in enumerate(rows)]
         ratios, ys = zip(*([point for point in points if point[0]] or [(float("nan"), 0)]), strict=True)
-        colour, marker = LOOKS[name]
+        color, marker = LOOKS[name]
         label = CONTENDERS[name].label
-        axes.scatter(ratios, ys, 46, colour, marker, label=label, edgecolors="white", linewidths=0.6, zorder=3)
+        axes.scatter(ratios, ys, 46, color, marker, label=label, edgecolors="white", linewidths=0.6, zorder=3)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}" if ratio >= 1 else f"1/{1 / ratio:g}")
     low, high = axes.get_xlim()

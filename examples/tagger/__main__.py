@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     names = "|".join(COMMANDS)
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
-    train = commands.add_parser("train", help="learn labelled sentences")
+    train = commands.add_parser("train", help="learn labeled sentences")
     _add_data(train)
     train.add_argument("--out", type=Path, default=DEFAULT_RUN, help="run folder to make" + DEFAULT)
     overwrite_help = "lose the run that --out may hold"
@@ -131,7 +131,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     scores = learner.score(part.sentences, labels)
     console = Console()
     if options.errors:
-        predicted = learner.labelled(part.sentences, labels)
+        predicted = learner.labeled(part.sentences, labels)
         show_mistakes(console, part.sentences, predicted, run.text.types, options.errors)
     title = f"The {options.part} part, by the checkpoint of step {step:,}"
     show_scores(console, title, scores)

@@ -1,4 +1,4 @@
-"""Labelled characters of a user: three files in the format of the CoNLL shared tasks.
+"""Labeled characters of a user: three files in the format of the CoNLL shared tasks.
 
     江 B-PER
     泽 I-PER

@@ -1,4 +1,4 @@
-"""From labelled sentences to numbers, and from numbers to batches."""
+"""From labeled sentences to numbers, and from numbers to batches."""
 
 import hashlib
 import itertools

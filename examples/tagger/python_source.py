@@ -1,4 +1,4 @@
-"""Labelled characters on every machine: Python's own source, labelled by Python's tokenizer.
+"""Labeled characters on every machine: Python's own source, labeled by Python's tokenizer.
 
 The spans are tokens: a keyword, a name, a string, a comment, a number or an operator. A token of
 several lines is one span on each line. The model reads some consecutive lines at once, so it must
@@ -31,7 +31,7 @@ _LONGEST = 128
 def load() -> Parts:
     """Labels the standard library and splits it by files: every tenth file is for the test."""
     parts = Parts([], [], [])
-    # A third of the files has millions of characters, and labelling takes some seconds.
+    # A third of the files has millions of characters, and labeling takes some seconds.
     for number, source in enumerate(library_files()[::3]):
         part = parts.train
         if number % 10 == 8:

@@ -144,9 +144,9 @@ class Learner:
         """Finds the spans in texts of at most 256 characters each."""
         sentences = [Sentence(text, ()) for text in texts]
         examples = list(map(Encoder(self.facts), sentences))
-        return self.labelled(sentences, self.labels(params, examples))
+        return self.labeled(sentences, self.labels(params, examples))
 
-    def labelled(self, sentences: list[Sentence], labels: list[np.ndarray]) -> list[Sentence]:
+    def labeled(self, sentences: list[Sentence], labels: list[np.ndarray]) -> list[Sentence]:
         """Returns the sentences with the spans that the labels say."""
         names = np.array(bio_labels(self.facts.types))
         found = []
@@ -158,7 +158,7 @@ class Learner:
     def score(self, sentences: list[Sentence], labels: list[np.ndarray]) -> dict[str, Score]:
         """Counts the spans of predicted labels, by type."""
         spans = operator.attrgetter("spans")
-        predicted = self.labelled(sentences, labels)
+        predicted = self.labeled(sentences, labels)
         return score(map(spans, sentences), map(spans, predicted), self.facts.types)
 
 

@@ -66,7 +66,7 @@ def linear_solver() -> str:
 
 
 def chain_solver(num_labels: int) -> str:
-    """The name of the way to sum over the labellings of a chain of L labels.
+    """The name of the way to sum over the labelings of a chain of L labels.
 
     On a CPU, one step after another costs less: L * L a step and a row, where the parallel scan
     costs L * L * L. On an accelerator, each step costs a launch. The bound of 32 labels is an

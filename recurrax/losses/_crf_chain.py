@@ -1,4 +1,4 @@
-"""Sums over all labellings of a chain: messages in both directions, log Z and its derivative.
+"""Sums over all labelings of a chain: messages in both directions, log Z and its derivative.
 
 With the scores A of transitions and e_t of labels, the messages are
 
@@ -60,9 +60,9 @@ class Chain(NamedTuple):
     emissions: jax.Array  # [T, *B, L], zeros at masked steps
     mask: jax.Array  # bool[T, *B]
     first: jax.Array  # bool[T, *B], True at the first unmasked step of each row
-    # False where the constraints forbid every labelling up to this label; None without constraints.
+    # False where the constraints forbid every labeling up to this label; None without constraints.
     reached: jax.Array | None  # bool[T, *B, L]
-    # False where they forbid every labelling from a label before this step to the end.
+    # False where they forbid every labeling from a label before this step to the end.
     leading: jax.Array | None  # bool[T, *B, L]
 
 
@@ -383,7 +383,7 @@ def _joined(earlier: tuple, later: tuple) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def log_z(solver: str, chain: Chain) -> jax.Array:
-    """The log of the sum over all labellings, `[*B]`; 0 for a row without an unmasked step."""
+    """The log of the sum over all labelings, `[*B]`; 0 for a row without an unmasked step."""
     return _total(chain, forward(solver, chain))
 
 
@@ -475,7 +475,7 @@ def _pair_counts_exact(transitions: jax.Array, before: jax.Array, after: jax.Arr
 
 
 def entropy_of(chain: Chain) -> jax.Array:
-    """The entropy of the labelling, `[*B]`.
+    """The entropy of the labeling, `[*B]`.
 
     With q[i, j] = p(y_{t-1} = i | y_t = j), the entropy of the steps up to t, given y_t = j, is
 
@@ -510,11 +510,11 @@ def entropy_of(chain: Chain) -> jax.Array:
     return where(chain.mask.any(axis=0), total, jnp.zeros_like(total))
 
 
-# The score of one labelling ----------------------------------------------------------------------
+# The score of one labeling ----------------------------------------------------------------------
 
 
 def score_of(chain: Chain, labels: jax.Array) -> jax.Array:
-    """The score of each row's labelling, `[*B]`; -inf if it is forbidden, NaN if out of range.
+    """The score of each row's labeling, `[*B]`; -inf if it is forbidden, NaN if out of range.
 
     `labels` are `int[T, *B]`. Labels of masked steps have no influence.
     """

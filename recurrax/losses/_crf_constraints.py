@@ -223,20 +223,20 @@ def check_constraints(allowed: Any, num_labels: int) -> None:
 
 
 def check_paths(allowed: Constraints, lengths: set[int]) -> None:
-    """Checks that there is an allowed labelling for each number of unmasked steps.
+    """Checks that there is an allowed labeling for each number of unmasked steps.
 
     Raises:
         ValueError: if there is none.
     """
     transitions, start, end = allowed.arrays
-    # The labels with which an allowed labelling of some length can end.
+    # The labels with which an allowed labeling of some length can end.
     ends = start
     for length in range(1, max(lengths, default=0) + 1):
         if length > 1:
             ends = transitions[ends].any(axis=0)
         if length in lengths and not (ends & end).any():
             raise ValueError(
-                f"`allowed` must leave a labelling to every sequence; a sequence of {length} "
+                f"`allowed` must leave a labeling to every sequence; a sequence of {length} "
                 f"steps has none: {_reason(start, end, ends)}."
             )
 

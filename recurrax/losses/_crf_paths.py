@@ -1,4 +1,4 @@
-"""Single labellings of a chain: the best one, the k best, and draws."""
+"""Single labelings of a chain: the best one, the k best, and draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recurrax.losses._crf_chain import Chain, expanded, finite, forward, one_hot
 
 
 def best(chain: Chain) -> tuple[jax.Array, jax.Array]:
-    """The best labelling `int[T, *B]` and its score `[*B]`: the Viterbi algorithm."""
+    """The best labeling `int[T, *B]` and its score `[*B]`: the Viterbi algorithm."""
     fixed = lax.stop_gradient(chain)
     zero = jnp.zeros_like(fixed.emissions).sum(axis=0)  # [*B, L]
     transitions = expanded(fixed.transitions, zero.ndim + 1)  # [..., L, L]
@@ -39,17 +39,17 @@ def best(chain: Chain) -> tuple[jax.Array, jax.Array]:
 
     sequence = (sources, fixed.mask, fixed.first)
     labels = lax.scan(retreat, label, sequence, reverse=True)[1]  # [T, *B]
-    # The derivative of the best score is the derivative of this labelling's score.
+    # The derivative of the best score is the derivative of this labeling's score.
     return labels, score_of(chain, labels)
 
 
 def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k best labellings `int[T, *B, K]`, the best first, and their scores `[*B, K]`."""
+    """The k best labelings `int[T, *B, K]`, the best first, and their scores `[*B, K]`."""
     fixed = lax.stop_gradient(chain)
     size = fixed.start.shape[0]
     zero = jnp.zeros_like(fixed.emissions).sum(axis=0)  # [*B, L]
     transitions = expanded(fixed.transitions, zero.ndim + 1)[..., None, :]  # [..., L, 1, L]
-    # Before the first step there is one labelling, without a label.
+    # Before the first step there is one labeling, without a label.
     none = zero[..., None] + expanded(_only_first(k, zero.dtype), zero.ndim + 1)  # [*B, L, K]
     start = none + expanded(fixed.start, zero.ndim)[..., None]  # [*B, L, K]
 
@@ -63,7 +63,7 @@ def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
         return where(mask, reached, top), sources
 
     top, sources = lax.scan(advance, none, (fixed.emissions, fixed.mask, fixed.first))
-    # A row without a step has one labelling. Every label stands for it, so one of them counts.
+    # A row without a step has one labeling. Every label stands for it, so one of them counts.
     empty = none + expanded(_only_first(size, zero.dtype)[:, None], zero.ndim + 1)
     ended = top + expanded(fixed.end, zero.ndim)[..., None]  # [*B, L, K]
     top = where(fixed.mask.any(axis=0), ended, empty)
@@ -82,7 +82,7 @@ def k_best(chain: Chain, k: int) -> tuple[jax.Array, jax.Array]:
     labels = lax.scan(retreat, node, sequence, reverse=True)[1]  # [T, *B, K]
     exists = top > -jnp.inf  # [*B, K]
     labels = jnp.where(exists[None], labels, 0)
-    # The chain once more for each of the k labellings.
+    # The chain once more for each of the k labelings.
     shape = (*labels.shape, size)
     copies = chain._replace(
         emissions=jnp.broadcast_to(chain.emissions[..., None, :], shape),
@@ -99,7 +99,7 @@ def _only_first(size: int, dtype: jnp.dtype) -> jax.Array:
 
 
 def draw(solver: str, chain: Chain, key: jax.Array) -> jax.Array:
-    """A labelling `int[T, *B]` for each row, drawn from the last step to the first."""
+    """A labeling `int[T, *B]` for each row, drawn from the last step to the first."""
     alphas = forward(solver, chain).every  # [T, *B, L]
     # The greatest of scores plus this noise is a draw from their softmax.
     noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)  # [T, *B, L]

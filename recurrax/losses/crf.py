@@ -1,19 +1,19 @@
-"""Linear-chain conditional random fields: a distribution over the labellings of a sequence.
+"""Linear-chain conditional random fields: a distribution over the labelings of a sequence.
 
-A labelling y of T steps has the score
+A labeling y of T steps has the score
 
     score(y) = start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_{t-1}, y_t] + end[y_T],
 
-and the probability exp(score(y) - log Z), where Z is the sum of exp(score) over all labellings.
+and the probability exp(score(y) - log Z), where Z is the sum of exp(score) over all labelings.
 Emissions come from a network, such as a bidirectional LSTM. The other scores are parameters.
 
 Every function takes `emissions` `[*B, T, L]` with any number of batch axes, or none, and `lengths`
 or a `mask` as `recurrax.scan` does. A masked step is skipped: the steps at both sides become
 neighbors. Its emissions and labels have no influence, not even on gradients: they may be NaN. A row
-without an unmasked step has one labelling, the empty one, with the score 0.
+without an unmasked step has one labeling, the empty one, with the score 0.
 
 Scores of any size are right, up to the rounding of their dtype. A score of -inf forbids a label or
-a transition, and gradients stay finite. If every labelling of a row is forbidden, log Z and the
+a transition, and gradients stay finite. If every labeling of a row is forbidden, log Z and the
 log-likelihood are -inf, and their gradients are zero. A score of NaN raises where its value is
 known, and makes the results of its row NaN inside of `jax.jit`. Scores must not be +inf.
 """
@@ -119,7 +119,7 @@ def log_likelihood(
     allowed: Constraints | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """Computes the log of the probability of a labelling.
+    """Computes the log of the probability of a labeling.
 
     log p(labels) = score(labels) - log Z
 
@@ -133,18 +133,18 @@ def log_likelihood(
             T.
         mask: `bool[*B, T]`, laid out as `labels`: False at steps that are skipped, in any pattern.
         time_major: whether time is the first axis of `emissions`, `labels` and `mask`.
-        allowed: the labels that may follow each other. None allows every labelling.
+        allowed: the labels that may follow each other. None allows every labeling.
         implementation: `"sequential"`, one step after another, or `"associative"`, all steps at
             once in about 2 log T rounds. None picks the faster one of this platform.
 
     Returns:
-        `[*B]`, in float32 or wider. It is -inf for a labelling that `allowed` forbids.
+        `[*B]`, in float32 or wider. It is -inf for a labeling that `allowed` forbids.
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
         ValueError: if an argument has the wrong shape, or `lengths` and `mask` are both given.
             Where the values are known, also if a score is NaN, a label is out of range, or a
-            sequence has no allowed labelling. Inside of `jax.jit` a label out of range gives NaN.
+            sequence has no allowed labeling. Inside of `jax.jit` a label out of range gives NaN.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -175,7 +175,7 @@ def log_partition(
     allowed: Constraints | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """Computes log Z, the log of the sum of exp(score) over all labellings.
+    """Computes log Z, the log of the sum of exp(score) over all labelings.
 
     Args:
         params: as in `log_likelihood`, and so are all other arguments.
@@ -197,7 +197,7 @@ def log_partition(
         >>> import jax, jax.numpy as jnp
         >>> from recurrax.losses import crf
         >>> params = jax.tree.map(jnp.zeros_like, crf.init(jax.random.key(0), 3))
-        >>> total = crf.log_partition(params, jnp.zeros((4, 3)))  # log of 3⁴ labellings
+        >>> total = crf.log_partition(params, jnp.zeros((4, 3)))  # log of 3⁴ labelings
         >>> bool(jnp.allclose(total, 4 * jnp.log(3)))
         True
     """
@@ -215,7 +215,7 @@ def score(
     time_major: bool = False,
     allowed: Constraints | None = None,
 ) -> jax.Array:
-    """Computes the score of a labelling, which is its log-probability plus log Z.
+    """Computes the score of a labeling, which is its log-probability plus log Z.
 
     Args:
         params: as in `log_likelihood`, and so are all other arguments.
@@ -227,7 +227,7 @@ def score(
         allowed: the labels that may follow each other.
 
     Returns:
-        `[*B]`, in float32 or wider. It is -inf for a labelling that `allowed` forbids.
+        `[*B]`, in float32 or wider. It is -inf for a labeling that `allowed` forbids.
 
     Raises:
         TypeError: as `log_likelihood`.
@@ -269,7 +269,7 @@ def marginals(
         implementation: how to compute it.
 
     Returns:
-        An array in the shape of `emissions`; 0 at masked steps, and where no labelling is allowed.
+        An array in the shape of `emissions`; 0 at masked steps, and where no labeling is allowed.
 
     Raises:
         TypeError: as `log_likelihood`.
@@ -347,7 +347,7 @@ def entropy(
     time_major: bool = False,
     allowed: Constraints | None = None,
 ) -> jax.Array:
-    """Computes the entropy of the labelling, in nats.
+    """Computes the entropy of the labeling, in nats.
 
     H = -sum_y p(y) log p(y), by one sum over time
 
@@ -360,7 +360,7 @@ def entropy(
         allowed: the labels that may follow each other.
 
     Returns:
-        `[*B]`, in float32 or wider; 0 for a row without an unmasked step, and where no labelling is
+        `[*B]`, in float32 or wider; 0 for a row without an unmasked step, and where no labeling is
         allowed.
 
     Raises:
@@ -371,7 +371,7 @@ def entropy(
         >>> import jax, jax.numpy as jnp
         >>> from recurrax.losses import crf
         >>> params = jax.tree.map(jnp.zeros_like, crf.init(jax.random.key(0), 3))
-        >>> h = crf.entropy(params, jnp.zeros((4, 3)))  # 3⁴ labellings of one probability
+        >>> h = crf.entropy(params, jnp.zeros((4, 3)))  # 3⁴ labelings of one probability
         >>> bool(jnp.allclose(h, 4 * jnp.log(3)))
         True
 
@@ -392,7 +392,7 @@ def viterbi(
     time_major: bool = False,
     allowed: Constraints | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds the labelling with the highest score.
+    """Finds the labeling with the highest score.
 
     Args:
         params: as in `log_likelihood`, and so are all other arguments.
@@ -404,8 +404,8 @@ def viterbi(
 
     Returns:
         The labels `int32[*B, T]`, or `int32[T, *B]` if `time_major`, with 0 at masked steps, and
-        their score `[*B]`. The gradient of the score is the gradient of this labelling's score. If
-        no labelling is allowed, the score is -inf and the labels have no meaning.
+        their score `[*B]`. The gradient of the score is the gradient of this labeling's score. If
+        no labeling is allowed, the score is -inf and the labels have no meaning.
 
     Raises:
         TypeError: as `log_likelihood`.
@@ -437,12 +437,12 @@ def k_best(
     time_major: bool = False,
     allowed: Constraints | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds the k labellings with the highest scores, the best first.
+    """Finds the k labelings with the highest scores, the best first.
 
     Args:
         params: as in `log_likelihood`, and so are all other arguments but `k`.
         emissions: `[*B, T, L]`, or `[T, *B, L]` if `time_major`.
-        k: the number of labellings K, at most L to the power of T.
+        k: the number of labelings K, at most L to the power of T.
         lengths: `int[*B]`.
         mask: `bool[*B, T]`.
         time_major: whether time is the first axis.
@@ -450,12 +450,12 @@ def k_best(
 
     Returns:
         The labels `int32[*B, K, T]`, or `int32[T, *B, K]` if `time_major`, and their scores
-        `[*B, K]`. A row with fewer labellings, since it is short or some are forbidden, has the
+        `[*B, K]`. A row with fewer labelings, since it is short or some are forbidden, has the
         score -inf and the label 0 in the other places.
 
     Raises:
         TypeError: as `log_likelihood`.
-        ValueError: as `log_likelihood`, and if `k` is greater than the number of labellings.
+        ValueError: as `log_likelihood`, and if `k` is greater than the number of labelings.
 
     Example:
         >>> import jax.numpy as jnp
@@ -477,7 +477,7 @@ def k_best(
     number = size ** min(steps, 64)
     if k > number:
         raise ValueError(
-            f"`k` must be at most {number}, the number of labellings of {steps} steps with {size} "
+            f"`k` must be at most {number}, the number of labelings of {steps} steps with {size} "
             f"labels; got {k}."
         )
     return _k_best(given, allowed, time_major, k)
@@ -494,7 +494,7 @@ def sample(
     allowed: Constraints | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """Draws one labelling for each row, with its probability.
+    """Draws one labeling for each row, with its probability.
 
     For several draws, use `jax.vmap` over keys. The sums over time are computed once then.
 
@@ -510,7 +510,7 @@ def sample(
 
     Returns:
         The labels `int32[*B, T]`, or `int32[T, *B]` if `time_major`, with 0 at masked steps. If no
-        labelling is allowed, they have no meaning.
+        labeling is allowed, they have no meaning.
 
     Raises:
         TypeError: as `log_likelihood`, and if `key` is no key.
@@ -570,7 +570,7 @@ def _checked(
     steps = emissions.shape[:-1]
     lengths, mask, _ = check_steps("emissions", emissions, steps, time_major, lengths, mask, None)
     check_constraints(allowed, size)
-    # A length may have no allowed labelling, as in chains that must alternate.
+    # A length may have no allowed labeling, as in chains that must alternate.
     numbers = _numbers_of_steps(steps, time_major, lengths, mask)
     if allowed is not None and numbers is not None:
         check_paths(allowed, numbers)
@@ -614,7 +614,7 @@ def _numbers_of_steps(
 
 
 def _checked_labels(labels: Any, emissions: Any, given: _Given, time_major: bool) -> jax.Array:
-    """Checks a labelling; returns it in int32."""
+    """Checks a labeling; returns it in int32."""
     _, emissions, lengths, mask = given
     size, steps = emissions.shape[-1], emissions.shape[:-1]
     meaning = f"one label per step of `emissions` {describe(emissions)}"
@@ -685,7 +685,7 @@ def _log_likelihood(
 ) -> jax.Array:
     chain = chain_of(*given, allowed, time_major)
     of_labels = score_of(chain, _time_first(labels, time_major))
-    # A forbidden labelling has the score -inf, also where all labellings are forbidden.
+    # A forbidden labeling has the score -inf, also where all labelings are forbidden.
     gained = of_labels - finite(log_z(solver, chain))
     return jnp.where(of_labels == -jnp.inf, of_labels, gained)
 

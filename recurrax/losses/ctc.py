@@ -5,7 +5,7 @@ mask of False: `1 - recurrax.lengths_to_mask(lengths, T)`.
 
 A network gives log-probabilities of L labels at each of T steps. One label is the blank. An
 alignment chooses a label for each step. Equal neighbors become one label, then blanks are left out:
-`a a _ a b b` becomes `a a b`. The probability of a labelling is the sum over its alignments.
+`a a _ a b b` becomes `a a b`. The probability of a labeling is the sum over its alignments.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def greedy(
 
     labels = collapse(argmax_l logits_{t, l}), score = Σ_t max_l log p_{t, l}
 
-    The labelling of the best alignment need not be the best labelling. `prefix_beam` sums over
+    The labeling of the best alignment need not be the best labeling. `prefix_beam` sums over
     alignments.
 
     Args:
@@ -145,7 +145,7 @@ def prefix_beam(
     length_bonus: float | jax.Array = 0.0,
     time_major: bool = False,
 ) -> Decoded:
-    """Finds the labellings with the highest probability, by prefix beam search.
+    """Finds the labelings with the highest probability, by prefix beam search.
 
     score(labels) = log Σ_{alignments} p + model_weight · log p_model(labels) + length_bonus · U
 
@@ -174,15 +174,15 @@ def prefix_beam(
 
     Returns:
         Labels `int32[*B, K, T]`, lengths `int32[*B, K]` and scores `[*B, K]`, the best first. A
-        short sequence may have fewer than K labellings. The other places have score -inf.
+        short sequence may have fewer than K labelings. The other places have score -inf.
 
     Raises:
         TypeError: if an argument has the wrong dtype.
         ValueError: if an argument has the wrong shape, `blank` is out of range, a logit is NaN, or
-            fewer than `beam_size` labellings exist.
+            fewer than `beam_size` labelings exist.
 
     Example:
-        The best alignment is `_ _`, but `1` is the best labelling: its alignments are `1 1`, `1 _`
+        The best alignment is `_ _`, but `1` is the best labeling: its alignments are `1 1`, `1 _`
         and `_ 1`.
 
         >>> import jax, jax.numpy as jnp, recurrax
@@ -218,7 +218,7 @@ def prefix_beam(
         Hannun et al., First-pass large vocabulary continuous speech recognition using
         bi-directional recurrent DNNs, 2014, https://arxiv.org/abs/1408.2873
 
-        Graves, Supervised sequence labelling with recurrent neural networks, 2012, section 7.5,
+        Graves, Supervised sequence labeling with recurrent neural networks, 2012, section 7.5,
         https://doi.org/10.1007/978-3-642-24797-2
     """
     logits, lengths, blank = _check(logits, lengths, blank, time_major)

@@ -428,7 +428,7 @@ def beam(
     max_labels: int | None = None,
     time_major: bool = False,
 ) -> Decoded:
-    """Finds the labellings with the highest probability, by alignment-length synchronous search.
+    """Finds the labelings with the highest probability, by alignment-length synchronous search.
 
     score(labels) = log Σ_{alignments} p = -transducer_loss, if the beam loses no alignment
 
@@ -453,12 +453,12 @@ def beam(
 
     Returns:
         Labels `int32[*B, K, max_labels]`, lengths `int32[*B, K]` and scores `[*B, K]`, the best
-        first. Places without a labelling have score -inf.
+        first. Places without a labeling have score -inf.
 
     Raises:
         TypeError: if an argument has the wrong dtype.
         ValueError: if an argument has the wrong shape, `blank` is out of range, `encoded` has NaN,
-            or fewer than `beam_size` labellings exist.
+            or fewer than `beam_size` labelings exist.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax

@@ -21,7 +21,7 @@ class CRF(nnx.Module):
     """A linear-chain conditional random field over the labels of a sequence.
 
     It holds the scores of transitions, first labels and last labels. `recurrax.losses.crf`
-    computes. A call gives the log-likelihood of a labelling.
+    computes. A call gives the log-likelihood of a labeling.
 
     Args:
         num_labels: the number of labels L.
@@ -106,7 +106,7 @@ class CRF(nnx.Module):
         time_major: bool = False,
         implementation: str | None = None,
     ) -> jax.Array:
-        """Computes the log-likelihood `[*B]` of labellings, as `crf.log_likelihood`.
+        """Computes the log-likelihood `[*B]` of labelings, as `crf.log_likelihood`.
 
         Args:
             emissions: `[*B, T, L]`, the score of each label at each step.
@@ -128,7 +128,7 @@ class CRF(nnx.Module):
         return self(emissions, labels, **options)
 
     def log_partition(self, emissions: jax.Array, **options: Any) -> jax.Array:
-        """The log of the sum over all labellings, `[*B]`, with the options of the call."""
+        """The log of the sum over all labelings, `[*B]`, with the options of the call."""
         return crf.log_partition(self.params, emissions, allowed=self.allowed, **options)
 
     def marginals(self, emissions: jax.Array, **options: Any) -> jax.Array:
@@ -140,5 +140,5 @@ class CRF(nnx.Module):
         return crf.viterbi(self.params, emissions, allowed=self.allowed, **options)
 
     def k_best(self, emissions: jax.Array, k: int, **options: Any) -> tuple[jax.Array, jax.Array]:
-        """The k best labellings `int32[*B, K, T]`, and their scores `[*B, K]`."""
+        """The k best labelings `int32[*B, K, T]`, and their scores `[*B, K]`."""
         return crf.k_best(self.params, emissions, k, allowed=self.allowed, **options)

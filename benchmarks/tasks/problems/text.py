@@ -1,4 +1,4 @@
-"""A little text and regularised LSTMs: the source of Python's standard library, which every machine has."""
+"""A little text and regularized LSTMs: the source of Python's standard library, which every machine has."""
 
 import functools
 import sysconfig
