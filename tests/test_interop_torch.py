@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import recurrax as rx
-from recurrax import _torch_layout as torch_layout
 from recurrax import interop
 from recurrax._check import check_tree, expected_params
+from recurrax.layers import _torch_layout as torch_layout
 from recurrax.testing import assert_close, normal_like, perturbed_params, values_and_gradients
 
 T, B, I, H, P = 6, 3, 3, 5, 2  # noqa: E741

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recurrax import _torch_layout as torch_layout
 from recurrax._layer import Layer, Params
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.interop._gates import has_bias, two_biases
 from recurrax.interop._support import library, require, to_jax, unsupported
+from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.compose import Bidirectional, Directions, Stack
 
 # PyTorch's names of our parameters. A stack adds `_l0`, `_l0_reverse`, `_l1` and so on.

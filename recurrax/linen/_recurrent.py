@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
-from recurrax import _torch_layout as torch_layout
 from recurrax._check import check_layer
 from recurrax._flax import (
     Sharding,
@@ -30,6 +29,7 @@ from recurrax._params import Memory
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.implementations._registry import Implementation
+from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.attention import with_memory
 
 

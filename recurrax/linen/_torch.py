@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax import _torch_layout as torch_layout
 from recurrax._flax import teaches
 from recurrax._layer import Initializer
 from recurrax._scan import scan
@@ -21,6 +20,7 @@ from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.implementations._registry import Implementation
+from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.compose import Stack
 from recurrax.linen._recurrent import Module
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from recurrax import _torch_layout as torch_layout
 from recurrax._check import check_layer, check_tree, expected_params
 from recurrax._flax import Sharding, check_features, mesh_axes, teaches
 from recurrax._layer import Layer, Params, State
@@ -17,6 +16,7 @@ from recurrax._params import Memory
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
 from recurrax.implementations._registry import Implementation
+from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.attention import with_memory
 from recurrax.nnx._tabulate import shown, taken
 

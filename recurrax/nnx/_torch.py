@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from recurrax import _torch_layout as torch_layout
 from recurrax._flax import Sharding, teaches
 from recurrax._layer import Initializer, Params
 from recurrax._scan import scan
@@ -20,6 +19,7 @@ from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
 from recurrax.cells.lstm import LSTMCell
 from recurrax.implementations._registry import Implementation
+from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.compose import Stack
 from recurrax.nnx._recurrent import Randomness, Recurrent
 from recurrax.nnx._tabulate import shown, taken
