@@ -116,7 +116,9 @@ def dropped(
         An array like `x`.
     """
     kept = bernoulli(key, 1 - rate, x, shape)
+    # Made of `x`, so it has the placement of `x`. `zeros_like` loses it if no mesh is set.
+    false = (x != x) & False
     if kept.shape != x.shape:
-        # An axis of size 1 lies on every device. The zeros give it the placement of `x`.
-        kept = kept | jnp.zeros_like(x, dtype=bool)
-    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+        # An axis of size 1 lies on every device.
+        kept = kept | false
+    return jnp.where(kept, x / (1 - rate), false.astype(x.dtype))
