@@ -1,11 +1,7 @@
-"""Training: what one step does, and the loop that repeats it."""
+"""Training: what one step does, and how the model is scored."""
 
-import contextlib
-import json
 import math
 import shlex
-import signal
-import time
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,17 +11,11 @@ import optax
 from flax import nnx
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
-from .config import PROGRAM, Config, UserError
+from .config import PROGRAM, Config
 from .data import Corpus
+from .loop import Log, begin, repeat
 from .model import CharLM
 from .plot import plot
 from .run import Run
@@ -41,10 +31,14 @@ class TrainState(NamedTuple):
     rnn_state: Any
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Any) -> optax.GradientTransformation:
     """Makes AdamW behind gradient clipping.
 
     The learning rate rises during the warm-up. Then it follows a cosine down to a hundredth.
+
+    Args:
+        config: the settings of a program. They have `steps`, `warmup`, `learning_rate`, `clip` and
+            `weight_decay`.
     """
     # The schedule needs a warm-up that is shorter than the run.
     warmup = min(config.warmup, config.steps // 2)
@@ -188,60 +182,6 @@ class Learner:
         return losses.mean()
 
 
-class CtrlC:
-    """Lets the running step end, so that its state can be saved. A second Ctrl-C stops at once."""
-
-    asked = False
-
-    def __enter__(self) -> "CtrlC":
-        self.previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self.previous)
-
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-class Log:
-    """The log of a run, in its file and in memory."""
-
-    def __init__(self, run: Run, step: int):
-        """Opens the log of a run that goes on after `step`."""
-        # A killed run may have logged steps after its last checkpoint. They are logged again.
-        self.rows = run.truncate_log(step)
-        self._file = (run.folder / "log.jsonl").open("a", encoding="utf-8")
-        self._began = time.monotonic()
-        # The clock of a resumed run continues.
-        if self.rows:
-            self._began -= self.rows[-1]["seconds"]
-
-    def note(self, step: int, **values: float) -> None:
-        """Adds a line."""
-        seconds = round(time.monotonic() - self._began, 3)
-        row = {"step": step, **values, "seconds": seconds}
-        self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-
-    def lowest_validation_loss(self) -> float:
-        """Returns the lowest validation loss so far; infinity if there is none."""
-        lowest = math.inf
-        for row in self.rows:
-            lowest = min(lowest, row.get("validation_loss", math.inf))
-        return lowest
-
-    def flush(self) -> None:
-        """Makes sure that a kill loses no line."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
 def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
     """Trains to the end or to a Ctrl-C, and saves everything in both cases.
 
@@ -259,20 +199,12 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     """
     config = run.config
     learner = Learner(config, len(corpus.vocabulary))
-    step, state = 0, learner.first_state()
-    if resume:
-        step, state = run.restore("last", state)
-    else:
-        # A run that stops before its first checkpoint can be resumed too.
-        run.save("last", step, state)
+    step, state = begin(run, learner.first_state(), resume)
     text, held_out = jnp.asarray(corpus.train), jnp.asarray(corpus.validation)
     log = Log(run, step)
-    best = log.lowest_validation_loss()
+    best = min(log.values("validation_loss"), default=math.inf)
 
-    def due(every: int) -> bool:
-        return step % every == 0 or step == config.steps
-
-    def show_sample(params: nnx.State, title: str) -> None:
+    def show_sample(step: int, params: nnx.State, title: str) -> None:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = learner.model(params)
         chunks = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
@@ -280,80 +212,52 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         panel = Panel(sample, title=title, title_align="left", border_style="dim")
         console.print(panel)
 
-    progress = Progress(
-        MofNCompleteColumn(),
-        BarColumn(None),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(compact=True),
-        console=console,
+    def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
+        return learner.train_step(state, text)
+
+    def status(loss: float, seconds: float) -> str:
+        speed = config.batch * config.window / seconds
+        return f"loss {loss:.3f} · {_bits(loss):.3f} bits/char · {speed:,.0f} chars/s"
+
+    def validate(step: int, state: TrainState) -> tuple[str, bool]:
+        nonlocal best
+        loss = float(learner.evaluate(state.params, held_out))
+        log.note(step, validation_loss=loss)
+        is_best = loss < best
+        best = min(best, loss)
+        return f"step {step:,}: validation {_bits(loss):.3f} bits/char", is_best
+
+    def after_step(step: int, state: TrainState) -> None:
+        # The end of the run shows a sample of the best checkpoint instead.
+        if step % config.sample_every == 0 and step < config.steps:
+            show_sample(step, state.params, f"written after step {step:,}")
+
+    finished, state = repeat(
+        run,
+        console,
+        log,
+        step,
+        state,
+        train_step=train_step,
+        status=status,
+        validate=validate,
+        after_step=after_step,
     )
-    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
-        task = progress.add_task("compiling", total=config.steps, completed=step)
-        seconds_per_step = math.inf
-        stopping = False
-        while step < config.steps and not stopping:
-            before = time.monotonic()
-            state, loss_array = learner.train_step(state, text)
-            # JAX computes in the background. Reading the loss waits until the step is complete.
-            loss = float(loss_array)
-            step += 1
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is no longer finite at step {step}; "
-                    f"{str(run.folder)!r} keeps what came before. "
-                    "Begin again with a lower --learning-rate."
-                )
-            log.note(step, loss=loss)
-
-            seconds = time.monotonic() - before
-            # The time of one step is noisy, so it is averaged. The first step also compiles: when
-            # the average is far above the newest time, it begins again.
-            if seconds_per_step < 10 * seconds:
-                seconds_per_step = 0.95 * seconds_per_step + 0.05 * seconds
-            else:
-                seconds_per_step = seconds
-            speed = config.batch * config.window / seconds_per_step
-            bits = f"{_bits(loss):.3f} bits/char"
-            status = f"loss {loss:.3f} · {bits} · {speed:,.0f} chars/s"
-            progress.update(task, completed=step, description=status)
-            stopping = ctrl_c.asked
-
-            if due(config.eval_every):
-                validation = float(learner.evaluate(state.params, held_out))
-                log.note(step, validation_loss=validation)
-                bits = f"{_bits(validation):.3f} bits/char"
-                status = f"step {step:,}: validation {bits}"
-                if validation < best:
-                    best = validation
-                    status += ", the best so far"
-                    run.save("best", step, state.params)
-                console.print(status, highlight=False)
-            # The end of the run shows a sample of the best checkpoint instead.
-            if due(config.sample_every) and step < config.steps:
-                show_sample(state.params, f"written after step {step:,}")
-            if due(config.checkpoint_every) or stopping:
-                # The log must hold every step up to the checkpoint.
-                log.flush()
-                run.save("last", step, state)
-
-    folder = shlex.quote(str(run.folder))
-    if step < config.steps:
-        message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
-        console.print(message, highlight=False)
-        console.print(f"  {PROGRAM} resume {folder}", highlight=False, soft_wrap=True)
+    if not finished:
         return False
 
     title = f"{config.layers} × {config.cell} of {config.hidden_size}"
     plot(log.rows, run.folder / "curves.png", title)
     best_step, params = run.restore("best", state.params)
-    show_sample(params, f"written by the best checkpoint, of step {best_step:,}")
-    minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
+    title = f"written by the best checkpoint, of step {best_step:,}"
+    show_sample(config.steps, params, title)
     console.print(
         f"Validation {_bits(best):.3f} bits per character (loss {best:.4f}) "
-        f"at step {best_step:,}, after {minutes} min {seconds} s. "
+        f"at step {best_step:,}, after {log.minutes()}. "
         f"Curves, log and checkpoints are in {run.folder}. To let it write more:",
         highlight=False,
     )
+    folder = shlex.quote(str(run.folder))
     console.print(f"  {PROGRAM} sample {folder}", highlight=False, soft_wrap=True)
     return True
 

@@ -1,9 +1,7 @@
-"""Training: what one step does, the loop that repeats it, and how the model is scored."""
+"""Training: what one step does, and how the model is scored."""
 
-import contextlib
 import math
 import shlex
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,18 +12,12 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from examples.char_lm.train import CtrlC, Log, make_optimizer
+from examples.char_lm.loop import Log, begin, repeat
+from examples.char_lm.train import make_optimizer
 
-from .config import PROGRAM, Config, UserError
+from .config import PROGRAM, Config
 from .dates import Corpus, Dates, decode_source, decode_target, in_many_forms
 from .model import Translator
 from .plot import plot_attention, plot_curves
@@ -51,7 +43,7 @@ class Learner:
         # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
         parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
         self.graphdef, _, self.rest = parts
-        self.optimizer = make_optimizer(config)  # type: ignore[arg-type]
+        self.optimizer = make_optimizer(config)
 
     def _new_model(self) -> Translator:
         return Translator(self.config, rngs=nnx.Rngs(self.config.seed))
@@ -184,65 +176,37 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     """
     config = run.config
     learner = Learner(config)
-    step, state = 0, learner.first_state()
-    if resume:
-        step, state = run.restore("last", state)
-    else:
-        # A run that stops before its first checkpoint can be resumed too.
-        run.save("last", step, state)
+    step, state = begin(run, learner.first_state(), resume)
     dates = jax.tree.map(jnp.asarray, corpus.train)
     log = Log(run, step)
-    best = log.lowest_validation_loss()
+    best = min(log.values("validation_loss"), default=math.inf)
 
-    def due(every: int) -> bool:
-        return step % every == 0 or step == config.steps
+    def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
+        return learner.train_step(state, dates)
 
-    progress = Progress(
-        MofNCompleteColumn(),
-        BarColumn(None),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(compact=True),
-        console=console,
+    def status(loss: float, seconds: float) -> str:
+        return f"loss {loss:.4f} · {config.batch / seconds:,.0f} dates/s"
+
+    def validate(step: int, state: TrainState) -> tuple[str, bool]:
+        nonlocal best
+        scores = score(learner, state.params, corpus.validation, beams=False)
+        log.note(step, validation_loss=scores.loss, exact=scores.greedy)
+        is_best = scores.loss < best
+        best = min(best, scores.loss)
+        share = f"{100 * scores.greedy:.1f} % of dates without a fault"
+        return f"step {step:,}: loss {scores.loss:.4f}, {share}", is_best
+
+    finished, state = repeat(
+        run,
+        console,
+        log,
+        step,
+        state,
+        train_step=train_step,
+        status=status,
+        validate=validate,
     )
-    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
-        task = progress.add_task("compiling", total=config.steps, completed=step)
-        began, first, stopping = time.monotonic(), step, False
-        while step < config.steps and not stopping:
-            state, loss_array = learner.train_step(state, dates)
-            # JAX computes in the background. Reading the loss waits until the step is complete.
-            loss = float(loss_array)
-            step += 1
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is no longer finite at step {step}; "
-                    f"{str(run.folder)!r} keeps what came before. "
-                    "Begin again with a lower --learning-rate."
-                )
-            log.note(step, loss=loss)
-            speed = (step - first) * config.batch / (time.monotonic() - began)
-            status = f"loss {loss:.4f} · {speed:,.0f} dates/s"
-            progress.update(task, completed=step, description=status)
-            stopping = ctrl_c.asked
-
-            if due(config.eval_every):
-                scores = score(learner, state.params, corpus.validation, beams=False)
-                log.note(step, validation_loss=scores.loss, exact=scores.greedy)
-                status = f"step {step:,}: {100 * scores.greedy:.1f} % of dates without a fault"
-                if scores.loss < best:
-                    best = scores.loss
-                    status += ", the lowest loss so far"
-                    run.save("best", step, state.params)
-                console.print(status, highlight=False)
-            if due(config.checkpoint_every) or stopping:
-                # The log must hold every step up to the checkpoint.
-                log.flush()
-                run.save("last", step, state)
-
-    folder = shlex.quote(str(run.folder))
-    if step < config.steps:
-        message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
-        console.print(message, highlight=False)
-        console.print(f"  {PROGRAM} resume {folder}", highlight=False, soft_wrap=True)
+    if not finished:
         return False
 
     best_step, params = best_of(run, learner)
@@ -254,12 +218,12 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     plot_attention(shown, np.asarray(weights), run.folder / "attention.png")
     show_translations(console, learner, params, corpus.validation)
     show_scores(console, "Validation", score(learner, params, corpus.validation), config.beam)
-    minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
     console.print(
-        f"By the checkpoint of step {best_step:,}, after {minutes} min {seconds} s. "
+        f"By the checkpoint of step {best_step:,}, after {log.minutes()}. "
         f"The pictures, log and checkpoints are in {run.folder}. To translate more:",
         highlight=False,
     )
+    folder = shlex.quote(str(run.folder))
     text = shlex.quote("Thursday, 24 November 2026")
     line = f"  {PROGRAM} translate {folder} --text {text}"
     console.print(line, highlight=False, soft_wrap=True)

@@ -1,10 +1,7 @@
-"""Training: what one step does, the loop that repeats it, and how a model is scored."""
+"""Training: what one step does, and how the model is scored."""
 
-import contextlib
-import math
 import operator
 import shlex
-import time
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,18 +11,12 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from examples.char_lm.train import CtrlC, Log
+from examples.char_lm.loop import Log, begin, repeat
+from examples.char_lm.train import make_optimizer
 from recurrax.data import PaddedBatch, batch_by_length
 
-from .config import PROGRAM, Config, UserError
+from .config import PROGRAM, Config
 from .data import LENGTHS, Corpus, Encoder, Example, Facts, epoch_batches
 from .model import Tagger
 from .plot import confusion, plot
@@ -44,28 +35,6 @@ class TrainState(NamedTuple):
     step: jax.Array
     params: nnx.State
     opt_state: optax.OptState
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Makes AdamW behind gradient clipping.
-
-    The learning rate rises during the warm-up. Then it follows a cosine down to a hundredth.
-    """
-    # The schedule needs a warm-up that is shorter than the run.
-    warmup = min(config.warmup, config.steps // 2)
-    rate = optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / (warmup + 1),
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=config.steps,
-        end_value=config.learning_rate / 100,
-    )
-    # Kernels and embeddings decay. Biases, which have one axis, do not.
-    decayed = partial(jax.tree.map, lambda param: param.ndim > 1)
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=decayed),
-    )
 
 
 class Learner:
@@ -203,72 +172,40 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     """
     config = run.config
     learner = Learner(config, corpus.facts)
-    step, state = 0, learner.first_state()
-    if resume:
-        step, state = run.restore("last", state)
-    else:
-        # A run that stops before its first checkpoint can be resumed too.
-        run.save("last", step, state)
+    step, state = begin(run, learner.first_state(), resume)
     log = Log(run, step)
-    best = -1.0
-    for row in log.rows:
-        best = max(best, row.get("f1", best))
+    best = max(log.values("f1"), default=-1.0)
     batches = Batches(corpus.train.examples, config)
     validation = corpus.validation
     seed = jnp.uint32(config.seed)
 
-    def due(every: int) -> bool:
-        return step % every == 0 or step == config.steps
+    def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
+        batch = batches[step]
+        return learner.train_step(state, batch.xs, batch.lengths, seed)
 
-    progress = Progress(
-        MofNCompleteColumn(),
-        BarColumn(None),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(compact=True),
-        console=console,
+    def status(loss: float, seconds: float) -> str:
+        return f"loss {loss:.4f} nats/char · {1 / seconds:.1f} steps/s"
+
+    def validate(step: int, state: TrainState) -> tuple[str, bool]:
+        nonlocal best
+        labels = learner.labels(state.params, validation.examples)
+        total = learner.score(validation.sentences, labels)[ALL]
+        log.note(step, f1=total.f1, precision=total.precision, recall=total.recall)
+        is_best = total.f1 > best
+        best = max(best, total.f1)
+        return f"step {step:,}: validation F1 {100 * total.f1:.2f} %", is_best
+
+    finished, state = repeat(
+        run,
+        console,
+        log,
+        step,
+        state,
+        train_step=train_step,
+        status=status,
+        validate=validate,
     )
-    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
-        task = progress.add_task("compiling", total=config.steps, completed=step)
-        began, first = time.monotonic(), step
-        stopping = False
-        while step < config.steps and not stopping:
-            batch = batches[step]
-            state, loss_array = learner.train_step(state, batch.xs, batch.lengths, seed)
-            # JAX computes in the background. Reading the loss waits until the step is complete.
-            loss = float(loss_array)
-            step += 1
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is no longer finite at step {step}; "
-                    f"{str(run.folder)!r} keeps what came before. "
-                    "Begin again with a lower --learning-rate."
-                )
-            log.note(step, loss=loss)
-            speed = (step - first) / (time.monotonic() - began)
-            status = f"loss {loss:.4f} nats/char · {speed:.1f} steps/s"
-            progress.update(task, completed=step, description=status)
-            stopping = ctrl_c.asked
-
-            if due(config.eval_every):
-                labels = learner.labels(state.params, validation.examples)
-                total = learner.score(validation.sentences, labels)[ALL]
-                log.note(step, f1=total.f1, precision=total.precision, recall=total.recall)
-                status = f"step {step:,}: validation F1 {100 * total.f1:.2f} %"
-                if total.f1 > best:
-                    best = total.f1
-                    status += ", the best so far"
-                    run.save("best", step, state.params)
-                console.print(status, highlight=False)
-            if due(config.checkpoint_every) or stopping:
-                # The log must hold every step up to the checkpoint.
-                log.flush()
-                run.save("last", step, state)
-
-    folder = shlex.quote(str(run.folder))
-    if step < config.steps:
-        message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
-        console.print(message, highlight=False)
-        console.print(f"  {PROGRAM} resume {folder}", highlight=False, soft_wrap=True)
+    if not finished:
         return False
 
     best_step, params = run.restore("best", state.params)
@@ -278,11 +215,11 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     types = corpus.facts.types
     counts = confusion(validation.examples, labels, len(types))
     plot(log.rows, counts, types, run.folder / "curves.png")
-    minutes, seconds = divmod(round(log.rows[-1]["seconds"]), 60)
     console.print(
-        f"This took {minutes} min {seconds} s. "
+        f"This took {log.minutes()}. "
         f"The picture, log and checkpoints are in {run.folder}. To score the test part:",
         highlight=False,
     )
+    folder = shlex.quote(str(run.folder))
     console.print(f"  {PROGRAM} evaluate {folder}", highlight=False, soft_wrap=True)
     return True
