@@ -308,12 +308,13 @@ def time_first(
     if lengths is not None:
         mask = jnp.moveaxis(lengths_to_mask(lengths, features(xs).shape[time]), -1, time)
     xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time, 0), (xs, mask, reset))
-    marks = Marks(lengths, mask, reset)
+    mask, reset = flags_placed_like(features(xs), (mask, reset))
     if state is None:
         state = layer.first_state(
             params, batch_shape_of(layer, xs), default_state_dtype(params, xs)
         )
-    return xs, placed_like(features(xs), layer.feature_ndim, state), marks
+    state = placed_like(features(xs), layer.feature_ndim, state)
+    return xs, state, Marks(lengths, mask, reset)
 
 
 def placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
@@ -328,6 +329,19 @@ def placed_like(xs: jax.Array, feature_ndim: int, state: State) -> State:
         return part + expanded.astype(part.dtype)
 
     return jax.tree.map(placed, state)
+
+
+def flags_placed_like(x: jax.Array, flags: Any) -> Any:
+    """Gives flags `bool[T, *B]` the placement of `x`, `[T, *B, ...]`, on a mesh."""
+
+    # `where` needs flags and values in one placement. It spreads flags of fewer features by itself.
+    # For one feature there is nothing to spread.
+    def placed(flag: jax.Array) -> jax.Array:
+        # `zeros_like` would lose the placement if no mesh is set.
+        false = ((x != x) & False).any(axis=tuple(range(flag.ndim, x.ndim)))  # [T, *B]
+        return flag | false
+
+    return jax.tree.map(placed, flags)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,19 @@ def test_a_training_step_has_a_place_for_every_array_under_an_explicit_mesh(laye
     assert dxs.sharding.spec[0] == "data"
 
 
+def test_flags_in_the_shape_of_what_they_choose_have_a_place_under_an_explicit_mesh() -> None:
+    """With one head or one feature, a mask that lies on every device has the shape of spread arrays."""
+    mesh, lengths = explicit(8), jnp.array([3, 2, 0, 1, 3, 3, 2, 1])
+    rows = jax.device_put(jnp.ones((8, 3, 2)), NamedSharding(mesh, PartitionSpec("data")))
+    marks = {"lengths": lengths, "reset": jnp.zeros((8, 3), bool).at[:, 1].set(True)}
+    for layer in (rx.MLSTMCell(2), rx.LSTMCell(1), rx.MinGRUCell(1), rx.SLSTMCell(1)):
+        params = perturbed_params(layer, 2)
+        with jax.set_mesh(mesh):
+            train = jax.value_and_grad(lambda *args, layer=layer: rx.scan(layer, *args, **marks)[1].sum(), (0, 1))
+            _, (_, dxs) = jax.eval_shape(train, params, rows)
+        assert dxs.sharding.spec[0] == "data"
+
+
 def test_a_training_step_of_a_module_is_the_same_under_an_explicit_mesh() -> None:
     xs = normal_like(jax.ShapeDtypeStruct((8, 2, 3), jnp.float32), 1)
 

@@ -17,7 +17,14 @@ from recurrax._arguments import as_int, describe, named_leaves, short
 from recurrax._check import check_flags, kind
 from recurrax._layer import Layer, Params, State, features, without_initializers
 from recurrax._mask import Marks, fill_masked, lengths_to_mask, where
-from recurrax._scan import Context, check_options, check_sequence, placed_like, time_first
+from recurrax._scan import (
+    Context,
+    check_options,
+    check_sequence,
+    flags_placed_like,
+    placed_like,
+    time_first,
+)
 from recurrax.cells.timed import TimedInputs
 from recurrax.decoding._model_step import check_state, where_rows
 from recurrax.implementations._registry import Implementation
@@ -257,6 +264,7 @@ def _run_layer(
     if observed is not None:
         observed = jnp.moveaxis(observed, time, 0)
     xs, state, marks = time_first(layer, params, xs, state, marks, time)
+    observed = flags_placed_like(features(xs), observed)
 
     model = _LayerModel(layer, params, implementation, key).drawn_for(state, xs)
     sequence = _Sequence(xs, observed, marks.mask, marks.reset)
@@ -348,6 +356,7 @@ def _run_function(
     xs = jax.tree.map(jnp.asarray, xs)
     time, observed, mask = _check_function_flags(xs, flags, time_major)
     xs = _move(xs, time, 0)
+    observed, mask = flags_placed_like(features(xs), (observed, mask))
     # A masked step is computed too. NaN in it would reach the gradients.
     if mask is not None:
         state = check_state(state, mask.shape[1:], batch_axis)
