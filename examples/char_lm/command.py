@@ -66,6 +66,7 @@ def add_settings(parser: argparse.ArgumentParser, config_type: Any) -> None:
             "default": field.default,
             "help": field.metadata["help"] + DEFAULT,
         }
+        # A bool becomes two options, such as --crf and --no-crf.
         if isinstance(field.default, bool):
             values["action"] = argparse.BooleanOptionalAction
         elif "choices" in field.metadata:

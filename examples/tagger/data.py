@@ -115,6 +115,7 @@ def load(source: str) -> tuple[Parts, list[str]]:
     if not source or not folder.is_dir():
         raise UserError(f"--data must be python, peoples-daily or a folder; got {source!r}.")
     parts = conll.load(folder)
+    # A folder does not say which types it has: they are collected from its labels.
     types: set[str] = set()
     for part in parts:
         for sentence in part:

@@ -547,6 +547,7 @@ def _memory_after(memory: _Memory, ys: Any, head: _Sequence) -> _Memory:
 
 def _checked(made: Any, x: Any) -> Any:
     """Checks what `next_input` made against the input at its step, and gives it the same dtype."""
+    # The features are made; the time spans are known.
     if isinstance(x, TimedInputs) and not isinstance(made, TimedInputs):
         made = x._replace(x=made)
     must = f"`next_input` must return the input of one step, {_shapes(x)}; got {_shapes(made)}."
@@ -558,6 +559,7 @@ def _checked(made: Any, x: Any) -> Any:
         if jnp.shape(got) != wanted.shape:
             hint = "Does the layer need a head, such as Dense, whose outputs are its inputs?"
             raise ValueError(f"{must} {hint}")
+        # A cast would make token 0 of every logit below 1.
         if kind(got) != kind(wanted):
             raise TypeError(f"{must} Token ids come from logits by `argmax` or a draw.")
     return jax.tree.map(lambda got, wanted: jnp.asarray(got, wanted.dtype), made, x)

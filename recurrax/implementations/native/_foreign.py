@@ -56,6 +56,7 @@ def _foreign_call(
 ) -> list[Any]:
     """Lowers one foreign call. An operand without a value is a constant, an array of NumPy."""
     types, values = [], []
+    # A call always has all operands, so a constant stands for an absent one.
     for operand, aval in operands:
         if operand is None:
             types.append(jax.core.ShapedArray(aval.shape, aval.dtype))
@@ -70,6 +71,7 @@ def _foreign_call(
         result_layouts=_layouts(results, of_results, call.batch_major),
     )
     context = context.replace(avals_in=types, avals_out=results)
+    # The attributes of the call, by the names that `handlers.cc` reads.
     facts = {"kind": np.int64(call.facts.number), "reverse": call.reverse}
     facts["batch_major"] = call.batch_major
     return list(rule(context, *values, **facts))
