@@ -212,19 +212,6 @@ def test_scores_of_a_case_counted_by_hand():
     assert scores["ORG"].f1 == scores["ORG"].precision == 0
 
 
-def test_scores_equal_those_of_seqeval():
-    metrics = pytest.importorskip("seqeval.metrics")
-    draw = random.Random(1)
-    names = bio_labels(["PER", "LOC"])
-    ours, theirs = ([draw.choices(names, k=20) for _ in range(30)] for _ in "ab")
-    scores = score(map(spans_of, ours), map(spans_of, theirs), ["PER", "LOC"])
-    report = metrics.classification_report(ours, theirs, output_dict=True)
-    for type_, name in (("PER", "PER"), ("LOC", "LOC"), ("all", "micro avg")):
-        assert scores[type_].f1 == pytest.approx(report[name]["f1-score"])
-        assert scores[type_].precision == pytest.approx(report[name]["precision"])
-        assert scores[type_].expected == report[name]["support"]
-
-
 def test_characters_and_pairs_have_numbers():
     facts = Facts("", "", ["LOC"], chars="１京北年", pairs="北京")
     example = Encoder(facts)(Sentence("北京1年猫", (Span(0, 2, "LOC"),)))
