@@ -15,8 +15,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import recurrax as rx
-from recurrax.implementations import _platform
-from recurrax.implementations.native import _call, _library
+from recurrax.implementations.native import _library
 from recurrax.testing import assert_close, check_contract, normal_like, perturbed_params, values_and_gradients
 
 needs_library = pytest.mark.skipif(_library.why_missing() is not None, reason=str(_library.why_missing()))
@@ -59,23 +58,11 @@ def test_values_and_gradients(name: str) -> None:
 
 
 @needs_library
-def test_gates_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_call, "keeps_gates", lambda shape, depth: False)
-    jax.clear_caches()
-    mask = jnp.asarray(np.random.default_rng(0).random((7, 6)) > 0.3)
-    compare(CELLS["gru"], arguments(CELLS["gru"], (7,), 6, 3), mask=mask)
-    jax.clear_caches()
-
-
-@needs_library
-def test_the_best_one_where_it_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_platform, "NATIVE_BY_DEFAULT", True)
-    jax.clear_caches()
+def test_the_best_one() -> None:
     cell = CELLS["tanh"]
     for steps, number in ((7, 0), (8, 1)):
         params, xs, _ = arguments(cell, (2,), steps, 3)
         assert calls(jax.jit(functools.partial(rx.scan, cell)).lower(params, xs)) == number
-    jax.clear_caches()
 
 
 @needs_library

@@ -67,7 +67,7 @@ class Pool {
 struct Problem {
   Arguments call{};
   int64_t gates, blocks;
-  bool has_c, recomputes;
+  bool has_c;
   std::vector<Array> arrays;
   std::unique_ptr<bool[]> mask, restart;
   const float *d_ys, *d_h, *d_c;
@@ -107,7 +107,6 @@ struct Problem {
       call.h_initial = draw(state);
       if (has_c) call.c_initial = draw(state);
     }
-    recomputes = below(2);
     d_ys = draw(steps * state);
     d_h = draw(state);
     d_c = has_c ? draw(state) : nullptr;
@@ -123,9 +122,7 @@ struct Problem {
     if (has_c) results.c = output.add(state);
     if (has_c) results.cs = output.add(steps * state);
     if (blocks > 1) results.gates = output.add(steps * state * blocks);
-    // The backward pass computes the gates again if it does not get them.
-    const float* gates_kept = recomputes ? nullptr : results.gates;
-    const Cotangents given{results.ys, results.cs, gates_kept, d_ys, d_h, d_c};
+    const Cotangents given{results.ys, results.cs, results.gates, d_ys, d_h, d_c};
     Gradients gradients{};
     gradients.xs = output.add(steps * rows * inputs);
     gradients.kernel = output.add(inputs * gates * units);

@@ -26,7 +26,6 @@ from recurrax.cells.elman import ElmanCell, ElmanParams, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
 from recurrax.cells.lstm import LSTMCell, LSTMParams, LSTMState
 from recurrax.implementations import hoisted
-from recurrax.implementations._platform import keeps_gates
 
 Arrays = Sequence[Any]
 
@@ -47,17 +46,13 @@ class Kind(NamedTuple):
     parts: int
 
     def keeps(self, xs: Any, units: int) -> list[tuple[int, ...]]:
-        """The shapes of the arrays that the forward pass keeps for the backward pass.
-
-        Gates are an empty array where the backward pass computes them again.
-        """
-        steps, rows, features = xs.shape
+        """The shapes of the arrays that the forward pass keeps for the backward pass."""
+        steps, rows, _ = xs.shape
         shapes: list[tuple[int, ...]] = []
         if self.parts == 2:
             shapes.append((steps, rows, units))
         if self.blocks > 1:
-            gates = (steps, rows, self.blocks * units)
-            shapes.append(gates if keeps_gates(gates, features + units) else (0, 0, 0))
+            shapes.append((steps, rows, self.blocks * units))
         return shapes
 
 

@@ -36,6 +36,7 @@ class Backward {
         inputs_(call.sizes.inputs),
         units_(call.sizes.units),
         row_size_(Cell::blocks * call.sizes.units),
+        dz_stride_(row_stride(row_size_)),
         positions_(positions_at_once(rows_at_once, rows_, steps_)),
         capacity_(positions_ * rows_),
         history_(call, scratch_),
@@ -43,12 +44,8 @@ class Backward {
         input_panels_(gradients.xs ? inputs_ : 0, Cell::inputs * units_, scratch_),
         division_(team.size(), rows_, state_panels_.cut.panels()),
         shares_(rows_, division_.row_shares, scratch_),
-        chunk_(positions_, rows_, division_.row_shares, scratch_),
-        recomputes_(Cell::keeps_gates && !given.gates),
-        kernel_(recomputes_ ? units_ : 0, inputs_, Cell::inputs, scratch_),
-        recurrent_(recomputes_ ? units_ : 0, units_, Cell::recurrents, scratch_) {
-    gates_ = recomputes_ ? scratch_.floats(capacity_ * row_size_) : nullptr;
-    dz_ = scratch_.floats(capacity_ * row_size_);
+        chunk_(positions_, rows_, division_.row_shares, scratch_) {
+    dz_ = scratch_.floats(capacity_ * dz_stride_);
     dz_kept_ = scratch_.floats(rows_ * row_size_);
     zeros_ = scratch_.floats(most(row_size_, units_));
     dh_ = scratch_.floats(rows_ * units_);
@@ -71,17 +68,12 @@ class Backward {
   }
 
  private:
+  // Rows that lie a multiple of 4 KB apart would push each other out of the cache.
+  static int64_t row_stride(int64_t size) { return (size + 15) / 16 * 16 + 16; }
+
   static int64_t padded(int64_t features) { return (features + M - 1) / M * M; }
 
   void pack() {
-    if (recomputes_) {
-      const int parts = team_.size();
-      each(team_, parts, [&](int i) {
-        const Part a(inputs_, i, parts), b(units_, i, parts);
-        kernel_.pack(call_.kernel, Cell::input_gates, gates, a.begin, a.end);
-        recurrent_.pack(call_.recurrent_kernel, Cell::recurrent_gates, gates, b.begin, b.end);
-      });
-    }
     const int64_t a = state_panels_.cut.panels(), b = input_panels_.cut.panels();
     each(team_, a + b, [&](int i) {
       if (i < a) {
@@ -137,7 +129,6 @@ class Backward {
     const int n = division_.panel_shares;
     if (n == 1) {
       each(team_, shares_.count, [&](int q) {
-        recompute(q, 0, state_panels_.cut.panels());
         for (int s = chunk_.positions - 1; s >= 0; --s) {
           step(q, s, 0, state_panels_.cut.panels());
           remember(q, s);
@@ -147,10 +138,6 @@ class Backward {
       });
       return;
     }
-    each(team_, n, [&](int i) {
-      const Part mine(state_panels_.cut.panels(), i, n);
-      recompute(0, mine.begin, mine.end);
-    });
     for (int s = chunk_.positions - 1; s >= 0; --s) {
       each(team_, n, [&](int i) {
         const Part mine(state_panels_.cut.panels(), i, n);
@@ -162,59 +149,7 @@ class Backward {
     keep_last(0);
   }
 
-  // The gates of a chunk, from the inputs and the states that are known by now.
-  void recompute(int share, int64_t begin, int64_t end) {
-    if (!recomputes_) return;
-    for (int64_t panel = begin; panel < end; ++panel) {
-      with_number<W>(kernel_.cut.vectors(panel), [&](auto width) {
-        for (int s = 0; s < chunk_.positions; ++s) {
-          tiles<M>(chunk_.begin(s, share), chunk_.end(s, share), [&](int64_t first, auto size) {
-            gate_tile<decltype(size)::value, decltype(width)::value>(first, panel);
-          });
-        }
-      });
-    }
-  }
-
-  template <int R, int N>
-  void gate_tile(int64_t first, int64_t panel) {
-    const auto& cut = kernel_.cut;
-    Rows<R> xs, hs;
-    for (int m = 0; m < R; ++m) {
-      const Entry& entry = chunk_.entries[first + m];
-      xs.row[m] = call_.xs + place(call_, entry.step, entry.row) * inputs_;
-      hs.row[m] = h_before(entry);
-    }
-    Vector<V> a[Cell::blocks][R][N];
-    for (int block = 0; block < Cell::blocks; ++block) {
-      const float* bias = call_.bias + block * units_ + cut.first(panel);
-      for (int w = 0; w < N; ++w) {
-        const Vector<V> b = load<V>(bias + w * V, cut.count(panel) - w * V);
-        for (int m = 0; m < R; ++m) a[block][m][w] = b;
-      }
-      const int input = block - Cell::first_input, recurrent = block - Cell::first_recurrent;
-      if (input >= 0 && input < Cell::inputs) {
-        accumulate<V>(a[block], xs, kernel_.panel(panel, input), inputs_);
-      }
-      if (recurrent >= 0 && recurrent < Cell::recurrents) {
-        accumulate<V>(a[block], hs, recurrent_.panel(panel, recurrent), units_);
-      }
-    }
-    for (int m = 0; m < R; ++m) {
-      float* row = gates_ + (first + m) * row_size_ + cut.first(panel);
-      for (int w = 0; w < N; ++w) {
-        const int64_t n = cut.count(panel) - w * V;
-        Vector<V> of_row[Cell::blocks];
-        for (int block = 0; block < Cell::blocks; ++block) of_row[block] = a[block][m][w];
-        Cell::template activate<V>(of_row);
-        for (int block = 0; block < Cell::blocks; ++block) {
-          store<V>(row + block * units_ + w * V, of_row[block], n);
-        }
-      }
-    }
-  }
-
-  float* dz_row(int64_t entry) const { return dz_ + entry * row_size_; }
+  float* dz_row(int64_t entry) const { return dz_ + entry * dz_stride_; }
 
   // One position of the loop, for some panels of units.
   void step(int share, int position, int64_t begin, int64_t end) {
@@ -246,52 +181,65 @@ class Backward {
       next.row[m] = next_[entry.row] + Cell::first_recurrent * units_;
     }
     accumulate<V>(sum, next, state_panels_.panel(panel), state_panels_.depth);
-    for (int m = 0; m < R; ++m) {
-      for (int w = 0; w < N; ++w) finish(first + m, cut.first(panel) + w * V, sum[m][w]);
-    }
+    for (int m = 0; m < R; ++m) finish<N>(first + m, cut.first(panel), sum[m]);
   }
 
-  // The nonlinear part of a step, for V units from `unit` on; `dh` is the gradient of h'.
-  __attribute__((noinline)) void finish(int64_t index, int64_t unit, const Vector<V>& dh_after) {
-    Vector<V> dh = dh_after;
+  // The nonlinear part of a step, for N * V units of a row from `unit` on; `dh_after` is the
+  // gradient of h'.
+  template <int N>
+  __attribute__((noinline)) void finish(int64_t index, int64_t unit, const Vector<V>* dh_after) {
     const Entry& entry = chunk_.entries[index];
     const int64_t at = entry.step * rows_ + entry.row;
-    const int64_t n = units_ - unit;
-    Vector<V> a[Cell::blocks], d[Cell::blocks], h_old = {}, c_old = {}, c = {}, dc = {};
-    const int64_t out = place(call_, entry.step, entry.row);
-    const Vector<V> h = load<V>(given_.ys + out * units_ + unit, n);
+    const int64_t in_state = entry.row * units_ + unit;
+    const float* h_row = given_.ys + place(call_, entry.step, entry.row) * units_ + unit;
+    const float* h_old_row = h_before(entry) + unit;
+    const float *gates_row = nullptr, *c_row = nullptr, *c_old_row = nullptr;
     if constexpr (Cell::keeps_gates) {
-      h_old = load<V>(h_before(entry) + unit, n);
-      const float* gates_row = gates_ + index * row_size_;
-      if (!recomputes_) gates_row = given_.gates + at * row_size_;
+      gates_row = given_.gates + at * row_size_ + unit;
+    }
+    if constexpr (Cell::has_c) {
+      c_row = given_.cs + at * units_ + unit;
+      c_old_row = c_before(entry) + unit;
+    }
+    float* dz = dz_row(index) + unit;
+#pragma GCC unroll 4
+    for (int w = 0; w < N; ++w) {
+      const int64_t n = units_ - unit - w * V, k = w * V;
+      Vector<V> dh = dh_after[w];
+      Vector<V> a[Cell::blocks], d[Cell::blocks], h_old = {}, c_old = {}, c = {}, dc = {};
+      const Vector<V> h = load<V>(h_row + k, n);
+      if constexpr (Cell::keeps_gates) {
+        h_old = load<V>(h_old_row + k, n);
+        for (int block = 0; block < Cell::blocks; ++block) {
+          a[block] = load<V>(gates_row + block * units_ + k, n);
+        }
+      }
+      if constexpr (Cell::has_c) {
+        c_old = load<V>(c_old_row + k, n);
+        c = load<V>(c_row + k, n);
+        dc = load<V>(out_.c0 + in_state + k, n);
+      }
+      Cell::template backward<V>(a, h_old, c_old, h, c, dh, dc, d);
       for (int block = 0; block < Cell::blocks; ++block) {
-        a[block] = load<V>(gates_row + block * units_ + unit, n);
+        store<V>(dz + block * units_ + k, d[block], n);
       }
-    }
-    if constexpr (Cell::has_c) {
-      c_old = load<V>(c_before(entry) + unit, n);
-      c = load<V>(given_.cs + at * units_ + unit, n);
-      dc = load<V>(dc_row(entry.row) + unit, n);
-    }
-    Cell::template backward<V>(a, h_old, c_old, h, c, dh, dc, d);
-    for (int block = 0; block < Cell::blocks; ++block) {
-      store<V>(dz_row(index) + block * units_ + unit, d[block], n);
-    }
-    // What remains goes to the state before the step.
-    const int64_t unit_of_row = entry.row * units_ + unit;
-    const Vector<V> zero = {};
-    if (entry.source < 0) {
-      float* start = entry.source == from_start ? out_.h0 : out_.h_initial;
-      store<V>(start + unit_of_row, load<V>(start + unit_of_row, n) + dh, n);
-      dh = zero;
-    }
-    store<V>(dh_ + unit_of_row, dh, n);
-    if constexpr (Cell::has_c) {
-      if (entry.source == from_initial) {
-        store<V>(out_.c_initial + unit_of_row, load<V>(out_.c_initial + unit_of_row, n) + dc, n);
-        dc = zero;
+      // What remains goes to the state before the step.
+      const Vector<V> zero = {};
+      if (entry.source < 0) {
+        float* start = entry.source == from_start ? out_.h0 : out_.h_initial;
+        start += in_state + k;
+        store<V>(start, load<V>(start, n) + dh, n);
+        dh = zero;
       }
-      store<V>(out_.c0 + unit_of_row, dc, n);
+      store<V>(dh_ + in_state + k, dh, n);
+      if constexpr (Cell::has_c) {
+        if (entry.source == from_initial) {
+          float* start = out_.c_initial + in_state + k;
+          store<V>(start, load<V>(start, n) + dc, n);
+          dc = zero;
+        }
+        store<V>(out_.c0 + in_state + k, dc, n);
+      }
     }
   }
 
@@ -486,6 +434,7 @@ class Backward {
   Team& team_;
   const int64_t steps_, rows_, inputs_, units_;
   const int64_t row_size_;   // of a row of gradients of pre-activations: blocks * H
+  const int64_t dz_stride_;  // between two such rows
   const int64_t positions_;  // of a chunk
   const int64_t capacity_;   // the most entries of a chunk
   Scratch scratch_;
@@ -495,10 +444,6 @@ class Backward {
   Division division_;
   Shares shares_;
   Chunk chunk_;
-  const bool recomputes_;  // whether the gates are computed again
-  GatePanels<V, W> kernel_;
-  GatePanels<V, W> recurrent_;
-  float* gates_;        // [capacity, blocks*H], if computed again
   float* dz_;           // [capacity, blocks*H], the gradients of the pre-activations
   float* dz_kept_;      // [B, blocks*H], the last ones of the chunk before
   float* zeros_;        // [blocks*H]

@@ -47,7 +47,7 @@ struct Results {
 struct Cotangents {
   const float* ys;     // [T, B, H], from the forward pass
   const float* cs;     // [T, B, H]
-  const float* gates;  // [T, B, blocks*H]; null if they are to be computed again
+  const float* gates;  // [T, B, blocks*H]
   const float* d_ys;   // [T, B, H]
   const float* d_h;    // [B, H]
   const float* d_c;    // [B, H]

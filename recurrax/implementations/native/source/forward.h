@@ -195,37 +195,45 @@ class Forward {
       }
     }
     for (int m = 0; m < R; ++m) {
-      for (int w = 0; w < N; ++w) {
-        finish(entries[m], hs.row[m], kernel_.cut.first(panel) + w * V, &a[0][m][w], R * N);
-      }
+      finish<N>(entries[m], hs.row[m], kernel_.cut.first(panel), a[0][m], R * N);
     }
   }
 
-  // The nonlinear part of a step, for V units from `unit` on. The pre-activations of a block lie
-  // `stride` vectors behind the block before.
+  // The nonlinear part of a step, for N * V units of a row from `unit` on. The pre-activations of
+  // a block lie `stride` vectors behind those of the block before.
+  template <int N>
   __attribute__((noinline)) void finish(const Entry& entry, const float* h_row, int64_t unit,
                                         const Vector<V>* blocks, int stride) {
     const auto [steps, rows, inputs, units] = call_.sizes;
     const int64_t at = entry.step * rows + entry.row;
-    const int64_t out = place(call_, entry.step, entry.row);
-    const int64_t n = units - unit;
-    Vector<V> a[Cell::blocks], h, c, c_old = {};
-    for (int block = 0; block < Cell::blocks; ++block) a[block] = blocks[block * stride];
-    float* cell = nullptr;
+    float* ys = out_.ys + place(call_, entry.step, entry.row) * units + unit;
+    float *c_row = nullptr, *cs = nullptr, *gates_row = nullptr;
+    const float* c_old_row = nullptr;
     if constexpr (Cell::has_c) {
-      cell = cells_ + entry.row * units + unit;
-      c_old = load<V>(c_before(entry) + unit, n);
-    }
-    Cell::template forward<V>(a, load<V>(h_row + unit, n), c_old, h, c);
-    store<V>(out_.ys + out * units + unit, h, n);
-    if constexpr (Cell::has_c) {
-      store<V>(cell, c, n);
-      if (out_.cs) store<V>(out_.cs + at * units + unit, c, n);
+      c_row = cells_ + entry.row * units + unit;
+      c_old_row = c_before(entry) + unit;
+      if (out_.cs) cs = out_.cs + at * units + unit;
     }
     if constexpr (Cell::keeps_gates) {
-      if (!out_.gates) return;
-      for (int block = 0; block < Cell::blocks; ++block) {
-        store<V>(out_.gates + (at * Cell::blocks + block) * units + unit, a[block], n);
+      if (out_.gates) gates_row = out_.gates + at * Cell::blocks * units + unit;
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < N; ++w) {
+      const int64_t n = units - unit - w * V;
+      Vector<V> a[Cell::blocks], h, c, c_old = {};
+      for (int block = 0; block < Cell::blocks; ++block) a[block] = blocks[block * stride + w];
+      if constexpr (Cell::has_c) c_old = load<V>(c_old_row + w * V, n);
+      Cell::template forward<V>(a, load<V>(h_row + unit + w * V, n), c_old, h, c);
+      store<V>(ys + w * V, h, n);
+      if constexpr (Cell::has_c) {
+        store<V>(c_row + w * V, c, n);
+        if (cs) store<V>(cs + w * V, c, n);
+      }
+      if constexpr (Cell::keeps_gates) {
+        if (!gates_row) continue;
+        for (int block = 0; block < Cell::blocks; ++block) {
+          store<V>(gates_row + block * units + w * V, a[block], n);
+        }
       }
     }
   }

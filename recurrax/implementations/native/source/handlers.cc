@@ -6,6 +6,7 @@
 #include <string>
 
 #include "call.h"
+#include "pages.h"
 #include "target.h"
 #include "team.h"
 #include "xla/ffi/api/ffi.h"
@@ -151,6 +152,9 @@ ffi::Error forward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recurr
   results.cs = sizing.require("cs", cs, has_c ? all : 0, true);
   results.gates = sizing.require("gates", gates, all * blocks_of(call.kind), true);
   if (!sizing.message().empty()) return ffi::Error::InvalidArgument(sizing.message());
+  ask_for_large_pages(results.ys, 4 * all);
+  if (results.cs) ask_for_large_pages(results.cs, 4 * all);
+  if (results.gates) ask_for_large_pages(results.gates, 4 * all * blocks_of(call.kind));
   return with_team(pool, call, [&](Team& team) { target().forward(call, results, team); });
 }
 
@@ -175,7 +179,7 @@ ffi::Error backward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recur
   Cotangents given{};
   given.ys = sizing.require("ys", ys, all);
   given.cs = sizing.require("cs", cs, has_c ? all : 0);
-  given.gates = sizing.require("gates", gates, keeps ? all * blocks_of(call.kind) : 0, true);
+  given.gates = sizing.require("gates", gates, keeps ? all * blocks_of(call.kind) : 0);
   given.d_ys = sizing.require("d_ys", d_ys, all);
   given.d_h = sizing.require("d_h", d_h, state);
   given.d_c = sizing.require("d_c", d_c, has_c ? state : 0);
@@ -191,6 +195,7 @@ ffi::Error backward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recur
   out.h_initial = sizing.require("d_h_initial", d_h_initial, restarts ? state : 0);
   out.c_initial = sizing.require("d_c_initial", d_c_initial, restarts && has_c ? state : 0);
   if (!sizing.message().empty()) return ffi::Error::InvalidArgument(sizing.message());
+  if (out.xs) ask_for_large_pages(out.xs, 4 * steps * rows * inputs);
   return with_team(pool, call, [&](Team& team) { target().backward(call, given, out, team); });
 }
 

@@ -50,31 +50,44 @@ template <int V, int M, int W, class Left>
 __attribute__((noinline)) void accumulate(Vector<V> (&sum)[M][W], const Left& a, const float* b,
                                           int64_t depth) {
   constexpr int S = sets(M * W);
+  // The compiler keeps an array in registers only if every loop over it is unrolled.
   Vector<V> part[S][M][W] = {};
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
     for (int w = 0; w < W; ++w) part[0][m][w] = sum[m][w];
   }
   int64_t k = 0;
   for (; k + S <= depth; k += S) {
+#pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
       Vector<V> right[W];
+#pragma GCC unroll 4
       for (int w = 0; w < W; ++w) right[w] = load<V>(b + ((k + s) * W + w) * V);
+#pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
         const float left = a(m, k + s);
+#pragma GCC unroll 4
         for (int w = 0; w < W; ++w) part[s][m][w] += left * right[w];
       }
     }
   }
-  for (; k < depth; ++k) {
+  for (; S > 1 && k < depth; ++k) {
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const float left = a(m, k);
+#pragma GCC unroll 4
       for (int w = 0; w < W; ++w) part[0][m][w] += left * load<V>(b + (k * W + w) * V);
     }
   }
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
     for (int w = 0; w < W; ++w) {
-      sum[m][w] = part[0][m][w];
-      for (int s = 1; s < S; ++s) sum[m][w] += part[s][m][w];
+      Vector<V> total = part[0][m][w];
+#pragma GCC unroll 4
+      for (int s = 1; s < S; ++s) total += part[s][m][w];
+      sum[m][w] = total;
     }
   }
 }
