@@ -75,8 +75,8 @@ def test_jaxmarl_119_the_new_done_beside_the_last_observation(played: Played) ->
     q_network = lambda state, x, reset: (lambda s, y: (s, {"q": y}))(*STEP(state, x, reset))  # noqa: E731
     assert check_replay(q_network, right) < 1e-6
     text = cause_of(q_network, right._replace(resets=played.dones))
-    # Row 1 begins its episode at step 3: its flag is stored at step 2.
-    assert "first at step 2 of row 1" in text
+    # The flag of the first observation of row 0 came from the step before the rollout, so it is not in the buffer.
+    assert "first at step 0 of row 0" in text
     assert "`resets` are stored one step early" in text
 
 

@@ -130,12 +130,15 @@ class _Cause(NamedTuple):
         trials: the replays to try. Each row may agree with another one of them.
         stored: the meaning if the outputs are those of the rollout.
         computed: the meaning if the outputs are those of `sequence_function`.
+        everywhere: whether the change must make every row agree. Otherwise some rows may agree
+            without it.
         tells_flags: whether the message names the flags that are changed.
     """
 
     trials: Callable[[Replayer, float], list[Trial]]
     stored: str
     computed: str
+    everywhere: bool = False
     tells_flags: bool = False
 
 
@@ -209,6 +212,7 @@ def _fitting_flags(replayer: Replayer, tol: float) -> np.ndarray:
     flags = replayer.resets.copy()
     state = replayer.rollout.state
     for t in range(replayer.steps):
+        # The burn-in has no outputs to fit.
         if t >= replayer.rollout.burn_in:
             expected = [leaf[t : t + 1] for leaf in replayer.expected]
             errors = []
@@ -239,41 +243,46 @@ def _other_rows(replayer: Replayer, tol: float) -> list[Trial]:
 # In this order. The first one that makes every row agree is named.
 _CAUSES = (
     _Cause(
-        _later,
-        "`resets` are stored one step early: with each flag one step later all outputs agree. "
-        "The `done` that a step returns belongs to the next observation. Store the flag that came "
-        "with the observation, or use `recurrax.rl.dones_to_resets`.",
-        "it resets one step late: at step t it acts on the flag of step t - 1.",
-    ),
-    _Cause(
-        _earlier,
-        "`resets` are stored one step late: with each flag one step earlier all outputs agree. "
-        "The flag must be True at the first observation of an episode, not at the second.",
-        "it resets one step early: at step t it acts on the flag of step t + 1.",
-    ),
-    _Cause(
-        _none,
-        "the rollout did not reset its state: without any reset all outputs agree. "
-        "Reset the state in the rollout too, before the first step of an episode.",
-        "it ignores `resets`: without any reset all outputs agree.",
-    ),
-    _Cause(
-        _inverted,
-        "`resets` are inverted: with `~resets` all outputs agree. "
-        "Is it the mask of steps after which the episode goes on?",
-        "it reads `resets` inverted, as the mask of steps that continue an episode.",
-    ),
-    _Cause(
         _from_initial,
         "the rollout began with the initial state, but `state` is another one: with a reset at "
         "step 0 all outputs agree. Store the state that went into the first step, or its flag.",
         "it ignores `state`: it begins with the initial state.",
     ),
     _Cause(
+        _later,
+        "`resets` are stored one step early: with each flag one step later all outputs agree. "
+        "The `done` that a step returns belongs to the next observation. Store the flag that came "
+        "with the observation, or use `recurrax.rl.dones_to_resets`.",
+        "it resets one step late: at step t it acts on the flag of step t - 1.",
+        everywhere=True,
+    ),
+    _Cause(
+        _earlier,
+        "`resets` are stored one step late: with each flag one step earlier all outputs agree. "
+        "The flag must be True at the first observation of an episode, not at the second.",
+        "it resets one step early: at step t it acts on the flag of step t + 1.",
+        everywhere=True,
+    ),
+    _Cause(
+        _none,
+        "the rollout did not reset its state: without any reset all outputs agree. "
+        "Reset the state in the rollout too, before the first step of an episode.",
+        "it ignores `resets`: without any reset all outputs agree.",
+        everywhere=True,
+    ),
+    _Cause(
+        _inverted,
+        "`resets` are inverted: with `~resets` all outputs agree. "
+        "Is it the mask of steps after which the episode goes on?",
+        "it reads `resets` inverted, as the mask of steps that continue an episode.",
+        everywhere=True,
+    ),
+    _Cause(
         _from_second_step,
         "`state` is the state of the next step: as the state before step 1 it makes all later "
         "outputs agree. Store the state that goes into a step, not the state that comes out.",
         "it takes `state` for the state before step 1, the second step.",
+        everywhere=True,
     ),
     _Cause(
         _reset_in_burn_in,
@@ -348,6 +357,9 @@ def _cause(replayer: Replayer, base: _Base, tol: float, stored: bool) -> str:
     most, nearest = int(agrees.sum()), ""
     for cause in _CAUSES:
         explained = agrees.copy()
+        if cause.everywhere:
+            explained[:] = False
+        # The flags of the trial with which each row agrees.
         flags = replayer.resets.copy().reshape(replayer.steps, -1)  # [T, N]
         for trial in cause.trials(replayer, tol):
             fits = replayer.row_errors(trial) <= tol

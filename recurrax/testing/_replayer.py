@@ -185,6 +185,7 @@ def check_rollout(rollout: Rollout) -> None:
             "`rollout` must be a recurrax.testing.Rollout(observations, resets, state, outputs); "
             f"got {type(rollout).__name__}."
         )
+    # Flags of another dtype may mean the opposite, such as the mask 1 - done.
     resets = as_array(rollout.resets)
     if resets.dtype != np.bool_ or not resets.ndim or not resets.size:
         raise TypeError(
@@ -193,6 +194,7 @@ def check_rollout(rollout: Rollout) -> None:
         )
     if not jax.tree.leaves(rollout.outputs):
         raise ValueError("`outputs` must hold at least one array; got none.")
+    # The state alone has no axis of time.
     axes = {"observations": resets.shape, "outputs": resets.shape, "state": resets.shape[1:]}
     for name, lead in axes.items():
         for path, leaf in named_leaves(getattr(rollout, name)).items():
