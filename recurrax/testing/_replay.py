@@ -212,17 +212,13 @@ def _fitting_flags(replayer: Replayer, tol: float) -> np.ndarray:
     flags = replayer.resets.copy()
     state = replayer.rollout.state
     for t in range(replayer.steps):
-        # The burn-in has no outputs to fit.
-        if t >= replayer.rollout.burn_in:
-            expected = [leaf[t : t + 1] for leaf in replayer.expected]
-            errors = []
-            for reset in (flags[t], ~flags[t]):
-                _, output = replayer.step(t, reset, state)
-                found = [leaf[None] for leaf in output]
-                errors.append(differences(found, expected)[0])  # [N]
-            kept, turned = errors
-            turn = (kept > tol) & (turned <= tol)
-            flags[t] ^= turn.reshape(replayer.batch)
+        errors = []
+        for reset in (flags[t], ~flags[t]):
+            _, output = replayer.step(t, reset, state)
+            errors.append(replayer.step_errors(t, output))  # [N]
+        kept, turned = errors
+        turn = (kept > tol) & (turned <= tol)
+        flags[t] ^= turn.reshape(replayer.batch)
         state, _ = replayer.step(t, flags[t], state)
     return flags
 

@@ -99,6 +99,13 @@ class Replayer:
         errors[: self.rollout.burn_in] = 0
         return errors
 
+    def step_errors(self, t: int, output: list[np.ndarray]) -> np.ndarray:
+        """Returns the errors of the output of one step, `[N]`."""
+        outputs = [leaf.copy() for leaf in self.expected]
+        for leaf, new in zip(outputs, output, strict=True):
+            leaf[t] = new
+        return self.errors(outputs)[t]
+
     def row_errors(self, trial: Trial) -> np.ndarray:
         """Returns the largest error of each row in a trial, `[N]`."""
         _, outputs = self.run(trial)
