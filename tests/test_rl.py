@@ -12,7 +12,7 @@ from examples.rl.__main__ import main
 from examples.rl.ppo import Config, Learner, RepeatPrevious, TMaze
 from recurrax.testing import Rollout, check_replay
 
-SMALL = Config(hidden_size=8, environments=4, steps=16, minibatches=2, updates=2, epochs=1)
+SMALL = Config(hidden_size=8, environments=4, steps=16, minibatches=2)
 
 
 def test_repeat_previous_rewards_the_symbol_of_some_steps_before() -> None:
@@ -95,8 +95,8 @@ def test_advantages_are_those_of_a_loop() -> None:
     steps = ppo.Steps(nothing, nothing, nothing, nothing, values, rewards, jnp.asarray(dones), nothing)
     expected, after, following = np.zeros((6, 3)), np.zeros(3), last
     for t in reversed(range(6)):
-        error = rewards[t] + 0.99 * ~dones[t] * following - values[t]
-        expected[t] = after = error + 0.99 * 0.95 * ~dones[t] * after
+        error = rewards[t] + 0.9 * ~dones[t] * following - values[t]
+        expected[t] = after = error + 0.9 * 0.7 * ~dones[t] * after
         following = values[t]
     np.testing.assert_allclose(learner.advantages(steps, jnp.asarray(last)), expected, atol=1e-5)
 
