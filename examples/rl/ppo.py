@@ -157,7 +157,7 @@ class Config:
 
     environments: int = number(64, 1, 10**6, "environments side by side")
     steps: int = number(64, 1, 10**6, "steps of a rollout")
-    updates: int = number(80, 1, 10**8, "rollouts to learn from")
+    updates: int = number(120, 1, 10**8, "rollouts to learn from")
     epochs: int = number(4, 1, 1000, "passes over a rollout")
     minibatches: int = number(8, 1, 10**6, "parts of a rollout, each with some environments")
 
@@ -315,15 +315,19 @@ class Learner:
     def rollout(
         self, params: nnx.State, world: World, key: jax.Array, greedy: bool = False
     ) -> tuple[World, Steps]:
-        """Plays `steps` steps in all environments.
+        """Plays in all environments.
 
         Args:
             params: the parameters of the agent.
             world: where to go on.
             key: the randomness of actions and environments.
-            greedy: take the most likely action, rather than a random one.
+            greedy: whether to take the most likely action, rather than a random one. Then eight
+                times as many steps are played, for a mean of many episodes.
         """
         task, number = self.task, self.config.environments
+        length = self.config.steps
+        if greedy:
+            length = 8 * length
 
         def play(world: World, key: jax.Array) -> tuple[World, Steps]:
             act_key, step_key, begin_key = jax.random.split(key, 3)
@@ -352,7 +356,7 @@ class Learner:
             running = pick(jnp.zeros_like(scores), scores)
             return World(environments, dones, memory, running), steps
 
-        return jax.lax.scan(play, world, jax.random.split(key, self.config.steps))
+        return jax.lax.scan(play, world, jax.random.split(key, length))
 
     def advantages(self, steps: Steps, last_values: jax.Array) -> jax.Array:
         """Estimates how much better each action was than expected, `[T, B]`.
