@@ -28,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = Parser(prog=PROGRAM, description="Recurrent PPO on two tasks that need a memory.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="train|compare")
+    # One run, and all of them.
     train = commands.add_parser("train", help="one run")
     train.add_argument("--task", choices=TASKS, default="repeat", help="what to learn" + DEFAULT)
     policy_help = "the layer in the middle of the agent" + DEFAULT
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", type=seeds_type, default=3, metavar="N", help=seeds_help)
     out_help = "folder of the picture and of the scores" + DEFAULT
     compare.add_argument("--out", type=Path, default=Path("runs/rl"), help=out_help)
+    # Both take the settings of PPO.
     for command in (train, compare):
         add_settings(command, Config)
     return parser
@@ -64,36 +66,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    import jax
-
-    from .ppo import Learner, train
-
     config = settings(options, Config)
     console = Console()
-    runs = []
     begin = time.perf_counter()
+    runs = []
     for task in TASKS:
         for policy in POLICIES:
-            learner = Learner(task, policy, config)
-            params = learner.first_state(0).params
-            size = sum(leaf.size for leaf in jax.tree.leaves(params))
-            for seed in range(options.seeds):
-                start = time.perf_counter()
-                curve, final = train(learner, seed)
-                seconds = time.perf_counter() - start
-                runs.append(
-                    {
-                        "task": task,
-                        "policy": policy,
-                        "seed": seed,
-                        "parameters": size,
-                        "score": final,
-                        "seconds": round(seconds, 1),
-                        "curve": curve.tolist(),
-                    }
-                )
-                text = f"{TASKS[task].name}, {POLICIES[policy]}, seed {seed}: score {final:.3f}"
-                console.print(f"{text}, {seconds:.0f} s", highlight=False)
+            runs += _runs(task, policy, config, options.seeds, console)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "scores.json").write_text(json.dumps(runs, indent=1), "utf-8")
     plot(runs, config, options.out / "curves.png")
@@ -103,10 +82,34 @@ def _compare(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _runs(
+    task: str, policy: str, config: Config, seeds: int, console: Console
+) -> list[dict[str, Any]]:
+    """Trains with several seeds, which share the compiled functions."""
+    import jax
+
+    from .ppo import Learner, train
+
+    learner = Learner(task, policy, config)
+    params = learner.first_state(0).params
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    runs = []
+    for seed in range(seeds):
+        begin = time.perf_counter()
+        curve, final = train(learner, seed)
+        seconds = time.perf_counter() - begin
+        run = {"task": task, "policy": policy, "seed": seed, "parameters": size}
+        run |= {"score": final, "seconds": round(seconds, 1), "curve": curve.tolist()}
+        runs.append(run)
+        name = f"{TASKS[task].name}, {POLICIES[policy]}, seed {seed}"
+        console.print(f"{name}: score {final:.3f}, {seconds:.0f} s", highlight=False)
+    return runs
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """Writes the scores as a table in Markdown."""
     lines = [
-        "| task | policy | parameters | score of each seed | best without memory |",
+        "| task | policy | parameters | score of each seed | best without a memory |",
         "|---|---|---:|---|---:|",
     ]
     for task, policy in dict.fromkeys((run["task"], run["policy"]) for run in runs):
@@ -130,7 +133,9 @@ def plot(runs: list[dict[str, Any]], config: Config, path: Path) -> None:
     played = config.environments * config.steps / 1000
     for (task, about), panel in zip(TASKS.items(), panels, strict=True):
         panel.axhline(about.chance, color="0.5", linestyle="--", linewidth=1)
-        panel.text(0, about.chance + 0.02, "best without memory", color="0.4", fontsize=8)
+        place = (played * config.updates, about.chance - 0.08)
+        panel.text(*place, "best without a memory", color="0.4", fontsize=8, ha="right")
+        # The legend names each policy once.
         labeled = set()
         for run in runs:
             if run["task"] != task:

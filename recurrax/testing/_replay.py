@@ -42,8 +42,8 @@ def check_replay(
     - The resets are one step early or one step late.
     - The rollout, or the function that is checked, does not reset at all.
     - The resets are inverted, some of them are missing, or there are too many.
-    - The stored state is the state after the first step, the state after the last step, the
-      initial state, or the state of another row.
+    - Another state is stored: the state after the first step or after the last step, the initial
+      state, or the state of another row.
     - The burn-in reaches across the start of an episode.
 
     Use the parameters of the rollout, and no dropout. Take a rollout in which episodes end.
@@ -88,9 +88,8 @@ def check_replay(
         True
 
     References:
-        Misalignments that were published, and that this check finds: JaxMARL issue 119 (2024), Mava
-            issue 1006 (2024), jax-aht pull request 115 (2026), PufferLib issue 622 (2026), RLlib
-            pull request 15737 (2021).
+        Published misalignments, which this check finds: issues JaxMARL 119 (2024), Mava 1006 (2024)
+            and PufferLib 622 (2026), pull requests RLlib 15737 (2021) and jax-aht 115 (2026).
         S. Kapturowski et al., "Recurrent Experience Replay in Distributed Reinforcement Learning",
             2019, https://openreview.net/forum?id=r1lyTjAqYX
     """
