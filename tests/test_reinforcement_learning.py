@@ -1,5 +1,6 @@
 """Replays of rollouts: five misalignments that were published are found. `ScannedRNN` equals `scan`."""
 
+import pickle
 from typing import Any, NamedTuple
 
 import jax
@@ -280,6 +281,7 @@ def test_scanned_rnn_equals_scan_in_both_frontends() -> None:
     assert_close("linen", module.apply(variables, state, inputs), expected, 1e-6)
     drawn = module.init(jax.random.key(0), state, inputs)
     assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, variables)
+    assert pickle.loads(pickle.dumps(module)) == module
     # One step at a time, as a rollout does it, and from no state.
     rollout = state
     for t in range(2):

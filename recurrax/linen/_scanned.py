@@ -14,7 +14,7 @@ from recurrax._check import check_layer
 from recurrax._flax import Sharding, as_state, pair_of, teaches
 from recurrax._layer import Layer, State, features
 from recurrax.cells import GRUCell
-from recurrax.linen._recurrent import Recurrent
+from recurrax.linen._recurrent import Recurrent, reduced
 
 
 @teaches
@@ -69,6 +69,10 @@ class ScannedRNN(nn.Module):
         super().__post_init__()
         if self.layer is not None:
             check_layer("layer", self.layer)
+
+    def __reduce__(self) -> tuple:
+        """A module is pickled as a layer is, without its parent."""
+        return reduced(self)
 
     @nn.compact
     def __call__(
