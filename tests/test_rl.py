@@ -54,8 +54,9 @@ def test_the_maze_shows_its_arm_once(right: bool) -> None:
         assert (float(reward), bool(done)) == (0, t == 11)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("task", ["repeat", pytest.param("maze", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("task", ["repeat", "maze"])
 def test_learning_computes_what_the_rollout_computed(task: str) -> None:
     learner = Learner(task, "gru", SMALL)
     params, _, world, key = learner.first_state(0)
@@ -126,5 +127,6 @@ def test_the_commands_run(tmp_path, capsys) -> None:
     assert "--environments 4 must be a multiple" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_the_examples_in_docstrings_run() -> None:
     assert not doctest.testmod(ppo).failed

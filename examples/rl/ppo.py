@@ -89,7 +89,7 @@ class RepeatPrevious:
         # The first steps have no symbol to repeat.
         counts = state.time >= self.delay
         right = counts & (action == state.latest[self.delay])
-        reward = right / (self.steps - self.delay)
+        reward = right.astype(jnp.float32) / (self.steps - self.delay)
         new = jax.random.randint(key, [1], 0, self.symbols)
         latest = jnp.concatenate([new, state.latest[:-1]])
         time = state.time + 1
