@@ -161,7 +161,7 @@ def as_state(layer: Layer, state: Any) -> tuple[Any, bool]:
     Returns:
         The state in the structure of the layer, and whether it was a bare array.
     """
-    structure = jax.tree.structure(expected_state(layer, ()))
+    structure: Any = jax.tree.structure(expected_state(layer, ()))
     if structure.num_leaves != 1 or state is None or not jax.tree_util.all_leaves([state]):
         return state, False
     return jax.tree.unflatten(structure, [state]), True

@@ -133,7 +133,7 @@ def plot(runs: list[dict[str, Any]], config: Config, path: Path) -> None:
     played = config.environments * config.steps / 1000
     for (task, about), panel in zip(TASKS.items(), panels, strict=True):
         panel.axhline(about.chance, color="0.5", linestyle="--", linewidth=1)
-        place = (played * config.updates, about.chance - 0.08)
+        place = (played * config.updates, about.chance - 0.11)
         panel.text(*place, "best without a memory", color="0.4", fontsize=8, ha="right")
         # The legend names each policy once.
         labeled = set()

@@ -92,6 +92,7 @@ class RepeatPrevious:
         reward = right.astype(jnp.float32) / (self.steps - self.delay)
         new = jax.random.randint(key, [1], 0, self.symbols)
         latest = jnp.concatenate([new, state.latest[:-1]])
+        # The new symbol comes first, and the oldest one is forgotten.
         time = state.time + 1
         return Symbols(time, latest), reward, time == self.steps
 
@@ -127,6 +128,7 @@ class TMaze:
     def observe(self, state: Place) -> jax.Array:
         """Shows the arm at the first place. All later places look the same, up to the end."""
         between = jnp.where(state.place == self.corridor, 3, 2)
+        # Feature 0 or 1 is the arm, feature 2 the corridor, feature 3 its end.
         shown = jnp.where(state.place == 0, state.arm, between)
         return jax.nn.one_hot(shown, self.observation_size)
 
@@ -367,6 +369,7 @@ class Learner:
         next_values = jnp.concatenate([steps.values[1:], last_values[None]])
         # Nothing after the end of an episode counts.
         goes_on = 1.0 - steps.dones
+        # The error of each value against the next reward and the next value, [T, B].
         errors = steps.rewards + config.discount * goes_on * next_values - steps.values
 
         def back(after: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
@@ -396,8 +399,10 @@ class Learner:
         clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
         scaled = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         gain = jnp.minimum(ratio * scaled, clipped * scaled).mean()
+        # The critic learns the return that was estimated with its older values.
         value_loss = 0.5 * jnp.square(values - (advantages + steps.values)).mean()
-        log_p = jax.nn.log_softmax(logits)
+        # The entropy keeps actions random for a while, so that all of them are tried.
+        log_p = jax.nn.log_softmax(logits)  # [T, B, A]
         entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1).mean()
         return config.value_weight * value_loss - gain - config.entropy_weight * entropy
 
@@ -409,7 +414,8 @@ class Learner:
         # The state before the rollout is the state that learning begins with.
         memory = state.world.memory
         world, steps = self.rollout(state.params, state.world, play_key)
-        observations = jax.vmap(self.task.observe)(world.environments)
+        # The value of the observation after the last step stands for all later rewards.
+        observations = jax.vmap(self.task.observe)(world.environments)  # [B, O]
         inputs = (observations[None], world.resets[None])
         _, (_, last_values) = self.agent(state.params)(world.memory, inputs)
         advantages = self.advantages(steps, last_values[0])
@@ -427,6 +433,7 @@ class Learner:
             shuffled = jax.random.permutation(key, config.environments)
             return shuffled.reshape(config.minibatches, -1)
 
+        # Each epoch has its own order of environments.
         orders = jax.vmap(order)(jax.random.split(learn_key, config.epochs))
         rows = orders.reshape(-1, orders.shape[-1])  # [epochs * minibatches, B of a part]
         learned, _ = jax.lax.scan(learn, (state.params, state.opt_state), rows)

@@ -93,6 +93,7 @@ def check_replay(
         S. Kapturowski et al., "Recurrent Experience Replay in Distributed Reinforcement Learning",
             2019, https://openreview.net/forum?id=r1lyTjAqYX
     """
+    # First the stored steps, one by one. Then the function that computes them all at once.
     replayer = Replayer(step_function, rollout)
     state, outputs = replayer.run(replayer.as_stored())
     errors = replayer.errors(outputs)
@@ -388,11 +389,12 @@ def _told(replayer: Replayer, flags: np.ndarray) -> str:
 
 def _state_is_wrong(replayer: Replayer, base: _Base, tol: float) -> bool:
     """Whether rows differ from their first step on, and agree once they have been reset."""
-    wrong = base.errors > tol
-    rows = wrong.any(axis=0)
+    wrong = base.errors > tol  # [T, N]
+    rows = wrong.any(axis=0)  # [N]
     first = wrong.argmax(axis=0)[rows]
     flags = replayer.resets.reshape(replayer.steps, -1)
     after_reset = np.logical_or.accumulate(flags, axis=0)
+    # The burn-in is not compared, so no difference shows before its end.
     at_once = bool((first == replayer.rollout.burn_in).all())
     return at_once and not wrong[after_reset].any()
 
@@ -402,6 +404,7 @@ def _of_state(replayer: Replayer, base: _Base, tol: float, stored: bool) -> str:
     if not stored:
         return "it begins with another state than `state`."
     rows = (base.errors > tol).any(axis=0)
+    # If a reset at the first step changes nothing, the stored state is the initial state.
     [trial] = _from_initial(replayer, tol)
     _, outputs = replayer.run(trial)
     if (differences(outputs, base.outputs)[:, rows] <= tol).all():
@@ -410,7 +413,8 @@ def _of_state(replayer: Replayer, base: _Base, tol: float, stored: bool) -> str:
             "one. Outputs agree only after a reset. Store the state that went into the first step."
         )
     # The state after the last step is known in rows with a reset.
-    known = rows & replayer.resets.reshape(replayer.steps, -1).any(axis=0)
+    restarted = replayer.resets.reshape(replayer.steps, -1).any(axis=0)
+    known = np.logical_and(rows, restarted)  # [N]
     if known.any() and _same_rows(replayer, replayer.rollout.state, base.state, known, tol):
         return (
             "`state` is the state after the last step. Keep the state from before the rollout: "
