@@ -96,7 +96,7 @@ def test_mava_1006_chunks_that_begin_with_stored_states(played: Played) -> None:
 def test_jax_aht_115_the_ratio_of_ppo_is_one(cell: rx.Layer) -> None:
     """Transitions get the flag from before the step for the network, and the flag from after it for the advantages."""
     params = perturbed_params(cell, F)
-    # A logarithm below -2 has no float32 within 2e-7 of it, so the policy is far from certain, as in training at first.
+    # Below -2, neighboring float32 numbers are 2.4e-7 apart. So the policy is uncertain, as it is before it has learned.
     head = 0.3 * normal_like(jax.ShapeDtypeStruct((H, A), jnp.float32), 3)
     actions = np.random.default_rng(0).integers(0, A, (T, B))
 
@@ -172,7 +172,11 @@ def without_reset(state, x, reset):
     return STEP(state, x, np.zeros_like(reset))
 
 
-def plus(flags: np.ndarray, t: int, row: int, value: bool) -> np.ndarray:
+def replayed(flags: np.ndarray) -> jax.Array:
+    return rx.scan(GRU, PARAMS, XS, STATE, reset=flags, time_major=True)[1]
+
+
+def plus(flags: np.ndarray, t: int, row: Any, value: bool) -> np.ndarray:
     flags = flags.copy()
     flags[t, row] = value
     return flags
@@ -204,6 +208,9 @@ def test_each_cause_is_named(played: Played) -> None:
     }
     for words, rollout in cases.items():
         assert words in cause_of(STEP, rollout), words
+    # Where each row is reset at step 1, nothing tells that the state is of the next step.
+    at_one = plus(np.zeros_like(STARTS), 1, slice(None), True)
+    assert "the initial state is stored" in cause_of(STEP, Rollout(XS, at_one, initial, replayed(at_one)))
 
 
 def test_each_fault_of_a_sequence_function_is_named(played: Played) -> None:

@@ -180,6 +180,12 @@ def _from_initial(replayer: Replayer, tol: float) -> list[Trial]:
 
 
 def _from_second_step(replayer: Replayer, tol: float) -> list[Trial]:
+    if replayer.steps == 1:
+        return []
+    # A row with a reset at step 1 agrees from there on with any state, so it is no evidence.
+    wrong = replayer.row_errors(replayer.as_stored()) > tol  # [N]
+    if replayer.resets[1].reshape(-1)[wrong].all():
+        return []
     return [Trial(replayer.resets, replayer.rollout.state, start=1)]
 
 
