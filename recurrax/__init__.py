@@ -89,6 +89,7 @@ _SUBPACKAGES = (
     "losses",
     "nnx",
     "penalties",
+    "rl",
     "testing",
 )
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from recurrax._arguments import describe
-from recurrax._check import check_kinds
+from recurrax._arguments import describe, short
+from recurrax._check import check_kinds, expected_state
 from recurrax._layer import Layer, Params, features
 from recurrax._params import fitting
 
@@ -153,6 +153,33 @@ def check_features(x: Any, input_size: int) -> None:
         raise ValueError(
             f"`x` must have {input_size} features, got {size[0]}: it is {describe(x)}."
         )
+
+
+def as_state(layer: Layer, state: Any) -> tuple[Any, bool]:
+    """Takes a bare array for the state of a layer whose state is one array, such as a GRU.
+
+    Returns:
+        The state in the structure of the layer, and whether it was a bare array.
+    """
+    structure: Any = jax.tree.structure(expected_state(layer, ()))
+    if structure.num_leaves != 1 or state is None or not jax.tree_util.all_leaves([state]):
+        return state, False
+    return jax.tree.unflatten(structure, [state]), True
+
+
+def pair_of(inputs: Any) -> tuple[Any, jax.Array]:
+    """Takes the pair `(xs, resets)` of a `ScannedRNN` apart. Flags may be numbers, 0 for False.
+
+    Raises:
+        TypeError: if it is no pair.
+    """
+    if not isinstance(inputs, (tuple, list)) or len(inputs) != 2:
+        raise TypeError(
+            "`inputs` must be a pair (xs, resets) of arrays [T, *B, I] and [T, *B]; "
+            f"got {short(inputs)}. Without resets use `Recurrent`."
+        )
+    xs, resets = inputs
+    return xs, jax.numpy.asarray(resets).astype(bool)
 
 
 def teaches(kind: type[Kind]) -> type[Kind]:

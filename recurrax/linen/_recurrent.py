@@ -50,12 +50,7 @@ class Module(nn.Module):
 
     def __reduce__(self) -> tuple:
         """A module is pickled as a layer is, without its parent."""
-        fields = {}
-        for field in dataclasses.fields(self):
-            if field.init:
-                fields[field.name] = getattr(self, field.name)
-        fields["parent"] = None
-        return _made, (type(self), pickled(fields))
+        return reduced(self)
 
     @nn.compact
     def _run(
@@ -128,7 +123,17 @@ class Module(nn.Module):
                 check_features(x, size)
 
 
-def _made(kind: type[Module], fields: dict[str, Any]) -> Module:
+def reduced(module: nn.Module) -> tuple:
+    """Returns how to make a module again from its fields, for `pickle`."""
+    fields = {}
+    for field in dataclasses.fields(module):
+        if field.init:
+            fields[field.name] = getattr(module, field.name)
+    fields["parent"] = None
+    return _made, (type(module), pickled(fields))
+
+
+def _made(kind: type[nn.Module], fields: dict[str, Any]) -> nn.Module:
     return kind(**unpickled(fields))
 
 
