@@ -13,13 +13,15 @@ from recurrax import linen
 from recurrax import nnx as rnn
 from recurrax.testing import assert_close, normal_like, perturbed_params
 
-ABSTRACT = {"Cell", "AffineCell", "LinearCell"}
+# The static inputs of `EALSTMCell` are an argument of a module: tests/test_science_cells.py.
+ABSTRACT = {"Cell", "AffineCell", "LinearCell", "EALSTMCell"}
 CELLS = [
     cell for name, cell in vars(rx).items()
     if isinstance(cell, type) and issubclass(cell, rx.Cell) and name not in ABSTRACT
 ]  # fmt: skip
 WRAPPERS: list[Any] = [
-    rx.Zoneout, rx.RecurrentDropout, rx.UpdateDropout, rx.WeightDrop, rx.GradientClip, rx.LearnedInitialState
+    rx.Zoneout, rx.RecurrentDropout, rx.UpdateDropout, rx.WeightDrop, rx.GradientClip, rx.LearnedInitialState,
+    rx.RecurrentNoise, rx.Dale, rx.LowRank,
 ]  # fmt: skip
 
 
