@@ -71,8 +71,8 @@ class EALSTMCell(AffineCell):
 
     Raises:
         TypeError: if a size is not an int.
-        ValueError: if a size is not positive; at the call, if the parameters hold no static inputs,
-            or their batch axes are not those of the inputs.
+        ValueError: if a size is not positive. At the call, if the parameters hold no static inputs,
+            or static inputs with other batch axes.
 
     Example:
         Two basins with three attributes each, and seven days of five weather variables:
@@ -137,8 +137,10 @@ class EALSTMCell(AffineCell):
                 "Write `params = recurrax.layers.with_memory(params, static)` first."
             )
         i = memory.values
+        # Absent axes come first, as in NumPy's rule for shapes.
         missing = c.ndim - i.ndim
         expanded = (1,) * missing + i.shape
+        # An axis of 1 is shared by all rows.
         fits = len(expanded) == c.ndim
         for size, wanted in zip(expanded, c.shape, strict=False):
             fits = fits and size in (1, wanted)
@@ -161,6 +163,7 @@ def with_static(params: EALSTMParams, static: Any) -> EALSTMParams:
         raise TypeError(f"{must}, of a floating dtype; got {describe(static)}.")
     if static.ndim < 1 or static.shape[-1] != size:
         raise ValueError(f"{must}; got {describe(static)}.")
+    # The product is here, so that it is computed once for all steps.
     dtype = promote(static.dtype, params.static_kernel.dtype)
     kernel = params.static_kernel.astype(dtype)
     a = affine(static.astype(dtype), kernel, params.static_bias)  # [*B, H]

@@ -21,8 +21,8 @@ from recurrax.cells.affine import affine, draw_gates
 class MCLSTMParams(NamedTuple):
     """Parameters of an `MCLSTMCell`, for M mass inputs and A auxiliary inputs; G = M + H + 1.
 
-    The gates come in the order input (M of them, one for each mass input), redistribution (H of
-    them, one for each unit that gives) and output.
+    The gates come in this order: M input gates, one for each mass input; H redistribution gates,
+    one for each unit that gives; the output gate.
 
     Attributes:
         kernel: `[A, G*H]`.
@@ -131,6 +131,7 @@ class MCLSTMCell(Cell):
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> MCLSTMParams:
         """Draws the parameters; the bias prefers that a unit keeps its own mass."""
         auxiliary, size = self._auxiliary_size(input_size), self.hidden_size
+        # One gate for each source of mass, and the output gate.
         gates = self.mass_size + size + 1
         keys = jax.random.split(key, 3)
         kernel = draw_gates(self.kernel_init, keys[0], gates, (auxiliary, size), dtype)

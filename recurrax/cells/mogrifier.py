@@ -48,8 +48,8 @@ class MogrifierLSTMParams(NamedTuple):
 class MogrifierLSTMCell(LSTMCell):
     """Long short-term memory whose input and state gate one another first, in some rounds.
 
-    x ← 2 * σ(h @ q_kernel[k]) * x    in round 2k + 1
-    h ← 2 * σ(x @ r_kernel[k]) * h    in round 2k + 2
+    x ← 2 * σ(h @ q_kernel[k]) * x  in round 2k + 1
+    h ← 2 * σ(x @ r_kernel[k]) * h  in round 2k + 2.
 
     After `rounds` rounds, x and h take the step of an LSTM:
 
@@ -122,6 +122,7 @@ class MogrifierLSTMCell(LSTMCell):
         if not number:
             return None, None
 
+        # Each round by itself, so that an initializer sees one matrix.
         def draw_rounds(key: jax.Array, *shape: int) -> jax.Array:
             drawn = []
             for round_key in jax.random.split(key, number):
@@ -145,11 +146,13 @@ class MogrifierLSTMCell(LSTMCell):
         h = state.h  # [*B, P]
         x = z.astype(h.dtype)  # [*B, I]
         for number in range(self.rounds):
+            # Rounds take turns: x, h, x, ...
             k, state_gate = divmod(number, 2)
             if state_gate:
                 h = _gated(h, x, params.r_kernel, params.r_factor, k)
             else:
                 x = _gated(x, h, params.q_kernel, params.q_factor, k)
+        # From here on it is the step of an LSTM.
         projected = affine(x, params.kernel, params.bias)
         u = self.project_state(params, h)
         a = self.preactivations(self.split(projected), self.split(u))
@@ -160,6 +163,7 @@ def _gated(
     gated: jax.Array, by: jax.Array, kernels: jax.Array, factors: jax.Array | None, k: int
 ) -> jax.Array:
     """2 * σ(by @ kernel) * gated, with the kernel of gate `k`, or both its factors."""
+    # With a rank, `kernels` holds the first factors.
     a = affine(by, kernels[k])
     if factors is not None:
         a = affine(a, factors[k])

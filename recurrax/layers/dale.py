@@ -33,6 +33,7 @@ class ConstrainedKernel(CellWrapper):
         if self.affine_cell is not None:
             # The shapes are enough.
             kernel = getattr(self.layer.param_shapes(1), "recurrent_kernel", None)
+        # A diagonal or a convolutional kernel has another number of axes.
         if kernel is None or kernel.ndim != 2:
             raise TypeError(
                 f"`layer` of {type(self).__name__} must be an affine cell with one "
@@ -72,6 +73,7 @@ class ConstrainedKernel(CellWrapper):
             The parameters of the cell.
         """
         params = params._replace(recurrent_kernel=self.constrained(params.recurrent_kernel))
+        # Signs and connections may both be given, one within the other.
         if isinstance(self.layer, ConstrainedKernel):
             return self.layer.cell_params(params)
         return params
@@ -117,8 +119,8 @@ class Dale(ConstrainedKernel):
 
     Raises:
         TypeError: if `layer` is neither, or `signs` is no such tuple and no number.
-        ValueError: if the number of signs is not the number of units, a sign is not 1, -1 or 0, or
-            the share is outside [0, 1].
+        ValueError: if there is not one sign for each unit, a sign is not 1, -1 or 0, or the share
+            is outside [0, 1].
 
     Example:
         >>> import jax, recurrax
@@ -167,7 +169,7 @@ class Dale(ConstrainedKernel):
         return signs
 
     def constrained(self, kernel: jax.Array) -> jax.Array:
-        """Returns sign * abs(kernel); rows without a sign stay as they are."""
+        """Returns sign * abs(kernel). Rows without a sign stay unchanged."""
         signs = self.sign_of_units(len(kernel))[:, None]  # [O, 1]
         signed = jnp.asarray(signs, kernel.dtype) * jnp.abs(kernel)
         if signs.all():
@@ -180,6 +182,7 @@ class Dale(ConstrainedKernel):
         signs = self.sign_of_units(len(kernel))
         excitatory, inhibitory = (signs > 0).sum(), (signs < 0).sum()
         scale = np.ones(len(signs))
+        # With units of one kind alone there is nothing to balance.
         if excitatory and inhibitory:
             scale[signs > 0] = np.sqrt(inhibitory / excitatory)
             scale[signs < 0] = np.sqrt(excitatory / inhibitory)
@@ -237,8 +240,9 @@ class Connectivity(ConstrainedKernel):
                     f"`connections` of Connectivity must be bool[{senders}, {receivers}]; "
                     f"got {describe(given)}. Compare or `.astype(bool)` first."
                 )
-            rows = [flags] if flags.ndim != 2 else flags
-            given = tuple("".join("01"[int(flag)] for flag in np.ravel(row)) for row in rows)
+            # An array with another number of axes does not fit: the check below tells.
+            rows = np.where(flags, "1", "0") if flags.ndim == 2 else []
+            given = tuple("".join(row) for row in rows)
         lengths = {len(row) for row in given}  # type: ignore[union-attr]
         if len(given) != senders or lengths != {receivers}:  # type: ignore[arg-type]
             raise ValueError(
@@ -248,7 +252,7 @@ class Connectivity(ConstrainedKernel):
         object.__setattr__(self, "connections", given)
 
     def constrained(self, kernel: jax.Array) -> jax.Array:
-        """Returns the kernel with 0 where there is no connection."""
+        """Returns the kernel with 0 for each absent connection."""
         flags = _flags(self.connections)  # type: ignore[arg-type]
         # All gates have the same connections.
         flags = np.tile(flags, (1, kernel.shape[1] // flags.shape[1]))  # [O, G*H]
@@ -264,4 +268,4 @@ def _is_rows(connections: Any) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _flags(rows: tuple[str, ...]) -> np.ndarray:
-    return np.array([[flag == "1" for flag in row] for row in rows])
+    return np.array([list(row) for row in rows]) == "1"  # bool[O, H]

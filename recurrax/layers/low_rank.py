@@ -36,12 +36,12 @@ class LowRank(CellWrapper):
 
     u = (h @ left) @ right + recurrent_bias
 
-    The recurrence passes through R numbers. For an Elman cell or a `LeakyCell`, `left` holds the
-    selection vectors n of Mastrogiuseppe and Ostojic, and `right` their connectivity vectors m, up
-    to the factor 1 / H. The gates of an LSTM or a GRU share `left`.
+    The recurrence passes through R numbers. `left` holds the vectors n of the paper, which select,
+    and `right` holds its vectors m, without the factor 1 / H. The gates of an LSTM or a GRU share
+    `left`.
 
-    No step and no gradient forms the H * G*H numbers of the full kernel. A step multiplies
-    R * (O + G*H) numbers. The state is that of the cell.
+    No step and no gradient forms the full kernel, H * G*H numbers. A step has R * (O + G*H)
+    multiplications. The layer has the state of the cell.
 
     Args:
         layer: an affine cell whose recurrent kernel is one matrix, such as a `LeakyCell`, an LSTM
@@ -75,6 +75,7 @@ class LowRank(CellWrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         cell = self.layer
+        # A cell with another recurrent product, such as `SLSTMCell`, has no one kernel to replace.
         plain = isinstance(cell, AffineCell) and cell.is_affine and cell.plain_state
         if not plain or cell.feature_ndim != 1:
             raise TypeError(
@@ -104,6 +105,7 @@ class LowRank(CellWrapper):
         # The full kernel is not drawn.
         light = dataclasses.replace(cell, recurrent_kernel_init=initializers.zeros)
         params = light.init(key, input_size, dtype)._replace(recurrent_kernel=None)
+        # The columns of `left` and the rows of `right` are orthonormal by default.
         left = draw(left_key, (self._state_size, self.rank), jnp.float32)
         shape = (self.rank, cell.hidden_size)
         right = draw_gates(draw, right_key, cell.gates, shape, dtype)

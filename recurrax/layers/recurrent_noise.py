@@ -19,11 +19,10 @@ class RecurrentNoise(CellWrapper):
     """Adds Gaussian noise to the pre-activations of a cell, and to its inputs, at every step.
 
     z_t = (x_t + scale * input_sigma * η_t) @ kernel + bias + scale * sigma * ξ_t
-    η_t, ξ_t ~ N(0, 1), one number for each input, and for each unit of each gate
 
-    The scale is 1 for a cell in steps. A `LeakyCell` has the scale √(2 / alpha). So it follows
-    tau * dh/dt = -h + activation(... + √(2 * tau) * sigma * ξ), and `sigma` means the same for
-    every `dt`.
+    η_t has one standard normal number for each input. ξ_t has one for each unit of each gate: the
+    noise of a unit is private. The scale is 1, and √(2 / alpha) for a `LeakyCell`. There the noise
+    is white in continuous time, √(2 * tau) * sigma * ξ, and `sigma` means the same for every `dt`.
 
     The layer acts only when `scan` has a key. It has the parameters and the state of the cell.
 
@@ -61,6 +60,7 @@ class RecurrentNoise(CellWrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The noise enters z, so the step must be one recurrent product and `pointwise`.
         if self.affine_cell is None or not self.affine_cell.is_affine:
             raise TypeError(
                 "`layer` of RecurrentNoise must be an affine cell, such as LeakyCell(128) or "
@@ -85,6 +85,7 @@ class RecurrentNoise(CellWrapper):
             return cell, params, xs
         assert self.affine_cell is not None
         scale = self.affine_cell.noise_scale
+        # The other noise does not change if one of them is switched off.
         key, input_key = jax.random.split(key)
         if self.input_sigma:
             noise = scale * self.input_sigma * normal(input_key, xs)  # [T, *B, I]
@@ -106,6 +107,7 @@ class _Noisy(AffineStandIn):
     width: int = dataclasses.field(default=0, kw_only=True)
 
     def project_inputs(self, params: Params, xs: jax.Array) -> jax.Array:
+        # [..., I] and [..., G*H]
         xs, noise = jnp.split(xs, [xs.shape[-1] - self.width], axis=-1)
         z = self.cell.project_inputs(params, xs)
         return z + noise.astype(z.dtype)
