@@ -134,7 +134,10 @@ class MCLSTMCell(Cell):
         # One gate for each source of mass, and the output gate.
         gates = self.mass_size + size + 1
         keys = jax.random.split(key, 3)
-        kernel = draw_gates(self.kernel_init, keys[0], gates, (auxiliary, size), dtype)
+        # An initializer may divide by the number of inputs.
+        kernel = jnp.zeros((0, gates * size), dtype)
+        if auxiliary:
+            kernel = draw_gates(self.kernel_init, keys[0], gates, (auxiliary, size), dtype)
         recurrent_kernel = draw_gates(
             self.recurrent_kernel_init, keys[1], gates, (size, size), dtype
         )
