@@ -32,7 +32,14 @@ def layer_of(kind: Any) -> rx.Layer:
     return kind(**{"hidden_size": 4, **{name: 3 for name in needs if name != "hidden_size"}})
 
 
-@pytest.mark.parametrize("kind", CELLS + WRAPPERS, ids=lambda kind: kind.__name__)
+# They share their paths with the others.
+SCIENCE = [
+    rx.LeakyCell, rx.BlockDiagonalLSTMCell, rx.BlockDiagonalGRUCell, rx.MogrifierLSTMCell, rx.RecurrentNoise, rx.LowRank
+]  # fmt: skip
+KINDS = [pytest.param(kind, marks=pytest.mark.thorough) if kind in SCIENCE else kind for kind in CELLS + WRAPPERS]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_modules_equal_the_core(kind: Any) -> None:
     layer = layer_of(kind)
     space = getattr(layer, "input_shape", ())

@@ -85,11 +85,11 @@ class MogrifierLSTMCell(LSTMCell):
 
     Example:
         >>> import jax, recurrax
-        >>> cell = recurrax.MogrifierLSTMCell(4, rounds=5, rank=2)
+        >>> cell = recurrax.MogrifierLSTMCell(4, rounds=3, rank=2)
         >>> params = cell.init(jax.random.key(0), input_size=3)
         >>> state, ys = recurrax.scan(cell, params, jax.numpy.ones((2, 7, 3)))
         >>> ys.shape, params.q_kernel.shape, params.r_factor.shape
-        ((2, 7, 4), (3, 4, 2), (2, 2, 4))
+        ((2, 7, 4), (2, 4, 2), (1, 2, 4))
 
     References:
         Melis et al., Mogrifier LSTM, 2020, https://arxiv.org/abs/1909.01792
