@@ -34,7 +34,8 @@ def layer_of(kind: Any) -> rx.Layer:
 
 # They share their paths with the others.
 SCIENCE = [
-    rx.LeakyCell, rx.BlockDiagonalLSTMCell, rx.BlockDiagonalGRUCell, rx.MogrifierLSTMCell, rx.RecurrentNoise, rx.LowRank
+    rx.LeakyCell, rx.BlockDiagonalLSTMCell, rx.BlockDiagonalGRUCell, rx.MogrifierLSTMCell, rx.MCLSTMCell,
+    rx.RecurrentNoise, rx.LowRank,
 ]  # fmt: skip
 KINDS = [pytest.param(kind, marks=pytest.mark.thorough) if kind in SCIENCE else kind for kind in CELLS + WRAPPERS]
 

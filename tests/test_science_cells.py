@@ -183,7 +183,9 @@ LAYERS = [
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
-    if layer in (RICH, MC_LSTM):
+    if layer == RICH and promises is not None:
+        promises = ("derivatives", "mesh", "identity")
+    if layer == MC_LSTM:
         promises = None  # the whole contract
     check_contract(layer, promises=promises)
 
@@ -358,6 +360,7 @@ def test_one_head_and_no_round_are_an_lstm() -> None:
         (lambda: rx.MogrifierLSTMCell(4, rounds=-1), ValueError, "`rounds` of MogrifierLSTMCell must be at least 0"),
         (lambda: rx.MCLSTMCell(4, 3).init(KEY, 2), ValueError, "must be at least 3, its `mass_size`; got 2"),
         (lambda: rx.scan(MOGRIFIER, MOGRIFIER.init(KEY, 3), XS, implementation="hoisted"), ValueError, "cannot serve"),
+        (lambda: rx.scan(rx.Zoneout(MC_LSTM), MC_LSTM.init(KEY, 3), XS), TypeError, "must say how its output follows"),
         (lambda: rx.scan(EA_LSTM, EA_LSTM.init(KEY, 3), XS), ValueError, "must hold static inputs; got none"),
         (lambda: with_memory(EA_LSTM.init(KEY, 3), jnp.ones((2, 4))), ValueError, "must be [*B, 5], the `static_size`"),
         (lambda: rx.scan(EA_LSTM, with_memory(EA_LSTM.init(KEY, 3), jnp.ones((3, 5))), XS), ValueError, "[2]; got [3]"),

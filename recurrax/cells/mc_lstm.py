@@ -60,6 +60,7 @@ class MCLSTMCell(Cell):
 
     Each row of I `[M, H]` and of R `[H, H]` sums to 1. So for each step, Σ c' + Σ h' = Σ c + Σ x.
     The output h' is the mass that leaves each unit. An empty store, c = 0, has s = 0.
+    The cell takes no `Zoneout`: a store that keeps its old value would make mass.
 
     These sums and products are in float32 at least, and in the full precision of an accelerator.
     Inputs in bfloat16 are rounded before. Then the rounded mass is conserved.

@@ -241,8 +241,9 @@ class Connectivity(ConstrainedKernel):
                     f"got {describe(given)}. Compare or `.astype(bool)` first."
                 )
             # An array with another number of axes does not fit: the check below tells.
-            rows = np.where(flags, "1", "0") if flags.ndim == 2 else []
-            given = tuple("".join(row) for row in rows)
+            given = ()
+            if flags.ndim == 2:
+                given = tuple("".join(row) for row in np.where(flags, "1", "0"))
         lengths = {len(row) for row in given}  # type: ignore[union-attr]
         if len(given) != senders or lengths != {receivers}:  # type: ignore[arg-type]
             raise ValueError(

@@ -83,8 +83,7 @@ class RecurrentNoise(CellWrapper):
         """Returns the cell with noise for every step."""
         if key is None:
             return cell, params, xs
-        assert self.affine_cell is not None
-        scale = self.affine_cell.noise_scale
+        scale = cell.noise_scale
         # The other noise does not change if one of them is switched off.
         key, input_key = jax.random.split(key)
         if self.input_sigma:
