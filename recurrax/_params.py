@@ -195,7 +195,9 @@ def fitting(
             return params
         return None
 
-    for size in (1, 2):
+    # A layer with several mass inputs takes no fewer features than these.
+    taken = (size for size in range(1, _MOST_SIZES) if _takes(layer, size))
+    for size in itertools.islice(taken, 2):
         if (params := attempt(size)) is not None:
             return size, params
     if len(known) == 2:

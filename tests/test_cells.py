@@ -236,6 +236,8 @@ SPATIAL = (rx.ConvElmanCell, rx.ConvGRUCell, rx.ConvLSTMCell)
 
 
 def small(kind: type) -> rx.Cell:
+    if kind is rx.MCLSTMCell:
+        return kind(4, 2)
     return kind(4, (3,), 2) if kind in SPATIAL else kind(4)
 
 
@@ -278,7 +280,9 @@ def test_nothing_of_a_batch_or_of_a_sequence_is_no_error(shape: tuple[int, int])
         return rx.scan(cell, cell.init(jax.random.key(0), 4), xs, **options)[1]
 
     flags = {"mask": jnp.ones(shape, bool), "reset": jnp.ones(shape, bool), "reverse": True}
-    cells = [small(kind) for kind in PUBLIC if issubclass(kind, rx.Cell) and not inspect.isabstract(kind)]
+    kinds = [kind for kind in PUBLIC if issubclass(kind, rx.Cell) and not inspect.isabstract(kind)]
+    # The static inputs of this cell stand beside its parameters.
+    cells = [small(kind) for kind in kinds if kind is not rx.EALSTMCell]
     for cell in cells:
         assert jax.eval_shape(lambda cell=cell: run(cell, **flags)).shape[:2] == shape, cell
     for cell, implementation in ((rx.MLSTMCell(4, 2), rx.implementations.Chunked(2)), (rx.LSTMCell(4), "newton")):

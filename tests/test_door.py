@@ -29,7 +29,7 @@ def test_the_door_is_small() -> None:
     classes = [name for name in public if isinstance(getattr(rx, name), type)]
     functions = [name for name in public if callable(getattr(rx, name)) and name not in classes]
     assert not [name for name in classes if name.endswith(("Params", "State")) and name != "LearnedInitialState"]
-    assert len(classes) + len(functions) <= 62
+    assert len(classes) + len(functions) <= 72
 
 
 @pytest.mark.parametrize(

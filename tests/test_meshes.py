@@ -27,6 +27,7 @@ MORE = [
     rx.UpdateDropout(rx.LSTMCell(3, proj_size=2), 0.3),
     rx.Bidirectional(rx.Zoneout(rx.UpdateDropout(rx.SLSTMCell(2), 0.3), 0.3), rx.Zoneout(rx.MLSTMCell(2), (0.3, 0.2))),
     rx.Zoneout(rx.QRNNCell(2), 0.3),
+    rx.RecurrentNoise(rx.Dale(rx.Connectivity(rx.LeakyCell(2), ((True, False), (True, True))), (1, 0)), 0.3, 0.3),
     rx.GradientClip(GateDropout(rx.GRUCell(2), 0.3, 0.3, 3), 1.0),
     ConvLSTMCell(2, (4,), 3, strides=2),
     ConvGRUCell(2, (4,), 3, False),

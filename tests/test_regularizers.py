@@ -396,7 +396,8 @@ def test_every_cell_says_what_its_output_is() -> None:
     """That it is what `step` returns is in the contract."""
     cells = [value for value in vars(rx).values() if isinstance(value, type) and issubclass(value, rx.Cell)]
     silent = {cell.__name__ for cell in cells if cell.output_part is None and cell.output is rx.Cell.output}
-    assert silent == {"Cell", "AffineCell"}
+    # The output of this one is the mass that has left the state.
+    assert silent == {"Cell", "AffineCell", "MCLSTMCell"}
 
 
 def test_a_mask_has_no_say_in_the_dtype_of_the_products() -> None:

@@ -75,7 +75,7 @@ def test_a_stochastic_layer_drops_what_scan_drops() -> None:
             rx.Dropout(0.3),
             rx.Dropout(0.3, shared=True),
             rx.Zoneout(rx.RecurrentDropout(rx.GRUCell(4), 0.3), 0.3),
-            rx.WeightDrop(rx.LSTMCell(3), 0.3),
+            rx.WeightDrop(rx.RecurrentNoise(rx.LSTMCell(3), 0.3), 0.3),
         )
     )
     params, key = perturbed_params(layer, 3), jax.random.key(7)

@@ -3,6 +3,8 @@
 from recurrax.cells._gated import InputGatedParams as InputGatedParams
 from recurrax.cells._wiring import NCPWiring as NCPWiring
 from recurrax.cells.affine import AffineCell as AffineCell
+from recurrax.cells.block_diagonal import BlockDiagonalGRUCell as BlockDiagonalGRUCell
+from recurrax.cells.block_diagonal import BlockDiagonalLSTMCell as BlockDiagonalLSTMCell
 from recurrax.cells.cfc import CfCCell as CfCCell
 from recurrax.cells.cfc import CfCParams as CfCParams
 from recurrax.cells.cfc import CfCState as CfCState
@@ -11,6 +13,8 @@ from recurrax.cells.convolutional import ConvGRUCell as ConvGRUCell
 from recurrax.cells.convolutional import ConvLSTMCell as ConvLSTMCell
 from recurrax.cells.diagonal import DiagonalGRUCell as DiagonalGRUCell
 from recurrax.cells.diagonal import DiagonalLSTMCell as DiagonalLSTMCell
+from recurrax.cells.ea_lstm import EALSTMCell as EALSTMCell
+from recurrax.cells.ea_lstm import EALSTMParams as EALSTMParams
 from recurrax.cells.elman import ElmanCell as ElmanCell
 from recurrax.cells.elman import ElmanParams as ElmanParams
 from recurrax.cells.elman import ElmanState as ElmanState
@@ -24,6 +28,7 @@ from recurrax.cells.layer_norm import LayerNormCellParams as LayerNormCellParams
 from recurrax.cells.layer_norm import LayerNormElmanCell as LayerNormElmanCell
 from recurrax.cells.layer_norm import LayerNormGRUCell as LayerNormGRUCell
 from recurrax.cells.layer_norm import LayerNormLSTMCell as LayerNormLSTMCell
+from recurrax.cells.leaky import LeakyCell as LeakyCell
 from recurrax.cells.linear import Coefficients as Coefficients
 from recurrax.cells.linear import LinearCell as LinearCell
 from recurrax.cells.linear import LinearState as LinearState
@@ -35,6 +40,9 @@ from recurrax.cells.lstm import LSTMState as LSTMState
 from recurrax.cells.ltc import LTCCell as LTCCell
 from recurrax.cells.ltc import LTCParams as LTCParams
 from recurrax.cells.ltc import LTCState as LTCState
+from recurrax.cells.mc_lstm import MCLSTMCell as MCLSTMCell
+from recurrax.cells.mc_lstm import MCLSTMParams as MCLSTMParams
+from recurrax.cells.mc_lstm import MCLSTMState as MCLSTMState
 from recurrax.cells.mgu import MGUCell as MGUCell
 from recurrax.cells.mgu import MGUParams as MGUParams
 from recurrax.cells.mgu import UGRNNCell as UGRNNCell
@@ -44,6 +52,8 @@ from recurrax.cells.mingru import MinLSTMCell as MinLSTMCell
 from recurrax.cells.mlstm import MLSTMCell as MLSTMCell
 from recurrax.cells.mlstm import MLSTMParams as MLSTMParams
 from recurrax.cells.mlstm import MLSTMState as MLSTMState
+from recurrax.cells.mogrifier import MogrifierLSTMCell as MogrifierLSTMCell
+from recurrax.cells.mogrifier import MogrifierLSTMParams as MogrifierLSTMParams
 from recurrax.cells.multiplicative import MultiplicativeLSTMCell as MultiplicativeLSTMCell
 from recurrax.cells.multiplicative import MultiplicativeLSTMParams as MultiplicativeLSTMParams
 from recurrax.cells.peephole import CIFGCell as CIFGCell

@@ -79,6 +79,10 @@ class AffineCell(Cell):
     # `preactivations` are z + u.
     adds_gates: ClassVar[bool] = True
 
+    # The factor of the standard deviations of `RecurrentNoise`. A cell in continuous time has
+    # another one.
+    noise_scale: ClassVar[float] = 1.0
+
     rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
         "is_affine": ("step",),
         "plain_inputs": ("project_inputs",),

@@ -15,15 +15,8 @@ from recurrax import initializers
 from recurrax._dtype import widened
 from recurrax._layer import mixed
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import (
-    AffineCell,
-    Gates,
-    Update,
-    affine,
-    broadcast_to_rank,
-    draw_gates,
-    unchanged,
-)
+from recurrax.cells._heads import check_heads, draw_heads, project_heads
+from recurrax.cells.affine import AffineCell, Gates, Update, unchanged
 from recurrax.cells.mlstm import bounded_exp, mixed_memory, weights
 
 
@@ -123,10 +116,7 @@ class SLSTMCell(AffineCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_heads < 1 or self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"`num_heads` must divide `hidden_size` {self.hidden_size}; got {self.num_heads}."
-            )
+        check_heads(self)
         if self.forget_gate not in ("sigmoid", "exp"):
             raise ValueError(f'`forget_gate` must be "sigmoid" or "exp"; got {self.forget_gate!r}.')
 
@@ -137,27 +127,14 @@ class SLSTMCell(AffineCell):
         cell = dataclasses.replace(self, recurrent_kernel_init=initializers.zeros)
         params = AffineCell.init(cell, key, input_size, dtype)
         size = self.hidden_size // self.num_heads
-        heads = []
-        for head_key in jax.random.split(heads_key, self.num_heads):
-            heads.append(draw_gates(self.recurrent_kernel_init, head_key, 4, (size, size), dtype))
-        params = params._replace(recurrent_kernel=jnp.stack(heads))
+        heads = draw_heads(self.recurrent_kernel_init, heads_key, self.num_heads, 4, size, dtype)
+        params = params._replace(recurrent_kernel=heads)
         # Gate 1 is the forget gate.
         return self.shifted(params, 1, self.forget_bias)
 
     def project_state(self, params: SLSTMParams, h: jax.Array) -> jax.Array:
         """`u = h @ recurrent_kernel + recurrent_bias` for each head; `[*B, 4*H]`, gate by gate."""
-        kernel, bias = params.recurrent_kernel, params.recurrent_bias
-        if self.num_heads == 1:
-            return affine(h, kernel[0], bias)
-        batch, size = h.shape[:-1], self.hidden_size // self.num_heads
-        heads = h.reshape(*batch, self.num_heads, size).astype(kernel.dtype)
-        u = jnp.einsum("...nd,ndg->...ng", heads, kernel, preferred_element_type=h.dtype)
-        # From [*B, N, 4, D], head by head, to [*B, 4, N, D], gate by gate.
-        u = jnp.swapaxes(u.reshape(*batch, self.num_heads, 4, size), -3, -2)
-        u = u.reshape(*batch, 4 * self.hidden_size)
-        if bias is None:
-            return u
-        return u + broadcast_to_rank(bias, u)
+        return project_heads(h, params.recurrent_kernel, params.recurrent_bias)
 
     def pointwise(
         self, params: SLSTMParams, a: Gates, state: SLSTMState, update: Update = unchanged

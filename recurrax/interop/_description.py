@@ -42,8 +42,11 @@ _SIZES = {
     "features",
     "num_heads",
     "num_blocks",
+    "rank",
+    "static_size",
+    "mass_size",
 }
-_REPEATS = ("num_heads", "backbone_layers")
+_REPEATS = ("num_heads", "backbone_layers", "rounds")
 # A wiring makes matrices of these numbers before anything is traced.
 _NEURONS = {"inter_neurons", "command_neurons", "motor_neurons"}
 

@@ -11,6 +11,8 @@ from recurrax.layers.compose import Directions as Directions
 from recurrax.layers.compose import Residual as Residual
 from recurrax.layers.compose import Reverse as Reverse
 from recurrax.layers.compose import Stack as Stack
+from recurrax.layers.dale import Connectivity as Connectivity
+from recurrax.layers.dale import Dale as Dale
 from recurrax.layers.dense import Activation as Activation
 from recurrax.layers.dense import Dense as Dense
 from recurrax.layers.dense import DenseParams as DenseParams
@@ -21,11 +23,14 @@ from recurrax.layers.gated import Gated as Gated
 from recurrax.layers.gradient_clip import GradientClip as GradientClip
 from recurrax.layers.learned_state import LearnedInitialState as LearnedInitialState
 from recurrax.layers.learned_state import LearnedInitialStateParams as LearnedInitialStateParams
+from recurrax.layers.low_rank import LowRank as LowRank
+from recurrax.layers.low_rank import LowRankParams as LowRankParams
 from recurrax.layers.norm import LayerNorm as LayerNorm
 from recurrax.layers.norm import NormParams as NormParams
 from recurrax.layers.norm import RMSNorm as RMSNorm
 from recurrax.layers.recurrent_dropout import RecurrentDropout as RecurrentDropout
 from recurrax.layers.recurrent_dropout import UpdateDropout as UpdateDropout
+from recurrax.layers.recurrent_noise import RecurrentNoise as RecurrentNoise
 from recurrax.layers.weight_drop import WeightDrop as WeightDrop
 from recurrax.layers.window import CausalConv as CausalConv
 from recurrax.layers.window import CausalConvParams as CausalConvParams

@@ -1,9 +1,10 @@
-"""Random masks. All random numbers of the layers come from here."""
+"""Random masks and noise. All random numbers of the layers come from here."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,15 +33,33 @@ def bernoulli(
         `bool` of this shape.
     """
     shape = like.shape if shape is None else shape
-    return _draw.get()(key, probability, like, shape)
+    sample = functools.partial(jax.random.bernoulli, p=probability)
+    return _draw.get()(sample, key, like, shape)
 
 
-def _bernoulli(
-    key: jax.Array, probability: float, like: jax.Array, shape: tuple[int, ...]
+def normal(key: jax.Array, like: jax.Array, shape: tuple[int, ...] | None = None) -> jax.Array:
+    """Draws standard normal numbers in float32, with the placement of `like`.
+
+    Args:
+        key: the source of randomness.
+        like: as in `bernoulli`.
+        shape: as in `bernoulli`.
+
+    Returns:
+        `float32` of this shape.
+    """
+    shape = like.shape if shape is None else shape
+    sample = functools.partial(jax.random.normal, dtype=jnp.float32)
+    return _draw.get()(sample, key, like, shape)
+
+
+def _placed_draw(
+    sample: Callable, key: jax.Array, like: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
+    """Calls `sample` of `jax.random` for an array of this shape, with the placement of `like`."""
     sharding = jax.typeof(like).sharding
     if not any(sharding.spec):
-        return jax.random.bernoulli(key, probability, shape)
+        return sample(key, shape=shape)
 
     # The axes before those of `like` lie on every device.
     names = [None] * (len(shape) - like.ndim)
@@ -49,11 +68,11 @@ def _bernoulli(
     ):
         names.append(name if size == size_of_like else None)
     placement = NamedSharding(sharding.mesh, PartitionSpec(*names))
-    return jax.random.bernoulli(key, probability, shape, out_sharding=placement)
+    return sample(key, shape=shape, out_sharding=placement)
 
 
-# What `bernoulli` calls.
-_draw: contextvars.ContextVar[Callable] = contextvars.ContextVar("draw", default=_bernoulli)
+# What `bernoulli` and `normal` call.
+_draw: contextvars.ContextVar[Callable] = contextvars.ContextVar("draw", default=_placed_draw)
 
 
 @contextlib.contextmanager
@@ -66,33 +85,33 @@ def _drawing_by(draw: Callable) -> Iterator[None]:
 
 
 class Draws:
-    """The random flags of a layer for all steps of a sequence, to be used a few steps at a time.
+    """The random numbers of a layer for all steps of a sequence, to be used a few steps at a time.
 
-    So steps that run one by one drop what a run over the sequence drops. Flags that serve all steps
-    serve each part of the steps too.
+    So steps that run one by one drop what a run over the sequence drops. Numbers that serve all
+    steps serve each part of the steps too.
 
     Args:
-        run: runs the layer over the sequence. Only its random flags are kept.
+        run: runs the layer over the sequence. Only its random numbers are kept.
     """
 
     def __init__(self, run: Callable[[], Any]):
-        """Draws all flags."""
-        self._flags: list[jax.Array] = []
+        """Draws all numbers."""
+        self._drawn: list[jax.Array] = []
 
         def record(*args: Any) -> jax.Array:
-            self._flags.append(_bernoulli(*args))
-            return self._flags[-1]
+            self._drawn.append(_placed_draw(*args))
+            return self._drawn[-1]
 
         with _drawing_by(record):
             run()
 
     def at(self, first: Any, number: int) -> contextlib.AbstractContextManager:
-        """Lets a layer that runs over `number` steps use the flags from step `first` on."""
-        flags = iter(self._flags)
+        """Lets a layer that runs over `number` steps use the numbers from step `first` on."""
+        numbers = iter(self._drawn)
 
-        def replay(key: jax.Array, probability: float, like: Any, shape: tuple) -> jax.Array:
-            drawn = next(flags)
-            # Flags with an axis of time have another size than those of a part.
+        def replay(sample: Callable, key: jax.Array, like: Any, shape: tuple) -> jax.Array:
+            drawn = next(numbers)
+            # Numbers with an axis of time have another size than those of a part.
             if drawn.shape == shape:
                 return drawn
             return lax.dynamic_slice_in_dim(drawn, first, number)

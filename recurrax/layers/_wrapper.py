@@ -207,6 +207,10 @@ class AffineStandIn(StandIn, AffineCell):
     def adds_gates(self) -> bool:  # type: ignore[override]
         return self.cell.adds_gates
 
+    @property
+    def noise_scale(self) -> float:  # type: ignore[override]
+        return self.cell.noise_scale
+
     def project_state(self, params: Params, h: jax.Array) -> jax.Array:
         return self.cell.project_state(self.cell_params(params), h)
 

@@ -30,6 +30,7 @@ from recurrax._mask import lengths_to_mask, where
 from recurrax._params import Memory
 from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import affine, broadcast_to_rank
+from recurrax.cells.ea_lstm import EALSTMParams, with_static
 from recurrax.layers._wrapper import CellWrapper, Wrapper
 
 
@@ -79,13 +80,18 @@ def with_memory(
     take the result as the parameters of the layer. Call this function within the function that you
     differentiate. Then gradients flow to the encoder, and to the kernel of the keys.
 
+    An `EALSTMCell` reads static inputs, one row for each sequence. This function computes its input
+    gate of them, once.
+
     The memory stands beside the parameters because it is constant over time. So a `reset` does not
     lose it, no step copies it, and a beam search need not reorder it.
 
     Args:
-        params: the parameters of an attention layer, or any pytree with such parameters in it.
+        params: the parameters of an attention layer or of an `EALSTMCell`, or any pytree with such
+            parameters in it.
         memory: `[*B, S, M]`, S positions of M features; or a `Memory`. An axis of `*B` that is 1 or
-            absent is shared by all rows. So `[B, 1, S, M]` serves K beams, `[B, K, T, I]`.
+            absent is shared by all rows. So `[B, 1, S, M]` serves K beams, `[B, K, T, I]`. For an
+            `EALSTMCell` it is `[*B, S]`, S static inputs.
         lengths: `int[*B]`, the numbers of positions of right-padded rows.
         mask: `bool[*B, S]`, True at the positions that may be read, in any pattern. Other positions
             have no influence: they may be NaN. A row without any position reads zeros.
@@ -95,7 +101,8 @@ def with_memory(
 
     Raises:
         TypeError: if an argument has the wrong dtype.
-        ValueError: if it has the wrong shape, or there is no attention layer in `params`.
+        ValueError: if it has the wrong shape, or `params` holds neither an attention layer nor an
+            `EALSTMCell`.
 
     Example:
         >>> import jax, jax.numpy as jnp, recurrax
@@ -110,21 +117,28 @@ def with_memory(
         Bahdanau et al., Neural machine translation by jointly learning to align and translate,
         2015, https://arxiv.org/abs/1409.0473
     """
-    memory = _checked(memory, lengths, mask)
-    # `params` may be the parameters of a stack or of a model, so all attention layers are sought.
+    # `params` may be the parameters of a stack or of a model, so all readers are sought.
+    readers = (AttentionParams, EALSTMParams)
     found = []
 
     def bind(node: Any) -> Any:
-        if not isinstance(node, AttentionParams):
+        if not isinstance(node, readers):
             return node
         found.append(node)
-        return node._replace(memory=_with_keys(node, memory))
+        if isinstance(node, AttentionParams):
+            return node._replace(memory=_with_keys(node, _checked(memory, lengths, mask)))
+        if isinstance(memory, Memory) or lengths is not None or mask is not None:
+            raise ValueError(
+                "the static inputs of an EALSTMCell must be an array [*B, S], without `lengths` "
+                f"and `mask`; got {describe(memory)}."
+            )
+        return with_static(node, memory)
 
-    bound = jax.tree.map(bind, params, is_leaf=lambda node: isinstance(node, AttentionParams))
+    bound = jax.tree.map(bind, params, is_leaf=lambda node: isinstance(node, readers))
     if not found:
         raise ValueError(
-            "`params` must hold the parameters of an attention layer, such as LuongAttention; got "
-            f"{describe(params)}."
+            "`params` must hold the parameters of an attention layer, such as LuongAttention, or "
+            f"of an EALSTMCell; got {describe(params)}."
         )
     return bound
 

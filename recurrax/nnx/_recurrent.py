@@ -160,7 +160,8 @@ class Recurrent(nnx.Module):
             remat: for how many steps at a time derivatives keep what happens within a step.
             implementation: how to compute it.
             memory: what an attention layer reads: an array `[*B, S, M]`, or a
-                `recurrax.layers.Memory` with a mask.
+                `recurrax.layers.Memory` with a mask. Or the static inputs of an `EALSTMCell`,
+                `[*B, S]`.
             deterministic: overrides the attribute of that name.
             rngs: overrides the source of dropout.
 

@@ -20,12 +20,13 @@ from recurrax.layers.gated import Branches, Gated
 from recurrax.layers.gradient_clip import GradientClip
 from recurrax.layers.norm import LayerNorm
 from recurrax.layers.recurrent_dropout import RecurrentDropout, UpdateDropout
+from recurrax.layers.recurrent_noise import RecurrentNoise
 from recurrax.layers.weight_drop import WeightDrop
 
 _OPSET, _IR_VERSION = 20, 9  # The first opset that has Gelu; older ones have all else.
 Described = tuple[Any, tuple[int | str, ...]]
 
-_TRAINING_ONLY = (WeightDrop, RecurrentDropout, UpdateDropout, GradientClip)
+_TRAINING_ONLY = (WeightDrop, RecurrentDropout, UpdateDropout, RecurrentNoise, GradientClip)
 _COMPOSED = (Stack, Bidirectional, Reverse, Residual, Gated, Dense, Activation, LayerNorm, Dropout)
 # Functions that are operators in ONNX, beside the activations of its recurrent operators.
 _FUNCTIONS: dict[Any, tuple[str, dict[str, Any]]] = {
