@@ -256,11 +256,11 @@ def test_the_gradient_of_a_penalty_is_that_of_a_loop_by_hand() -> None:
             i, f, g, o = jnp.split(a, 4, axis=-1)
             new_c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
             new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
-            real = mask[:, t, None]
-            loss += jnp.sum(jnp.where(real, jax.nn.sigmoid(f) ** 2 + jnp.tanh(g) * o, 0))
+            unmasked = mask[:, t, None]
+            loss += jnp.sum(jnp.where(unmasked, jax.nn.sigmoid(f) ** 2 + jnp.tanh(g) * o, 0))
             if t:
-                loss += jnp.sum(jnp.where(real, new_c - c, 0) ** 2)
-            h, c = jnp.where(real, new_h, h), jnp.where(real, new_c, c)
+                loss += jnp.sum(jnp.where(unmasked, new_c - c, 0) ** 2)
+            h, c = jnp.where(unmasked, new_h, h), jnp.where(unmasked, new_c, c)
         return loss
 
     expected = jax.jit(jax.value_and_grad(by_hand, (0, 1)))(params, XS)
