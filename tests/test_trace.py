@@ -202,8 +202,11 @@ def test_pre_activations_are_those_of_the_equations() -> None:
 def test_the_gates_of_cells_in_other_forms() -> None:
     wide = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree)  # noqa: E731
     sru, unit, cfc, heads = rx.SRUCell(3), rx.RGLRUCell(3), rx.CfCCell(3, backbone_size=4), rx.MLSTMCell(4, num_heads=2)
-    params = {cell: perturbed_params(cell, 3) for cell in (sru, unit, cfc, heads)}
-    xs, arrays = wide(XS), wide(params)
+    params, arrays = {}, {}
+    for cell in (sru, unit, cfc, heads):
+        params[cell] = perturbed_params(cell, 3)
+        arrays[cell] = wide(params[cell])
+    xs = wide(XS)
 
     trace = rx.trace(sru, params[sru], XS)
     z = xs @ arrays[sru].kernel[:, :6] + arrays[sru].bias
