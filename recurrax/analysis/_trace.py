@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from recurrax._arguments import check_number
 from recurrax._dtype import cast, cast_params, compute_dtype, promote
-from recurrax._layer import Cell, Layer, Params, State, features, without_initializers
+from recurrax._layer import Layer, Params, State, features, without_initializers
 from recurrax._mask import Marks, where
 from recurrax._scan import check_options, check_sequence, is_recorded, run, without_records
 from recurrax.implementations._registry import Implementation
@@ -231,7 +231,13 @@ def _trace(
 
 
 def _record(
-    cell: Cell, params: Params, befores: State, xs: Any, states: State, mask: jax.Array | None
+    cell: Any,
+    params: Params,
+    befores: State,
+    xs: Any,
+    states: State,
+    a: jax.Array | None,
+    mask: jax.Array | None,
 ) -> CellTrace:
     """Computes the gates of all steps of a cell.
 
@@ -241,14 +247,19 @@ def _record(
         befores: the state before each step, `[T, *B, ...]`.
         xs: its inputs, `[T, *B, I]`.
         states: the state after each step.
+        a: the pre-activations of an affine cell, `[T, *B, G*H]`, if the loop has kept them.
         mask: `bool[T, *B]`, or None.
     """
     if not cell.tells_gates:
         return CellTrace(states, {}, {})
     # The dtypes of the step: products follow the layer, and the state may be wider.
     compute = compute_dtype(cell, params, xs)
+    params = cast_params(cell, params, compute)
     befores = jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), befores)
-    gates = cell.gate_values(cast_params(cell, params, compute), befores, cast(xs, compute))
+    if a is not None:
+        gates = cell.pointwise_gates(cell.other_params(params), cell.split(a), befores)
+    else:
+        gates = cell.gate_values(params, befores, cast(xs, compute))
     if mask is not None:
         gates = where(mask, gates, jax.tree.map(jnp.zeros_like, gates))
     values = {name: gate.value for name, gate in gates.items()}

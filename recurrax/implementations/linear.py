@@ -48,7 +48,7 @@ def run(
         # Other parts of a state than h never change.
         others = state._replace(h=None)
         others = jax.tree.map(lambda s: jnp.broadcast_to(s, (hs.shape[0], *s.shape)), others)
-        return state, (ys, others._replace(h=hs.astype(state.h.dtype)))  # leaves [T, *B, H]
+        return state, (ys, others._replace(h=hs.astype(state.h.dtype)), None)
 
     if not b.shape[0]:
         return result(state, b)
