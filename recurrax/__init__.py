@@ -20,6 +20,7 @@ from recurrax._params import num_params as num_params
 from recurrax._params import param_mask as param_mask
 from recurrax._scan import scan as scan
 from recurrax._scan import step as step
+from recurrax.analysis._trace import trace as trace
 from recurrax.cells import AffineCell as AffineCell
 from recurrax.cells import BlockDiagonalGRUCell as BlockDiagonalGRUCell
 from recurrax.cells import BlockDiagonalLSTMCell as BlockDiagonalLSTMCell
@@ -86,6 +87,7 @@ from recurrax.layers import Zoneout as Zoneout
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
+    "analysis",
     "cells",
     "data",
     "decoding",
