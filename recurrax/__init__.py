@@ -76,6 +76,7 @@ from recurrax.layers import Zoneout as Zoneout
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
+    "analysis",
     "cells",
     "data",
     "decoding",

@@ -14,7 +14,7 @@ ROOT = Path(recurrax.__file__).parent
 ORDER = (
     *("_arguments", "_layer", "_dtype", "_mask", "_check", "_params", "initializers"),
     *("cells", "layers", "implementations", "_scan"),
-    *("decoding", "data", "penalties", "losses", "experimental", "testing", "_flax"),
+    *("decoding", "data", "penalties", "analysis", "losses", "experimental", "testing", "_flax"),
     *("nnx", "linen", "interop", "keras"),
 )
 
