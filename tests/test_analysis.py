@@ -332,7 +332,7 @@ def test_units_of_a_text() -> None:
     at = {
         name: dict(zip(CODE, feature.tolist(), strict=True)) for name, feature in features.items()
     }  # the last of each
-    assert [at["brackets"][c] for c in "f:[]}"] == [0, 0, 3, 2, 0]
+    assert [at["brackets"][c] for c in "f:[]}"] == [0, 1, 2, 1, 0]
     assert at["indentation"]["r"] == 4
     assert at["position"]["\n"] == 0
     assert features["quotes"].sum() == 2  # the opening quote, and the bracket
@@ -349,7 +349,7 @@ def test_units_of_a_text() -> None:
     order = found["brackets"].units
     assert order[-1] == 5
     np.testing.assert_allclose(found["brackets"].correlations, [*np.array(expected)[order[:-1]], 0], atol=1e-12)
-    with pytest.raises(ValueError, match=r"`features\['x'\]` must be \[40\], one number per step of `values`"):
+    with pytest.raises(ValueError, match=r"`features\['x'\]` must be \[38\], one number per step of `values`"):
         analysis.find_units(values, {"x": np.zeros(3)})
 
     # The text itself comes back from the colored text, and the color is the size of the value.
@@ -364,15 +364,15 @@ def test_units_of_a_text() -> None:
     assert analysis.text_ansi(["two\n", "words"], [0.0, 1.0]).startswith(
         "\x1b[38;2;0;0;0;48;2;255;255;255mtwo\x1b[0m\n"
     )
-    with pytest.raises(ValueError, match=r"`values` must be \[40\], one number per piece of `text`; got float64\[3\]"):
+    with pytest.raises(ValueError, match=r"`values` must be \[38\], one number per piece of `text`; got float64\[3\]"):
         analysis.text_html(CODE, values[:3, 0])
 
 
 def test_pictures_show_the_numbers() -> None:
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)
-    gates = {"input": rng.uniform(size=(40, 6)), "cell": rng.uniform(-2, 2, (40, 6))}
-    series = rng.standard_normal(40)
+    gates = {"input": rng.uniform(size=(38, 6)), "cell": rng.uniform(-2, 2, (38, 6))}
+    series = rng.standard_normal(38)
     figure = analysis.plot_gates(gates, text=CODE, series=series)
     above, first, second = figure.axes[:3]
     np.testing.assert_array_equal(above.lines[0].get_ydata(), series)
@@ -388,7 +388,7 @@ def test_pictures_show_the_numbers() -> None:
     axes = analysis.plot_units(values, [5, 2], text=list(CODE))
     np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], values[:, [5, 2]].T)
 
-    mask = np.arange(40) < 30
+    mask = np.arange(38) < 30
     own = figure.add_subplot()
     axes = analysis.plot_saturation({"input": values}, mask=mask, axes=own)
     assert axes is own
@@ -428,10 +428,10 @@ def test_pictures_show_the_numbers() -> None:
     for call, message in (
         (
             lambda: analysis.plot_gates({"a": values[None]}),
-            r"`gates\['a'\]` must be \[T, H\], one sequence .* \[1, 40, 6\]",
+            r"`gates\['a'\]` must be \[T, H\], one sequence .* \[1, 38",
         ),
-        (lambda: analysis.plot_gates(gates, text="short"), r"`text` must have 40 characters or tokens, .* got 5"),
-        (lambda: analysis.plot_gates(gates, series=series[:3]), r"`series` must have 40 steps; got float64\[3\]"),
+        (lambda: analysis.plot_gates(gates, text="short"), r"`text` must have 38 characters or tokens, .* got 5"),
+        (lambda: analysis.plot_gates(gates, series=series[:3]), r"`series` must have 38 steps; got float64\[3\]"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

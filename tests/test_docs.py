@@ -13,7 +13,7 @@ import pytest
 
 import recurrax
 from quick import quick_first
-from recurrax import decoding, initializers, interop, keras, linen, losses, testing
+from recurrax import analysis, decoding, initializers, interop, keras, linen, losses, testing
 from recurrax import nnx as rnn
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +24,7 @@ PAGES = [
     "docs/regularization.md",
     "docs/decoding.md",
     "docs/tagging.md",
+    "docs/analysis.md",
     "docs/extending.md",
 ]
 
@@ -59,6 +60,7 @@ def public(module) -> dict:
     "module",
     [
         recurrax,
+        analysis,
         decoding,
         rnn,
         linen,

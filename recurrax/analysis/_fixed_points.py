@@ -124,6 +124,7 @@ def fixed_points(
     newton_steps = check_number("newton_steps", newton_steps)
     if descent_steps:
         descent_steps = check_number("descent_steps", descent_steps)
+    # float32 cannot tell a fixed point from a point that moves by 1e-7.
     params, x, starts = _widest((params, x, starts))
     vectors = flatten_state(layer, starts)
     vectors = vectors.reshape(-1, vectors.shape[-1])  # [number of starts, S]
@@ -136,6 +137,7 @@ def fixed_points(
     counts = (descent_steps, newton_steps)
     found, speeds = _search(layer, params, x, vectors, learning_rate, *counts)
     found, speeds = np.asarray(found), np.asarray(speeds)
+    # A start may end nowhere: at infinity, or at a local minimum of a high speed.
     slow_enough = np.isfinite(found).all(axis=1) & (speeds <= max(tol, max_speed))
     found, speeds = found[slow_enough], speeds[slow_enough]
     kept, arrivals = _distinct(found, speeds, distance)
@@ -147,6 +149,7 @@ def fixed_points(
     eigenvalues = np.take_along_axis(eigenvalues, by_modulus, axis=1)
     largest = np.abs(eigenvalues[:, 0])
 
+    # The most stable point first.
     order = np.argsort(largest, kind="stable")
     found = found[order]
     return FixedPoints(
@@ -228,9 +231,10 @@ def _refine(move: Callable, vector: jax.Array, number: int) -> jax.Array:
         moved = move(vector)  # [S]
         speed = jnp.linalg.norm(moved)
         slope = jax.jacfwd(move)(vector)  # [S, S]
-        # The least |slope @ way + moved|² + |speed * way|², by QR of the stacked system.
+        # `way` has the least |slope @ way + moved|² + |speed * way|², by QR of the stacked system.
         q, r = jnp.linalg.qr(jnp.concatenate([slope, speed * identity]))  # [2*S, S], [S, S]
         way = -jax.scipy.linalg.solve_triangular(r, q[:size].T @ moved)  # [S]
+        # The full step, one half of it, a quarter, and so on.
         tries = vector + shares[:, None] * way  # [8, S]
         speeds = jax.vmap(lambda attempt: jnp.linalg.norm(move(attempt)))(tries)
         # The solution of a singular system is not finite, and is no improvement.
@@ -252,7 +256,8 @@ def _distinct(
     kept: list[int] = []
     arrivals: list[int] = []
     for row in np.argsort(speeds, kind="stable"):
-        differences = np.abs(vectors[kept] - vectors[row]).max(axis=1)  # to each kept point
+        # How far each kept point is from this one.
+        differences = np.abs(vectors[kept] - vectors[row]).max(axis=1)
         if len(kept) and differences.min() <= distance:
             arrivals[int(differences.argmin())] += 1
         else:

@@ -81,6 +81,7 @@ def _gradient_by_distance(layer, params, xs, state, time_major):
         _, ys = scan(layer, params, xs, state, time_major=time_major)
         return lax.index_in_dim(ys, -1, time, keepdims=False)  # [*B, O]
 
+    # One forward pass serves all entries of the output.
     y, pulled_back = jax.vjp(last_output, features(xs))
     shape = y.shape[batch_ndim:]
     number = math.prod(shape)
@@ -88,9 +89,13 @@ def _gradient_by_distance(layer, params, xs, state, time_major):
     def squares(index: jax.Array) -> jax.Array:
         """Returns the squared gradient of one entry of the output at every step, `[*B, T]`."""
         entry = jax.nn.one_hot(index, number, dtype=y.dtype).reshape(shape)
-        (gradient,) = pulled_back(jnp.broadcast_to(entry, y.shape))  # [*B, T, I]
+        # Adding zeros gives the entry the placement of the outputs on a mesh.
+        cotangent = jnp.broadcast_to(entry, y.shape) + jnp.zeros_like(y)  # [*B, O]
+        (gradient,) = pulled_back(cotangent)  # [*B, T, I], or [T, *B, I]
         gradient = jnp.moveaxis(gradient, time, batch_ndim)
+        # The features may lie in space: then they have several axes.
         return jnp.square(jnp.abs(gradient)).sum(axis=tuple(range(batch_ndim + 1, x.ndim)))
 
     each = lax.map(squares, jnp.arange(number), batch_size=min(number, _AT_ONCE))  # [O, *B, T]
+    # From the last step to the first: the index is the distance.
     return jnp.flip(jnp.sqrt(each.sum(axis=0)), axis=-1)

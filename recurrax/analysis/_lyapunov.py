@@ -99,6 +99,7 @@ def lyapunov_spectrum(
 def _lyapunov_spectrum(layer, params, xs, state, number, warmup, interval, time_major):
     x = features(xs)
     batch_ndim = x.ndim - layer.feature_ndim - 1
+    # Batch first, so that `vmap` leaves time as the first axis.
     if time_major:
         xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, batch_ndim), xs)
     if state is None:
@@ -134,6 +135,7 @@ def _lyapunov_spectrum(layer, params, xs, state, number, warmup, interval, time_
 
         carry, logs = lax.scan(stretch, carry, jax.tree.map(fold, xs))  # [blocks, K]
         total = logs.sum(axis=0)
+        # The last steps, fewer than `interval`.
         if rest:
             carry, log = stretch(carry, jax.tree.map(lambda leaf: leaf[even:], xs))
             total += log
@@ -146,6 +148,7 @@ def _lyapunov_spectrum(layer, params, xs, state, number, warmup, interval, time_
             carry, _ = run(carry, jax.tree.map(lambda leaf: leaf[:warmup], xs))
         xs = jax.tree.map(lambda leaf: leaf[warmup:], xs)
         _, total = run(carry, xs)
+        # Exponents that are nearly equal may come in another order.
         return jnp.flip(jnp.sort(total)) / features(xs).shape[0]  # [K]
 
     for _ in range(batch_ndim):

@@ -58,12 +58,14 @@ def plot_gates(
     for name, values in arrays.items():
         _check_steps(f"gates[{name!r}]", values, steps)
 
+    # A panel for each gate, and a lower one above them for the series.
     rows = len(arrays)
     heights = [1.5] * rows
     if series is not None:
         series = np.asarray(series)
         _check_steps("series", series, steps)
         rows, heights = rows + 1, [1.0, *heights]
+    # Wide enough for a character below each column.
     width = float(np.clip(0.11 * steps, 6, 18))
     figure = _figure(width, sum(heights) + 0.6)
     panels = list(figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
@@ -245,6 +247,7 @@ def _draw_points(axes: Axes, components: PrincipalComponents, points: FixedPoint
         ),
         "slow": (~points.fixed, {"color": "#55a868", "marker": "x", "linewidth": 1.3}),
     }
+    # The legend names only what is there, with its number.
     for name, (chosen, style) in kinds.items():
         if chosen.any():
             label = f"{name} ({chosen.sum()})"
@@ -287,6 +290,7 @@ def plot_gradients(norms: Mapping[str, Any], *, axes: Axes | None = None) -> Axe
         axes.plot(np.arange(len(mean)), mean / mean[0], color=color, linewidth=1.8, label=name)
     axes.set_yscale("log")
     axes.set(xlabel="distance in time, steps", ylabel="gradient, relative to distance 0")
+    # The line of a gradient that neither vanishes nor explodes.
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--", zorder=1)
     axes.set_xlim(left=0)
     axes.grid(**_GRID)
@@ -328,6 +332,7 @@ def _heat_map(panel: Axes, values: np.ndarray, name: str) -> None:
     if largest > 1:
         limit = float(largest)
     signed = values.size > 0 and values.min() < 0
+    # White is 0 in both maps.
     color_map, low = "Blues", 0.0
     if signed:
         color_map, low = "RdBu_r", -limit
@@ -361,6 +366,7 @@ def _write_below(panel: Axes, text: Sequence[str] | None, steps: int) -> None:
     # Spaces and line breaks have no ink, so marks stand for them.
     marks = {" ": "·", "\n": "↵", "\t": "→"}
     labels = [marks.get(piece, piece) for piece in text]
+    # Tokens are too wide to stand side by side.
     rotation = 0
     if max(map(len, labels)) > 1:
         rotation = 90

@@ -79,6 +79,7 @@ def principal_components(
     counts = mask.reshape(-1, 1)  # [N, 1]
     count = jnp.maximum(counts.sum(), 1).astype(rows.dtype)
 
+    # NaN at a masked step must not reach a sum.
     mean = jnp.where(counts, rows, 0).sum(axis=0) / count  # [S]
     centered = jnp.where(counts, rows - mean[None], 0)  # [N, S]
     product = jnp.matmul(centered.T, centered, precision=jax.lax.Precision.HIGHEST)
@@ -87,6 +88,7 @@ def principal_components(
     variances = jnp.maximum(jnp.flip(variances), 0)  # [S]
     directions = jnp.flip(columns.T, axis=0)[:number]  # [K, S]
 
+    # An eigenvector has no sign of its own.
     largest = jnp.abs(directions).argmax(axis=1, keepdims=True)
     directions *= jnp.sign(jnp.take_along_axis(directions, largest, axis=1))
     # The total of vectors that are all equal is 0.

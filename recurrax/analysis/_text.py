@@ -30,7 +30,7 @@ def text_features(text: str) -> dict[str, np.ndarray]:
     Returns:
         Arrays `int[T]` by name:
 
-        - "brackets": how many brackets `( [ {` are open.
+        - "brackets": how many brackets `( [ {` are open, without those in quotes.
         - "quotes": 1 inside of double quotes, else 0.
         - "indentation": the number of spaces at the start of the line, so far.
         - "position": the number of characters since the start of the line.
@@ -47,6 +47,7 @@ def text_features(text: str) -> dict[str, np.ndarray]:
     at_start = True  # whether the line has had only spaces so far
     for character in text:
         position += 1
+        # The indentation grows until the first character that is no space.
         if character == "\n":
             indentation = position = 0
             at_start = True
@@ -56,9 +57,9 @@ def text_features(text: str) -> dict[str, np.ndarray]:
             indentation += 1
         if character == '"':
             quoted = 1 - quoted
-        if character in _OPENING:
+        if character in _OPENING and not quoted:
             depth += 1
-        if character in _CLOSING:
+        if character in _CLOSING and not quoted:
             # A closing bracket too many, as in a list "a)", changes nothing.
             depth = max(depth - 1, 0)
         rows.append((depth, quoted, indentation, position))
@@ -119,6 +120,7 @@ def text_ansi(text: Sequence[str], values: Any, *, limit: float | None = None) -
         '\x1b[38;2;0;0;0;48;2;214;69;65ma\x1b[0m'
     """
     parts = []
+    # Black letters, 38, on a colored background, 48.
     for piece, _, color in _colored(text, values, limit):
         red, green, blue = color
         # A line break in color would color the rest of the line.
@@ -138,10 +140,12 @@ def _colored(text: Sequence[str], values: Any, limit: float | None) -> list[tupl
             f"`values` must be [{len(text)}], one number per piece of `text`; "
             f"got {describe(values)}."
         )
+    # The largest of no values is 0.
     if limit is None:
         limit = np.abs(values).max(initial=0)
     pieces = []
     for piece, value in zip(text, values, strict=True):
+        # From white at 0 to the full color at `limit`.
         share = 0.0
         if limit > 0:
             share = min(abs(value) / limit, 1)

@@ -60,6 +60,7 @@ def find_units(
     steps, size = values.shape[:-1], values.shape[-1]
     if as_int(number) is None or not 1 <= number <= size:
         raise ValueError(f"`number` must be an int from 1 to {size}, the units; got {number}.")
+    # The product of two standardized columns is their correlation.
     units = _standardized(values.reshape(-1, size))  # [N, H]
     found = {}
     for name, feature in features.items():

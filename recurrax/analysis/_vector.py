@@ -39,6 +39,7 @@ def flatten_state(layer: Layer, state: State) -> jax.Array:
     """
     batch_shape = state_batch_shape(layer, state, "state")
     parts = []
+    # A part may have several axes, such as a matrix memory or an image.
     for leaf, wanted in _pairs(layer, state):
         part = leaf.reshape(*batch_shape, math.prod(wanted.shape))
         if jnp.iscomplexobj(part):
@@ -77,12 +78,14 @@ def unflatten_state(layer: Layer, vector: jax.Array) -> State:
         )
     batch_shape = vector.shape[:-1]
     leaves = []
+    # Each part takes the next numbers of the vector.
     begin = 0
     for part in wanted:
         number = math.prod(part.shape)
         leaf = vector[..., begin : begin + number]
         begin += number
         if jnp.issubdtype(part.dtype, jnp.complexfloating):
+            # The imaginary parts follow the real ones.
             leaf = lax.complex(leaf, vector[..., begin : begin + number])
             begin += number
         leaves.append(leaf.reshape(*batch_shape, *part.shape))
@@ -124,10 +127,11 @@ def state_batch_shape(layer: Layer, state: State, name: str) -> tuple[int, ...]:
         raise ValueError(
             f"`{name}` must be {describe(expected)}, the state of {layer}; got {describe(state)}."
         )
+    # The first part says which axes lead, and the others must agree.
     batch_shape = None
     paths = list(named_leaves(state))
     for path, (leaf, wanted) in zip(paths, _pairs(layer, state), strict=True):
-        axes = leaf.ndim - len(wanted.shape)
+        axes = leaf.ndim - len(wanted.shape)  # how many axes lead
         if axes < 0 or leaf.shape[axes:] != wanted.shape:
             sizes = ", ".join(["*B", *map(str, wanted.shape)])
             raise ValueError(f"`{name}{path}` must be [{sizes}] for {layer}; got {describe(leaf)}.")
