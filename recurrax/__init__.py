@@ -20,6 +20,7 @@ from recurrax._params import num_params as num_params
 from recurrax._params import param_mask as param_mask
 from recurrax._scan import scan as scan
 from recurrax._scan import step as step
+from recurrax.analysis._trace import trace as trace
 from recurrax.cells import AffineCell as AffineCell
 from recurrax.cells import CfCCell as CfCCell
 from recurrax.cells import CIFGCell as CIFGCell

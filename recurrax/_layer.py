@@ -41,6 +41,18 @@ def features(xs: Any) -> jax.Array:
     return jax.tree.leaves(xs)[0]
 
 
+class Gate(NamedTuple):
+    """One gate of a cell at every step, for `recurrax.trace`.
+
+    Attributes:
+        value: the gate, such as σ(a).
+        preactivation: the argument of its activation, such as a.
+    """
+
+    value: jax.Array
+    preactivation: jax.Array
+
+
 class ScanContext(Protocol):
     """What `scan` gives to a layer made of layers. `scan` runs a part of the layer."""
 
@@ -317,11 +329,20 @@ class Cell(Layer):
     # Then an implementation must go back through each step itself.
     alters_gradient: ClassVar[bool] = False
 
+    # Whether `gate_values` belongs to the equations of the step.
+    tells_gates: ClassVar[bool] = False
+
     # For each statement that an implementation believes, the methods that it is about.
-    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {"independent_units": ("step",)}
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
+        "independent_units": ("step",),
+        "tells_gates": ("step",),
+    }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # A class that defines gates states that they are the gates of its step.
+        if {"gate_values", "pointwise_gates"} & set(vars(cls)):
+            cls.tells_gates = True
         withdraw_statements(cls)
 
     @abc.abstractmethod
@@ -341,6 +362,19 @@ class Cell(Layer):
         if self.output_part is None:
             return None
         return getattr(state, self.output_part)
+
+    def gate_values(self, params: Params, state: State, xs: Any) -> dict[str, Gate]:
+        """Computes the gates of a step by name, for `recurrax.trace`; by default there are none.
+
+        `trace` calls it once for all steps. So `xs` and `state` may have an axis of time before the
+        batch axes.
+
+        Args:
+            params: the parameters.
+            state: the state before the step.
+            xs: the inputs of the step, as `project_inputs` gets them.
+        """
+        return {}
 
     def state_parts(self, state: State) -> tuple[jax.Array, ...]:
         """Returns the parts of the state that have a meaning alone, with one entry for each unit.

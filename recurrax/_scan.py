@@ -33,7 +33,7 @@ from recurrax._layer import (
     features,
     without_initializers,
 )
-from recurrax._mask import Marks, fill_masked, lengths_to_mask, restarts_last, where
+from recurrax._mask import Marks, Steps, fill_masked, lengths_to_mask, restarts_last, where
 from recurrax._params import check_params
 from recurrax.cells.timed import check_time, in_reverse, without_time
 from recurrax.implementations._choose import choose
@@ -146,7 +146,7 @@ def scan(
     if remat is not None:
         remat = check_number("remat", remat)
     options = (reverse, time_major, unroll, remat, implementation, key)
-    return _run(without_initializers(layer), params, xs, state, marks, *options)
+    return run(without_initializers(layer), params, xs, state, marks, *options)
 
 
 def step(
@@ -211,7 +211,7 @@ def step(
     xs, marks = jax.tree.map(lambda leaf: leaf[None], (x, marks))
     # Neither reversed nor in parts; time comes first.
     options = (False, True, 1, None, implementation, key)
-    state, ys = _run(without_initializers(layer), params, xs, state, marks, *options)
+    state, ys = run(without_initializers(layer), params, xs, state, marks, *options)
     return state, ys[0]
 
 
@@ -267,12 +267,42 @@ def check_options(
         check_key("key", key)
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["state", "record"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """The final state of a cell, with the record of its steps.
+
+    It stands in the place of this state. So the path of a record is the path of the state.
+    """
+
+    state: State
+    record: Any
+
+
+def is_recorded(node: Any) -> bool:
+    return isinstance(node, Recorded)
+
+
+def without_records(state: State) -> State:
+    """Returns the states alone."""
+
+    def bare(node: Any) -> Any:
+        return node.state if is_recorded(node) else node
+
+    return jax.tree.map(bare, state, is_leaf=is_recorded)
+
+
 # `jax.jit` is here so that a call outside of any jit compiles once. A bare `lax.scan` would compile
 # at every call.
 @functools.partial(
-    jax.jit, static_argnames=("layer", "reverse", "time_major", "unroll", "remat", "implementation")
+    jax.jit,
+    static_argnames=(
+        *("layer", "reverse", "time_major", "unroll", "remat", "implementation", "record"),
+    ),
 )
-def _run(
+def run(
     layer,
     params,
     xs,
@@ -284,10 +314,12 @@ def _run(
     remat,
     implementation,
     key,
+    record=None,
 ):
     time = 0 if time_major else features(xs).ndim - layer.feature_ndim - 1
     xs, state, marks = time_first(layer, params, xs, state, marks, time)
     context = Context(marks, reverse, unroll, remat, implementation, key, batch_major=time > 0)
+    context = dataclasses.replace(context, record=record)
     state, ys = context.scan(layer, params, state, xs)
     return state, jnp.moveaxis(ys, 0, time)
 
@@ -356,6 +388,8 @@ class Context:
     key: jax.Array | None
     initial: State | None = None  # set by a layer that defines it for its cell
     batch_major: bool = False  # how the caller's sequences lie in memory
+    # What `trace` makes of the steps of each cell; it comes back in a `Recorded`.
+    record: Callable | None = None
 
     @property
     def mask(self) -> jax.Array | None:
@@ -373,6 +407,9 @@ class Context:
             context = dataclasses.replace(self, initial=initial)
         if not layer.reads_time:
             xs = without_time(xs)
+        # A layer may hand the final state of one part to another part.
+        if self.record is not None:
+            state = without_records(state)
         if self.mask is None:
             return context._run(layer, params, state, xs)
         xs = fill_masked(self.mask, xs)
@@ -398,7 +435,10 @@ class Context:
         # Without an unmasked step only a reset changes the state.
         if self.reset is not None:
             state = where(self.reset.any(axis=0), initial, state)
-        return where(unread, state, final), ys
+        kept = where(unread, state, without_records(final))
+        if is_recorded(final):
+            kept = dataclasses.replace(final, state=kept)
+        return kept, ys
 
     def _initial(self, layer: Layer, params: Params, state: State, xs: Any) -> State:
         """Returns the state at a reset, in the dtypes and the placement of `state`."""
@@ -415,16 +455,22 @@ class Context:
             return layer.apply(self, params, state, xs)
         steps = self.marks.steps(self.reverse)
         steps = dataclasses.replace(steps, batch_major=self.batch_major)
-        chosen = choose(self.implementation, layer, params, state, xs, steps)
+        records = self.record is not None
+        chosen = choose(self.implementation, layer, params, state, xs, steps, records)
         initial = self._initial(layer, params, state, xs)
         # In reverse the elapsed times belong to other steps.
         if self.reverse:
             xs = in_reverse(xs, self.mask, self.reset)
 
-        # Runs over the full sequence, or over one part of it.
-        def run(state: State, part: tuple) -> tuple[State, jax.Array]:
+        run_steps = chosen.run
+        if records:
+            run_steps = chosen.run_states  # type: ignore[attr-defined]
+
+        # Runs over the full sequence, or over one part of it. `outs` are the outputs, and the
+        # states after each step if they are recorded.
+        def run(state: State, part: tuple) -> tuple[State, Any]:
             xs, steps = part
-            return chosen.run(layer, params, state, xs, steps, initial=initial, unroll=self.unroll)
+            return run_steps(layer, params, state, xs, steps, initial=initial, unroll=self.unroll)
 
         # An implementation of several layers has no state of one cell between its parts.
         if self.remat is not None and chosen.takes_composites:
@@ -433,13 +479,17 @@ class Context:
                 f"{self.remat}."
             )
         if self.remat is None:
-            state, ys = run(state, (xs, steps))
+            final, outs = run(state, (xs, steps))
         else:
-            state, ys = _in_parts(run, self.remat, state, (xs, steps), self.reverse)
+            final, outs = _in_parts(run, self.remat, state, (xs, steps), self.reverse)
         last = restarts_last(self.reset, self.reverse)
         if last is not None:
-            state = where(last, initial, state)
-        return state, ys
+            final = where(last, initial, final)
+        if self.record is None:
+            return final, outs
+        ys, states = outs
+        befores = _states_before(state, states, initial, steps)
+        return Recorded(final, self.record(layer, params, befores, xs, states, self.mask)), ys
 
     def reversed(self) -> Context:
         return dataclasses.replace(self, reverse=not self.reverse)
@@ -451,23 +501,38 @@ class Context:
         return [dataclasses.replace(self, key=key) for key in keys]
 
 
+def _states_before(entering: State, states: State, initial: State, steps: Steps) -> State:
+    """Returns the state before each step, `[T, *B, ...]`, from the state after each step."""
+
+    def before(entering: jax.Array, after: jax.Array) -> jax.Array:
+        if steps.reverse:
+            return jnp.concatenate([after, entering[None]])[1:]
+        return jnp.concatenate([entering[None], after])[:-1]
+
+    befores = jax.tree.map(before, entering, states)
+    return steps.restarted(befores, jax.tree.map(lambda i: i[None], initial))
+
+
 def _in_parts(
     run: Callable, length: int, state: State, sequence: tuple, reverse: bool
-) -> tuple[State, jax.Array]:
+) -> tuple[State, Any]:
     """Runs over parts of `length` steps and keeps only their first states for the derivative."""
     # Inside a loop no other computation can be shared, so `prevent_cse` is not needed.
     run = jax.checkpoint(run, prevent_cse=False)
     steps = features(sequence).shape[0]
     number, rest = divmod(steps, length)
 
-    def parts(state: State) -> tuple[State, jax.Array]:
+    def parts(state: State) -> tuple[State, Any]:
         def fold(a: jax.Array) -> jax.Array:
             return a[: steps - rest].reshape(number, length, *a.shape[1:])
 
-        state, ys = lax.scan(run, state, jax.tree.map(fold, sequence), reverse=reverse)
-        return state, ys.reshape(number * length, *ys.shape[2:])  # [number * length, *B, O]
+        def unfold(a: jax.Array) -> jax.Array:
+            return a.reshape(number * length, *a.shape[2:])
 
-    def remainder(state: State) -> tuple[State, jax.Array]:
+        state, outs = lax.scan(run, state, jax.tree.map(fold, sequence), reverse=reverse)
+        return state, jax.tree.map(unfold, outs)  # leaves [number * length, *B, ...]
+
+    def remainder(state: State) -> tuple[State, Any]:
         return run(state, jax.tree.map(lambda a: a[steps - rest :], sequence))
 
     if not rest:
@@ -477,8 +542,8 @@ def _in_parts(
     # The remainder is at the end of the sequence, so in reverse it comes first.
     if reverse:
         state, last = remainder(state)
-        state, ys = parts(state)
+        state, first = parts(state)
     else:
-        state, ys = parts(state)
+        state, first = parts(state)
         state, last = remainder(state)
-    return state, jnp.concatenate([ys, last])
+    return state, jax.tree.map(lambda *both: jnp.concatenate(both), first, last)

@@ -86,3 +86,27 @@ def test_sampling_is_measured(tmp_path: Path) -> None:
     assert set(rows) == {"generate", "dispatched", "scan", "drawn scan"}
     assert rows["generate"]["ratio"] == 1
     assert all(row["characters_per_second"] > 0 for row in rows.values())
+
+
+@pytest.mark.thorough
+def test_a_trace_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "trace.json"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.trace",
+        "--sizes",
+        "5",
+        "2",
+        "3",
+        "4",
+        "--rounds",
+        "2",
+        "--out",
+        str(out),
+    ]
+    subprocess.run(command, check=True, timeout=300, cwd=Path(__file__).parents[1])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["cell"] for row in rows] == ["LSTM"] * 4 + ["GRU"] * 4
+    assert all(row["ratio"] > 0 for row in rows)
+    assert rows[0]["ratio"] == rows[4]["ratio"] == 1

@@ -1,4 +1,4 @@
-"""Looks into a layer: its dynamics, its gradients over time, its gates, and pictures of them.
+"""Looks into a layer: its states and gates, dynamics, gradients over time, and pictures of them.
 
 Everything here takes any layer that `step` takes, a cell of your own included. The pictures need
 matplotlib: `pip install 'recurrax[analysis]'`.
@@ -21,6 +21,9 @@ from recurrax.analysis._saturation import gate_saturation as gate_saturation
 from recurrax.analysis._text import text_ansi as text_ansi
 from recurrax.analysis._text import text_features as text_features
 from recurrax.analysis._text import text_html as text_html
+from recurrax.analysis._trace import CellTrace as CellTrace
+from recurrax.analysis._trace import Trace as Trace
+from recurrax.analysis._trace import trace as trace
 from recurrax.analysis._units import UnitCorrelations as UnitCorrelations
 from recurrax.analysis._units import find_units as find_units
 from recurrax.analysis._vector import flatten_state as flatten_state

@@ -29,8 +29,8 @@ def plot_gates(
     """Draws gates, or states, as heat maps: one row for each unit, one column for each step.
 
     Args:
-        gates: values `[T, H]` of one sequence by name, such as `trace(...).gates`. Values from 0 to 1
-            are drawn in one color. If some are negative, the colors are red and blue.
+        gates: values `[T, H]` of one sequence by name, such as `trace(...).gates`. Values from 0 to
+            1 are drawn in one color. If some are negative, the colors are red and blue.
         text: the T characters or tokens that the layer read; written below, if there is room.
         series: numbers `[T]` or `[T, I]` that the layer read, drawn above.
 

@@ -1,5 +1,6 @@
 """The cells, one family a file, with their parameters and states."""
 
+from recurrax._layer import Gate as Gate
 from recurrax.cells._gated import InputGatedParams as InputGatedParams
 from recurrax.cells._wiring import NCPWiring as NCPWiring
 from recurrax.cells.affine import AffineCell as AffineCell

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._layer import INITIALIZER, Cell, Initializer, Params, State
+from recurrax._layer import INITIALIZER, Cell, Gate, Initializer, Params, State
+from recurrax.cells._activation import Activation, keeps_output
 
 Gates = tuple[jax.Array, ...]
 
@@ -85,6 +86,7 @@ class AffineCell(Cell):
         "plain_state": ("project_state",),
         "adds_gates": ("preactivations",),
         "independent_units": ("step", "project_state", "preactivations", "pointwise"),
+        "tells_gates": ("step", "pointwise"),
     }
 
     @abc.abstractmethod
@@ -97,6 +99,21 @@ class AffineCell(Cell):
         through `update` on its way into the state: there `UpdateDropout` masks it. A cell without
         the argument `update` takes no `UpdateDropout`.
         """
+
+    def pointwise_gates(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates in the equations of the cell, by name; by default none.
+
+        The arguments are the arguments of `pointwise`. The candidate is shown before `update`. Only
+        a gate that sees the new state needs `update`.
+        """
+        return {}
+
+    def gate_values(self, params: Params, state: State, xs: Any) -> dict[str, Gate]:
+        """One product of all inputs, one of all states, then `pointwise_gates`."""
+        a = self.step_preactivations(params, state, self.project_inputs(params, xs))
+        return self.pointwise_gates(self.other_params(params), a, state)
 
     def preactivations(self, z: Gates, u: Gates) -> Gates:
         """The arrays that `pointwise` gets, linear in `z` and `u`; by default z + u.
@@ -153,10 +170,14 @@ class AffineCell(Cell):
 
     def step(self, params: Params, state: State, z: jax.Array) -> tuple[State, jax.Array]:
         """One recurrent product, then `pointwise`."""
+        a = self.step_preactivations(params, state, z)
+        return self.pointwise(self.other_params(params), a, state)
+
+    def step_preactivations(self, params: Params, state: State, z: jax.Array) -> Gates:
+        """The arrays that `pointwise` gets in this step."""
         # z comes in the dtype of the products, u in the dtype of the state.
         u = self.project_state(params, state.h)
-        a = self.preactivations(self.split(z.astype(u.dtype)), self.split(u))
-        return self.pointwise(self.other_params(params), a, state)
+        return self.preactivations(self.split(z.astype(u.dtype)), self.split(u))
 
     def split(self, a: jax.Array) -> Gates:
         """The gates of `[*B, G*H]`, each `[*B, H]`."""
@@ -184,6 +205,11 @@ class AffineCell(Cell):
     def other_params(self, params: Params) -> Params:
         """The parameters with None for the arrays of the two affine maps."""
         return params._replace(**dict.fromkeys(_MAPS))
+
+
+def gate_of(activation: Activation, a: jax.Array) -> Gate:
+    """The gate of a pre-activation, with this pre-activation."""
+    return Gate(keeps_output(activation)(a), a)
 
 
 # The arrays of the two affine maps.

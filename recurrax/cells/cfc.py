@@ -12,9 +12,9 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._arguments import SIZE
-from recurrax._layer import INITIALIZER, Cell, Initializer
+from recurrax._layer import INITIALIZER, Cell, Gate, Initializer
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import affine
+from recurrax.cells.affine import affine, gate_of
 from recurrax.cells.timed import TimedInputs, elapsed, timed
 
 
@@ -181,12 +181,26 @@ class CfCCell(Cell):
         self, params: CfCParams, state: CfCState, z: TimedInputs
     ) -> tuple[CfCState, jax.Array]:
         """The backbone, then the mixture of f and g by time."""
-        h, tanh = state.h, keeps_output(jnp.tanh)
+        tanh = keeps_output(jnp.tanh)
+        f, g, time = self._backbone(params, state.h, z)
+        # The gate t moves from f to g as time passes.
+        t = keeps_output(jax.nn.sigmoid)(time)
+        h = (1 - t) * tanh(f) + t * tanh(g)
+        return CfCState(h), h
+
+    def gate_values(
+        self, params: CfCParams, state: CfCState, xs: jax.Array | TimedInputs
+    ) -> dict[str, Gate]:
+        """The gate t."""
+        *_, time = self._backbone(params, state.h, self.project_inputs(params, xs))
+        return {"time": gate_of(jax.nn.sigmoid, time)}
+
+    def _backbone(
+        self, params: CfCParams, h: jax.Array, z: TimedInputs
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The pre-activations of f, g and t."""
         a = z.x.astype(h.dtype) + affine(h, params.recurrent_kernel)
         for layer in params.maps:
             a = affine(self.activation(a), *layer)
-        # The gate t moves from f to g as time passes.
         f, g, time_a, time_b = jnp.split(a, 4, axis=-1)
-        t = keeps_output(jax.nn.sigmoid)(time_a * elapsed(z.dt, h.dtype) + time_b)
-        h = (1 - t) * tanh(f) + t * tanh(g)
-        return CfCState(h), h
+        return f, g, time_a * elapsed(z.dt, h.dtype) + time_b

@@ -9,8 +9,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from recurrax._layer import Gate
 from recurrax.cells._activation import keeps_output, mixture
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, gate_of, unchanged
 
 
 class GRUParams(NamedTuple):
@@ -131,6 +132,31 @@ class GRUCell(AffineCell):
         r, z, n, u_n = a
         n = n + keeps_output(self.gate_activation)(r) * u_n
         return self._mix(z, n, state, update)
+
+    def pointwise_gates(
+        self, params: GRUParams, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates r and z, and the candidate n, with r after the product."""
+        r, z, n, u_n = a
+        reset = gate_of(self.gate_activation, r)
+        return self._named(reset, z, n + reset.value * u_n)
+
+    def gate_values(self, params: GRUParams, state: GRUState, xs: jax.Array) -> dict[str, Gate]:
+        """The gates r and z, and the candidate n, of every step at once."""
+        if self.reset_after:
+            return super().gate_values(params, state, xs)
+        z = self.project_inputs(params, xs)
+        z_r, z_z, z_n = self.split(z.astype(state.h.dtype))
+        (u_r, u_z), project_candidate = self._products(params, state.h)
+        reset = gate_of(self.gate_activation, z_r + u_r)
+        return self._named(reset, z_z + u_z, z_n + project_candidate(reset.value))
+
+    def _named(self, reset: Gate, z: jax.Array, n: jax.Array) -> dict[str, Gate]:
+        return {
+            "reset": reset,
+            "update": gate_of(self.gate_activation, z),
+            "new": gate_of(self.activation, n),
+        }
 
     def step(
         self, params: GRUParams, state: GRUState, z: jax.Array, update: Update = unchanged

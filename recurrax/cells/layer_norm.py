@@ -13,10 +13,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from recurrax._dtype import widened
-from recurrax._layer import Params
+from recurrax._layer import Gate, Params
 from recurrax.cells._activation import keeps_output, mixture
 from recurrax.cells._normalize import layer_norm
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, gate_of, unchanged
 from recurrax.cells.elman import ElmanCell, ElmanState
 from recurrax.cells.gru import GRUState
 from recurrax.cells.lstm import LSTMState
@@ -249,6 +249,18 @@ class LayerNormLSTMCell(_LayerNormCell):
         h, c = mix((gate(i), gate(f), update(activation(g)), gate(o)), state.c, params)
         return LSTMState(h, c), h
 
+    def pointwise_gates(
+        self, params: Params, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates i, f and o, and the candidate g."""
+        i, f, g, o = map(jnp.add, a[:4], self._recurrent(params, a[4:]))
+        return {
+            "input": gate_of(self.gate_activation, i),
+            "forget": gate_of(self.gate_activation, f),
+            "cell": gate_of(self.activation, g),
+            "output": gate_of(self.gate_activation, o),
+        }
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormGRUCell(_LayerNormCell):
@@ -319,3 +331,16 @@ class LayerNormGRUCell(_LayerNormCell):
         n = update(keeps_output(self.activation)(z_n + gate(z_r + u_r) * u_n))
         h = mixture(gate(z_z + u_z), state.h, n)
         return GRUState(h), h
+
+    def pointwise_gates(
+        self, params: Params, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates r and z, and the candidate n."""
+        z_r, z_z, z_n = a[:3]
+        u_r, u_z, u_n = self._recurrent(params, a[3:])
+        reset = gate_of(self.gate_activation, z_r + u_r)
+        return {
+            "reset": reset,
+            "update": gate_of(self.gate_activation, z_z + u_z),
+            "new": gate_of(self.activation, z_n + reset.value * u_n),
+        }

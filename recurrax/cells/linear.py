@@ -97,6 +97,7 @@ class LinearCell(Cell):
     rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
         "independent_units": ("step",),
         "is_linear": ("step",),
+        "tells_gates": ("step", "project_inputs"),
     }
 
     @abc.abstractmethod

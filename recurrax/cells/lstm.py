@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax._arguments import OPTIONAL_SIZE
+from recurrax._layer import Gate
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, gate_of, unchanged
 
 
 class LSTMParams(NamedTuple):
@@ -171,3 +172,15 @@ class LSTMCell(AffineCell):
         if params.projection_kernel is not None:
             h = affine(h, params.projection_kernel)
         return LSTMState(h, c), h
+
+    def pointwise_gates(
+        self, params: LSTMParams, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates i, f and o, and the candidate g."""
+        i, f, g, o = a
+        return {
+            "input": gate_of(self.gate_activation, i),
+            "forget": gate_of(self.gate_activation, f),
+            "cell": gate_of(self.activation, g),
+            "output": gate_of(self.gate_activation, o),
+        }

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._layer import Gate
 from recurrax.cells._activation import keeps_output, mixture
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, gate_of, unchanged
 from recurrax.cells.gru import GRUState
 
 
@@ -180,22 +181,42 @@ class MGUCell(_OneGateCell):
         f = keeps_output(self.gate_activation)(f)
         return self._mix(f, n + f * u_n, state, update)
 
+    def pointwise_gates(
+        self, params: MGUParams, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gate f and the candidate n, with the gate after the product."""
+        f, n, u_n = a
+        forget = gate_of(self.gate_activation, f)
+        return {"forget": forget, "new": gate_of(self.activation, n + forget.value * u_n)}
+
+    def gate_values(self, params: MGUParams, state: GRUState, xs: jax.Array) -> dict[str, Gate]:
+        """The gate f and the candidate n of every step at once."""
+        if self.reset_after:
+            return super().gate_values(params, state, xs)
+        forget, n = self._gate_first(params, state.h, self.project_inputs(params, xs))
+        return {"forget": forget, "new": gate_of(self.activation, n)}
+
     def step(
         self, params: MGUParams, state: GRUState, z: jax.Array, update: Update = unchanged
     ) -> tuple[GRUState, jax.Array]:
         """One recurrent product, then `pointwise`; without `reset_after` two products."""
         if self.reset_after:
             return super().step(params, state, z)
+        forget, n = self._gate_first(params, state.h, z)
+        return self._mix(forget.value, n, state, update)
+
+    def _gate_first(self, params: MGUParams, h: jax.Array, z: jax.Array) -> tuple[Gate, jax.Array]:
+        """The gate, and the pre-activation of the candidate, with the gate before the product."""
         kernel_f, kernel_n = self.split(params.recurrent_kernel)
         bias_f = bias_n = None
         if params.recurrent_bias is not None:
             bias_f, bias_n = self.split(params.recurrent_bias)
-        u_f = affine(state.h, kernel_f, bias_f)
+        u_f = affine(h, kernel_f, bias_f)
         z_f, z_n = self.split(z.astype(u_f.dtype))
-        f = keeps_output(self.gate_activation)(z_f + u_f)
+        forget = gate_of(self.gate_activation, z_f + u_f)
         # The second product waits for f.
-        u_n = affine(f * state.h, kernel_n, bias_n)
-        return self._mix(f, z_n + u_n, state, update)
+        u_n = affine(forget.value * h, kernel_n, bias_n)
+        return forget, z_n + u_n
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -246,3 +267,10 @@ class UGRNNCell(_OneGateCell):
         """The gate, the candidate and their mixture."""
         g, n = a
         return self._mix(keeps_output(self.gate_activation)(g), n, state, update)
+
+    def pointwise_gates(
+        self, params: UGRNNParams, a: Gates, state: GRUState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gate g and the candidate n."""
+        g, n = a
+        return {"update": gate_of(self.gate_activation, g), "new": gate_of(self.activation, n)}

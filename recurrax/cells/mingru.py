@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from recurrax._layer import Gate
 from recurrax.cells._activation import keeps_output
 from recurrax.cells._gated import GatedLinearCell, InputGatedParams
+from recurrax.cells.affine import gate_of
 from recurrax.cells.linear import Coefficients
 
 
@@ -100,6 +103,11 @@ class MinGRUCell(_CandidateCell):
         # σ(-z) is 1 - σ(z), with all digits.
         return Coefficients(sigmoid(-z), sigmoid(z) * self._candidate(n))
 
+    def gate_values(self, params: InputGatedParams, state: Any, xs: jax.Array) -> dict[str, Gate]:
+        """The gate z and the candidate n."""
+        z, n = self.split(params, xs)
+        return {"update": gate_of(jax.nn.sigmoid, z), "new": Gate(self._candidate(n), n)}
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class MinLSTMCell(_CandidateCell):
@@ -152,3 +160,12 @@ class MinLSTMCell(_CandidateCell):
         sigmoid = keeps_output(jax.nn.sigmoid)
         # i / (f + i) = σ(log i - log f), and f / (f + i) = σ(log f - log i).
         return Coefficients(sigmoid(-difference), sigmoid(difference) * self._candidate(g))
+
+    def gate_values(self, params: InputGatedParams, state: Any, xs: jax.Array) -> dict[str, Gate]:
+        """The gates i and f, and the candidate g."""
+        i, f, g = self.split(params, xs)
+        return {
+            "input": gate_of(jax.nn.sigmoid, i),
+            "forget": gate_of(jax.nn.sigmoid, f),
+            "cell": Gate(self._candidate(g), g),
+        }

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._dtype import promote
-from recurrax._layer import INITIALIZER, Cell, Initializer, mixed
+from recurrax._dtype import cast, promote
+from recurrax._layer import INITIALIZER, Cell, Gate, Initializer, mixed
 from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import affine, draw_parts
 
@@ -141,7 +141,10 @@ class MLSTMCell(Cell):
     # `step` has the equations above, so that implementations may take all steps of a chunk at once.
     has_matrix_memory: ClassVar[bool] = True
 
-    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {"has_matrix_memory": ("step",)}
+    rests_on: ClassVar[dict[str, tuple[str, ...]]] = {
+        "has_matrix_memory": ("step",),
+        "tells_gates": ("step",),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -215,6 +218,21 @@ class MLSTMCell(Cell):
 
         h, *rest = mix(state.c, state.n, state.m, z)
         return MLSTMState(h, *rest), h
+
+    def gate_values(self, params: MLSTMParams, state: MLSTMState, xs: jax.Array) -> dict[str, Gate]:
+        """The weights i and f of each head, and the gate o, of every step at once."""
+        state, z = cast(
+            (state, self.project_inputs(params, xs)), promote(jnp.float32, state.m.dtype)
+        )
+        heads, number = self.heads(z, state.m.dtype), self.num_heads
+        past = without_past(state.c, state.n)
+        _, kept, added = weights(heads.f + state.m, heads.i, past)
+        o = z[..., 3 * self.hidden_size : 4 * self.hidden_size]
+        return {
+            "input": Gate(added, heads.i),
+            "forget": Gate(kept, z[..., -number:]),
+            "output": Gate(heads.o, o),
+        }
 
     def state_parts(self, state: MLSTMState) -> tuple[jax.Array, ...]:
         """h, and m, which stands for the memory of its head."""

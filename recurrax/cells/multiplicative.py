@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax._layer import Params
-from recurrax.cells.affine import Update, affine, unchanged
+from recurrax.cells.affine import Gates, Update, affine, unchanged
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -82,6 +82,8 @@ class MultiplicativeLSTMCell(LSTMCell):
     params_type: ClassVar[type] = MultiplicativeLSTMParams
     # The recurrent product reads m, not h.
     is_affine: ClassVar[bool] = False
+    # The gates read `step_preactivations`, as the step does.
+    tells_gates: ClassVar[bool] = True
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
@@ -107,9 +109,13 @@ class MultiplicativeLSTMCell(LSTMCell):
         self, params: Params, state: LSTMState, z: jax.Array, update: Update = unchanged
     ) -> tuple[LSTMState, jax.Array]:
         """Computes m, takes m in place of h, then `pointwise`."""
+        a = self.step_preactivations(params, state, z)
+        return self.pointwise(self.other_params(params), a, state, update)
+
+    def step_preactivations(self, params: Params, state: LSTMState, z: jax.Array) -> Gates:
+        """The pre-activations i, f, g and o, from m in place of h."""
         m = affine(state.h, params.recurrent_factor_kernel)
         z, factor = jnp.split(z.astype(m.dtype), [self.gates * self.hidden_size], axis=-1)
         # `recurrent_kernel` multiplies m, not h.
         u = self.project_state(params, factor * m)
-        a = self.preactivations(self.split(z), self.split(u))
-        return self.pointwise(self.other_params(params), a, state, update)
+        return self.preactivations(self.split(z), self.split(u))

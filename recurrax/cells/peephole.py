@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from recurrax import initializers
-from recurrax._layer import INITIALIZER, Initializer, Params
+from recurrax._layer import INITIALIZER, Gate, Initializer, Params
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, gate_of, unchanged
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -135,6 +135,12 @@ class PeepholeLSTMCell(LSTMCell):
             h = affine(h, params.projection_kernel)
         return LSTMState(h, c), h
 
+    def pointwise_gates(
+        self, params: Params, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates i, f and o, and the candidate g."""
+        return _gates(self, ("input", "forget"), params.peephole, a, state.c, update)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CIFGCell(AffineCell):
@@ -220,6 +226,12 @@ class CIFGCell(AffineCell):
         h, c = _advance(self, params.peephole, a, state.c, update)
         return LSTMState(h, c), h
 
+    def pointwise_gates(
+        self, params: CIFGParams, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates f and o, and the candidate g."""
+        return _gates(self, ("forget",), params.peephole, a, state.c, update)
+
 
 def _advance(
     cell: PeepholeLSTMCell | CIFGCell,
@@ -239,12 +251,7 @@ def _advance(
     def mix(
         memory_gates: Gates, g: jax.Array, o: jax.Array, p: jax.Array | None, c: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        *i, f = memory_gates
-        # A coupled cell has no gate i.
-        i = i or [1 - f]
-        c = f * c + i[0] * g
-        if cell.cell_clip is not None:
-            c = jnp.clip(c, -cell.cell_clip, cell.cell_clip)
+        c = _new_memory(cell, memory_gates, g, c)
         # With a peephole, o is a pre-activation: its gate sees the new c.
         if p is not None:
             o = gate(o + p * c)
@@ -253,10 +260,53 @@ def _advance(
     *memory_gates, g, o = a
     if peephole is None:
         return mix(tuple(map(gate, memory_gates)), update(activation(g)), gate(o), None, c)
-    # The gates of the memory see the old c, and o sees the new c.
-    *peeps, p_o = jnp.expand_dims(peephole.astype(c.dtype), tuple(range(1, c.ndim)))
-    memory_gates = [x + p * c for x, p in zip(memory_gates, peeps, strict=True)]
+    memory_gates, p_o = _peeping(peephole, memory_gates, c)
     return mix(tuple(map(gate, memory_gates)), update(activation(g)), o, p_o, c)
+
+
+def _new_memory(
+    cell: PeepholeLSTMCell | CIFGCell, memory_gates: Gates, g: jax.Array, c: jax.Array
+) -> jax.Array:
+    """The new c, from the values of the gates i and f, or of f alone."""
+    *i, f = memory_gates
+    # A coupled cell has no gate i.
+    i = i or [1 - f]
+    c = f * c + i[0] * g
+    if cell.cell_clip is not None:
+        c = jnp.clip(c, -cell.cell_clip, cell.cell_clip)
+    return c
+
+
+def _peeping(
+    peephole: jax.Array, memory_gates: Sequence[jax.Array], c: jax.Array
+) -> tuple[list[jax.Array], jax.Array]:
+    """The pre-activations of the gates of the memory, which see the old c; the peephole of o."""
+    *peeps, p_o = jnp.expand_dims(peephole.astype(c.dtype), tuple(range(1, c.ndim)))
+    return [x + p * c for x, p in zip(memory_gates, peeps, strict=True)], p_o
+
+
+def _gates(
+    cell: PeepholeLSTMCell | CIFGCell,
+    names: tuple[str, ...],
+    peephole: jax.Array | None,
+    a: Gates,
+    c: jax.Array,
+    update: Update,
+) -> dict[str, Gate]:
+    """The gates by name. `names` are the names of the gates of the memory."""
+    memory: Sequence[jax.Array]
+    *memory, g, o = a
+    if peephole is not None:
+        memory, p_o = _peeping(peephole, memory, c)
+    gates = {}
+    for name, x in zip(names, memory, strict=True):
+        gates[name] = gate_of(cell.gate_activation, x)
+    candidate = gate_of(cell.activation, g)
+    # The output gate sees the new c.
+    if peephole is not None:
+        values = tuple(gate.value for gate in gates.values())
+        o = o + p_o * _new_memory(cell, values, update(candidate.value), c)
+    return gates | {"cell": candidate, "output": gate_of(cell.gate_activation, o)}
 
 
 def _check_clip(cell_clip: float | None) -> None:

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from recurrax._layer import Gate
 from recurrax.cells._activation import keeps_output
 from recurrax.cells._gated import GatedLinearCell, InputGatedParams
+from recurrax.cells.affine import gate_of
 from recurrax.cells.linear import Coefficients
 
 
@@ -71,15 +73,27 @@ class QRNNCell(GatedLinearCell):
     def project_inputs(self, params: InputGatedParams, xs: jax.Array) -> Coefficients:
         """The gates and the candidate of every step; `rest` is the output gate."""
         sigmoid = keeps_output(jax.nn.sigmoid)
-        # The gates of this pooling, in the order of `kernel`.
-        names = [gate for gate in "ifzo" if gate in f"{self.pooling}z"]
-        z = dict(zip(names, self.split(params, xs), strict=True))
+        z = self._preactivations(params, xs)
         # Without i the input gate is 1 - f. σ(-z) is 1 - σ(z), with all digits.
         i = sigmoid(z.get("i", -z["f"]))
         o: Any = ()
         if "o" in z:
             o = sigmoid(z["o"])
         return Coefficients(sigmoid(z["f"]), i * keeps_output(self.activation)(z["z"]), o)
+
+    def _preactivations(self, params: InputGatedParams, xs: jax.Array) -> dict[str, jax.Array]:
+        """The pre-activations of the gates of this pooling, in the order of `kernel`."""
+        names = [gate for gate in "ifzo" if gate in f"{self.pooling}z"]
+        return dict(zip(names, self.split(params, xs), strict=True))
+
+    def gate_values(self, params: InputGatedParams, state: Any, xs: jax.Array) -> dict[str, Gate]:
+        """The gates of this pooling, and the candidate z."""
+        z = self._preactivations(params, xs)
+        gates = {"cell": gate_of(self.activation, z.pop("z"))}
+        names = {"i": "input", "f": "forget", "o": "output"}
+        for letter, a in z.items():
+            gates[names[letter]] = gate_of(jax.nn.sigmoid, a)
+        return gates
 
     def outputs(self, params: InputGatedParams, hs: jax.Array, rest: Any) -> jax.Array:
         """The states, times the output gate if there is an output gate."""
@@ -166,6 +180,11 @@ class SRUCell(GatedLinearCell):
         if self.rescale:
             highway = math.sqrt(1 + 2 * math.exp(self.highway_bias)) * highway
         return Coefficients(sigmoid(f), sigmoid(-f) * c, (sigmoid(r), highway))
+
+    def gate_values(self, params: InputGatedParams, state: Any, xs: jax.Array) -> dict[str, Gate]:
+        """The gates f and r."""
+        f, r, *_ = self.split(params, xs)
+        return {"forget": gate_of(jax.nn.sigmoid, f), "reset": gate_of(jax.nn.sigmoid, r)}
 
     def outputs(self, params: InputGatedParams, hs: jax.Array, rest: Any) -> jax.Array:
         """The states times the gate r, plus the highway."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._check import check_input_size
 from recurrax._dtype import widened
-from recurrax._layer import INITIALIZER, Initializer
+from recurrax._layer import INITIALIZER, Gate, Initializer
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import broadcast_to_rank, draw_parts
+from recurrax.cells.affine import broadcast_to_rank, draw_parts, gate_of
 from recurrax.cells.linear import Coefficients, LinearCell
 
 
@@ -145,14 +145,23 @@ class RGLRUCell(LinearCell):
 
     def project_inputs(self, params: RGLRUParams, xs: jax.Array) -> Coefficients:
         """The gates, the decay and the scaled input of every step."""
-        # [..., N, D] @ [N, D, 2*D], head by head.
-        heads = xs.reshape(*xs.shape[:-1], *params.kernel.shape[:2])
-        gates = jnp.einsum("...nd,ndg->...ng", heads, params.kernel)
-        gates = widened(gates + broadcast_to_rank(params.bias, gates))
-        r, i = jnp.split(keeps_output(jax.nn.sigmoid)(gates), 2, axis=-1)
-        r, i = r.reshape(xs.shape), i.reshape(xs.shape)
+        r, i = map(keeps_output(jax.nn.sigmoid), self._preactivations(params, xs))
         log_a = -broadcast_to_rank(self.c * jax.nn.softplus(widened(params.log_decay)), r) * r
         # At 0 the root has no derivative, and r may be 0 in floating point. The bound changes no
         # digit of h.
         scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-24))
         return Coefficients(jnp.exp(log_a), scale * i * widened(xs))
+
+    def gate_values(self, params: RGLRUParams, state: Any, xs: jax.Array) -> dict[str, Gate]:
+        """The gates r and i."""
+        r, i = self._preactivations(params, xs)
+        return {"recurrence": gate_of(jax.nn.sigmoid, r), "input": gate_of(jax.nn.sigmoid, i)}
+
+    def _preactivations(self, params: RGLRUParams, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The pre-activations of r and i, each `[..., H]`."""
+        # [..., N, D] @ [N, D, 2*D], head by head.
+        heads = xs.reshape(*xs.shape[:-1], *params.kernel.shape[:2])
+        gates = jnp.einsum("...nd,ndg->...ng", heads, params.kernel)
+        gates = widened(gates + broadcast_to_rank(params.bias, gates))
+        r, i = jnp.split(gates, 2, axis=-1)
+        return r.reshape(xs.shape), i.reshape(xs.shape)

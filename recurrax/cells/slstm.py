@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from recurrax import initializers
 from recurrax._dtype import widened
-from recurrax._layer import mixed
+from recurrax._layer import Gate, mixed
 from recurrax.cells._activation import keeps_output
 from recurrax.cells.affine import (
     AffineCell,
@@ -22,6 +22,7 @@ from recurrax.cells.affine import (
     affine,
     broadcast_to_rank,
     draw_gates,
+    gate_of,
     unchanged,
 )
 from recurrax.cells.mlstm import bounded_exp, mixed_memory, weights
@@ -169,14 +170,7 @@ class SLSTMCell(AffineCell):
         def mix(*a: jax.Array) -> tuple[jax.Array, ...]:
             # A rounded logarithm is a wrong factor, so every array has float32 or more.
             i, f, z, o, c, n, m = map(widened, a)
-            if self.forget_gate == "sigmoid":
-                f = jax.nn.log_sigmoid(f)
-            past = f + m
-            # Where n is 0 there is no past. Where 0 < n < 1 the past weighs less than exp(m).
-            some = n >= jnp.finfo(n.dtype).tiny
-            size = jnp.log(jnp.where(some & (n < 1), n, 1))
-            m, _, i = weights(past + size, i, ~some)
-            f = bounded_exp(past - m)
+            i, f, m = self._weights(i, f, n, m)
             # After a step from n >= 0, n is at least 1. The bound 0.5 only changes other states.
             c, n = f * c + i * z, jnp.maximum(f * n + i, 0.5)
             return o * (c / n), c, n, m
@@ -185,6 +179,32 @@ class SLSTMCell(AffineCell):
         z, o = update(keeps_output(jnp.tanh)(z)), keeps_output(jax.nn.sigmoid)(o)
         h, *rest = mix(i, f, z, o, state.c, state.n, state.m)
         return SLSTMState(h, *rest), h
+
+    def _weights(
+        self, i: jax.Array, f: jax.Array, n: jax.Array, m: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The weights i and f of the equations, and the new m, from the pre-activations."""
+        if self.forget_gate == "sigmoid":
+            f = jax.nn.log_sigmoid(f)
+        past = f + m
+        # Where n is 0 there is no past. Where 0 < n < 1 the past weighs less than exp(m).
+        some = n >= jnp.finfo(n.dtype).tiny
+        size = jnp.log(jnp.where(some & (n < 1), n, 1))
+        m, _, i = weights(past + size, i, ~some)
+        return i, bounded_exp(past - m), m
+
+    def pointwise_gates(
+        self, params: SLSTMParams, a: Gates, state: SLSTMState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The weights i and f, the candidate z and the gate o."""
+        i, f, z, o = a
+        i_weight, f_weight, _ = self._weights(*map(widened, (i, f, state.n, state.m)))
+        return {
+            "input": Gate(i_weight, i),
+            "forget": Gate(f_weight, f),
+            "cell": gate_of(jnp.tanh, z),
+            "output": gate_of(jax.nn.sigmoid, o),
+        }
 
     def state_parts(self, state: SLSTMState) -> tuple[jax.Array, ...]:
         """h, and m, which stands for the memory of its unit."""

@@ -117,14 +117,22 @@ class Newton:
         steps: Steps,
         *,
         initial: State,
+        keeps_states: bool = False,
         **others: Any,
-    ) -> tuple[State, jax.Array]:
-        """Computes all steps at once, again and again."""
+    ) -> tuple[State, Any]:
+        """Computes all steps at once, again and again; `keeps_states` adds the state after each."""
         equation, inputs = self._set_up(cell, params, state, xs, steps, initial)
         number, output = features(xs).shape[0], features(xs).dtype
+
+        def in_dtypes_of_state(new: State) -> State:
+            return jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
+
         if not number:
             s = jnp.zeros((0, *inputs.state.shape), inputs.state.dtype)  # [0, *B, U, k]
-            return state, equation.outputs(inputs, steps, s).astype(output)
+            ys = equation.outputs(inputs, steps, s).astype(output)
+            if keeps_states:
+                return state, (ys, in_dtypes_of_state(equation.layout.split(s)))
+            return state, ys
         s, (residual, _) = trajectory(equation, inputs, steps)  # [T, *B, U, k], residual [*B]
         # Factors, not choices: the gradients of an unsolved row become NaN too.
         solved = jnp.where(residual <= equation.tol, 1, jnp.nan)  # [*B]
@@ -134,10 +142,17 @@ class Newton:
             return rows * jnp.expand_dims(solved, trailing).astype(rows.dtype)  # [*B, ...]
 
         last = s[0 if equation.reverse else -1]  # [*B, U, k]
-        final = equation.layout.split(spoil_unsolved(last))
-        state = jax.tree.map(lambda new, old: new.astype(old.dtype), final, state)
+        final = in_dtypes_of_state(equation.layout.split(spoil_unsolved(last)))
         ys = jax.vmap(spoil_unsolved)(equation.outputs(inputs, steps, s))  # [T, *B, O]
-        return state, steps.zero_masked(ys.astype(output))
+        ys = steps.zero_masked(ys.astype(output))
+        if not keeps_states:
+            return final, ys
+        states = equation.layout.split(jax.vmap(spoil_unsolved)(s))  # leaves [T, *B, ...]
+        return final, (ys, in_dtypes_of_state(states))
+
+    def run_states(self, *args: Any, **options: Any) -> tuple[State, Any]:
+        """Also returns the state after each step."""
+        return self.run(*args, keeps_states=True, **options)
 
     def refuses(self, cell: Cell, params: Params, state: State, *_: Any) -> str | None:
         """Why a cell has no such form, or None."""

@@ -13,7 +13,13 @@ from recurrax.implementations._platform import (
     linear_solver,
     prefers_native,
 )
-from recurrax.implementations._registry import Implementation, find, refusal, register
+from recurrax.implementations._registry import (
+    Implementation,
+    find,
+    keeps_states,
+    refusal,
+    register,
+)
 
 register("hoisted", hoisted.HOISTED)
 register("xla", xla.XLA)
@@ -31,28 +37,46 @@ def choose(
     state: State,
     xs: Any,
     steps: Steps,
+    with_states: bool = False,
 ) -> Implementation:
     """The requested implementation, or the best implementation for these arguments.
+
+    `with_states` asks for an implementation that has `run_states`.
 
     Raises:
         ValueError: if there is no such implementation or it cannot serve the layer.
     """
     args = (layer, params, state, xs, steps)
     if implementation is None:
-        return _best(*args)
+        return _best(*args, with_states)
     # An implementation may itself be a tuple: `FunctionImplementation` is a NamedTuple.
     if isinstance(implementation, tuple) and not hasattr(implementation, "run"):
-        return _first_that_serves(implementation, *args)
+        return _first_that_serves(implementation, *args, with_states)
     found = find(implementation)
-    if reason := found.refuses(*args):
+    if reason := _reason(found, *args, with_states):
         raise refusal(implementation, layer, reason)
     return found
+
+
+def _reason(
+    found: Implementation,
+    layer: Layer,
+    params: Params,
+    state: State,
+    xs: Any,
+    steps: Steps,
+    with_states: bool,
+) -> str | None:
+    """Why an implementation cannot serve these arguments, or None."""
+    if with_states and not keeps_states(found):
+        return "it does not return the state after every step, which `trace` needs."
+    return found.refuses(layer, params, state, xs, steps)
 
 
 def _first_that_serves(candidates: tuple, layer: Layer, *args: Any) -> Implementation:
     """The first candidate that can serve the layer; None always can."""
     for candidate in candidates:
-        if candidate is None or not find(candidate).refuses(layer, *args):
+        if candidate is None or not _reason(find(candidate), layer, *args):
             return choose(candidate, layer, *args)
     raise ValueError(
         f"`implementation` {candidates} must hold one that can serve {layer}."
@@ -60,17 +84,26 @@ def _first_that_serves(candidates: tuple, layer: Layer, *args: Any) -> Implement
     )
 
 
-def _best(layer: Layer, params: Params, state: State, xs: Any, steps: Steps) -> Implementation:
+def _best(
+    layer: Layer, params: Params, state: State, xs: Any, steps: Steps, with_states: bool
+) -> Implementation:
     """The fastest implementation among those that have every derivative."""
     number = features(xs).shape[0]
     if has_several_steps(number) and not linear.refuses(layer):
         return find(linear_solver())
+    if with_states:
+        return _best_loop(layer, params, state, xs, steps)
     # A training step on a CPU takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4).
     # It takes 0.08 of that time for (32, 64, 128, 2).
     if isinstance(number, int) and number > 1 and not matrix_memory.DEFAULT.refuses(layer):
         return matrix_memory.DEFAULT
     if prefers_native(features(xs)) and not native.NATIVE.refuses(layer, params, state, xs, steps):
         return native.NATIVE
+    return _best_loop(layer, params, state, xs, steps)
+
+
+def _best_loop(layer: Layer, params: Params, state: State, xs: Any, steps: Steps) -> Implementation:
+    """The faster of the two loops of JAX."""
     # A convolution's weight gradient, summed step by step, took 2 to 10 times as long on a CPU.
     if layer.feature_ndim == 1 and accumulates_in_loop(features(xs)):
         return xla.XLA

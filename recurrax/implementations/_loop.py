@@ -16,7 +16,13 @@ from recurrax._layer import State
 Advance = Callable[[State, Any], tuple[State, jax.Array, Any]]
 
 
-def loop_body(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.dtype) -> Callable:
+def loop_body(
+    advance: Advance,
+    initial: State,
+    compute: jnp.dtype,
+    output: jnp.dtype,
+    keeps_states: bool = False,
+) -> Callable:
     """A body for `lax.scan` over (z, steps), with `Steps` of the sequence.
 
     The body is linear in the state, z and `initial` if `advance` is linear.
@@ -26,9 +32,13 @@ def loop_body(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.
         initial: the state at a restart, in the dtypes of the loop's state.
         compute: the dtype of the matrix products.
         output: the dtype of the outputs.
+        keeps_states: whether the state after each step is kept too.
+
+    Returns:
+        A body whose second result is the output, the state after the step or None, and the rest.
     """
 
-    def body(before: State, at: tuple) -> tuple[State, tuple[jax.Array, Any]]:
+    def body(before: State, at: tuple) -> tuple[State, tuple[jax.Array, State | None, Any]]:
         z, flags = at  # the flags of this step: `Steps` with bool[*B] or None
         # A flag acts at once, on a masked step too: the next unmasked step meets `initial`.
         before = flags.restarted(before, initial)
@@ -39,6 +49,7 @@ def loop_body(advance: Advance, initial: State, compute: jnp.dtype, output: jnp.
         y = y.astype(output)
         # A masked step keeps its state and outputs zero.
         after = flags.keep_masked(after, before)
-        return after, (flags.zero_masked(y), extra)
+        kept = after if keeps_states else None
+        return after, (flags.zero_masked(y), kept, extra)
 
     return body

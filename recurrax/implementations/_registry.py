@@ -17,6 +17,9 @@ class Implementation(Protocol):
         refuses: takes `(layer, params, state, xs, steps)`. It returns the reason why the
             implementation cannot serve these arguments, or None if it can.
         takes_composites: whether the implementation also runs layers that are made of layers.
+
+    An implementation that serves `recurrax.trace` also has `run_states`. It takes the arguments of
+    `run` and returns `(state, (ys, states))`, with the state after every step, `[T, *B, ...]`.
     """
 
     @property
@@ -37,6 +40,7 @@ class FunctionImplementation(NamedTuple):
     refuses: Callable[..., str | None]
     takes_composites: bool = False
     why_missing: Callable[[], str | None] | None = None
+    run_states: Callable | None = None
 
 
 _ATTRIBUTES = ("run", "refuses", "takes_composites")
@@ -109,6 +113,11 @@ def takes_composites(implementation: str | Implementation | tuple | None) -> boo
     if implementation is None or isinstance(implementation, tuple):
         return False
     return find(implementation).takes_composites
+
+
+def keeps_states(implementation: Implementation) -> bool:
+    """Whether the implementation can return the state after every step."""
+    return getattr(implementation, "run_states", None) is not None
 
 
 def refusal(implementation: str | Implementation | tuple, layer: Any, reason: str) -> ValueError:

@@ -45,13 +45,20 @@ def run(
     *,
     initial: State,
     unroll: int,
-) -> tuple[State, jax.Array]:
-    """Takes one step after another, under the derivative rule above."""
+    keeps_states: bool = False,
+) -> tuple[State, Any]:
+    """Takes one step after another, under the derivative rule above.
+
+    `keeps_states` adds the state after each step.
+    """
     compute = compute_dtype(cell, params, xs)
-    loop = _Loop(cell, compute, xs.dtype, unroll, projects_in_loop(xs))
+    loop = _Loop(cell, compute, xs.dtype, unroll, projects_in_loop(xs), keeps_states)
     params = cast_params(cell, params, compute)
     xs = xs.astype(compute)  # [T, *B, I]
-    return _run_loop(loop, params, state, initial, xs, steps)
+    state, ys, states = _run_loop(loop, params, state, initial, xs, steps)
+    if keeps_states:
+        return state, (ys, states)
+    return state, ys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +70,12 @@ class _Loop:
     output: jnp.dtype
     unroll: int
     projects: bool  # whether each step projects its own input
+    keeps_states: bool  # whether the state after each step is a result
 
     def __call__(
         self, advance: Callable, initial: State, state: State, zs: Any, steps: Steps
     ) -> tuple[State, Any]:
-        body = loop_body(advance, initial, self.compute, self.output)
+        body = loop_body(advance, initial, self.compute, self.output, self.keeps_states)
         return lax.scan(body, state, (zs, steps), reverse=steps.reverse, unroll=self.unroll)
 
     def inputs(self, params: Params, xs: jax.Array) -> Any:
@@ -111,7 +119,7 @@ class _Loop:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run_loop(
     loop: _Loop, params: Params, state: State, initial: State, xs: jax.Array, steps: Steps
-) -> tuple[State, jax.Array]:
+) -> tuple[State, jax.Array, State | None]:
     others = loop.cell.other_params(params)
 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
@@ -120,8 +128,9 @@ def _run_loop(
 
     unroll = max(loop.unroll, forward_unroll(xs, loop.cell.gates))
     loop = dataclasses.replace(loop, unroll=unroll)
-    state, (ys, _) = loop(advance, initial, state, loop.inputs(params, xs), steps)
-    return state, ys  # leaves [*B, H]; ys [T, *B, O]
+    inputs = loop.inputs(params, xs)
+    state, (ys, states, _) = loop(advance, initial, state, inputs, steps)
+    return state, ys, states  # leaves [*B, H]; ys [T, *B, O]; leaves [T, *B, H], or None
 
 
 @_run_loop.defjvp
@@ -139,7 +148,7 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
 
     # `befores` and `stored` have the leading axis [T].
     inputs = loop.inputs(params, xs)
-    final, (ys, (befores, stored)) = loop(advance, initial, state, inputs, steps)
+    final, (ys, states, (befores, stored)) = loop(advance, initial, state, inputs, steps)
 
     # The share of inputs and parameters in the pre-activations: it does not wait for the state.
     at_once = functools.partial(loop.preactivations_at_once, hs=befores.h)
@@ -178,8 +187,8 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
     if loop.joins_gates:
         da = (jnp.concatenate(da, axis=-1),)  # [T, *B, G*H]
     sequences = (da, befores, stored, share)
-    dfinal, (dys, _) = loop(tangent_step, dinitial, dstate, sequences, steps)
-    return (final, ys), (dfinal, dys)
+    dfinal, (dys, dstates, _) = loop(tangent_step, dinitial, dstate, sequences, steps)
+    return (final, ys, states), (dfinal, dys, dstates)
 
 
 def _linear_state_map(cell: AffineCell, params: Params) -> Callable[[jax.Array], jax.Array]:
@@ -219,4 +228,4 @@ def refuses(cell: Layer, *_: Any) -> str | None:
     return None
 
 
-HOISTED = FunctionImplementation(run, refuses)
+HOISTED = FunctionImplementation(run, refuses, run_states=functools.partial(run, keeps_states=True))

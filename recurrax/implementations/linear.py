@@ -29,15 +29,28 @@ def run(
     steps: Steps,
     *,
     initial: State,
+    keeps_states: bool = False,
     **_: Any,
-) -> tuple[State, jax.Array]:
-    """Takes all steps at once: a masked step has a = 1, b = 0; at a restart h = a * initial + b."""
+) -> tuple[State, Any]:
+    """Takes all steps at once: a masked step has a = 1, b = 0; at a restart h = a * initial + b.
+
+    `keeps_states` adds the state after each step.
+    """
     compute = compute_dtype(cell, params, xs)
     output = features(xs).dtype
     params = cast_params(cell, params, compute)
     a, b, rest = cell.project_inputs(params, cast(xs, compute))  # a and b: [T, *B, H]
+
+    def result(state: State, hs: jax.Array) -> tuple[State, Any]:
+        ys = steps.zero_masked(cell.outputs(params, hs, rest).astype(output))  # [T, *B, O]
+        if not keeps_states:
+            return state, ys
+        # Other parts of a state never change.
+        every = jax.tree.map(lambda s: jnp.repeat(s[None], hs.shape[0], axis=0), state)
+        return state, (ys, every._replace(h=hs.astype(state.h.dtype)))  # leaves [T, *B, H]
+
     if not b.shape[0]:
-        return state, cell.outputs(params, b, rest).astype(output)  # ys [0, *B, O]
+        return result(state, b)
     # The state has at least float32, so its summands have it too.
     a = a.astype(promote(a.dtype, state.h.dtype))  # [T, *B, H]
     b = b.astype(promote(b.dtype, state.h.dtype))  # [T, *B, H]
@@ -54,8 +67,7 @@ def run(
     # The solver starts from zero, so the entering state joins the first summand.
     b = b.at[first].add(a[first] * entering)  # [T, *B, H]
     hs = linear_scan(solve, a, b, steps.restart, reverse=steps.reverse)  # [T, *B, H]
-    ys = cell.outputs(params, hs, rest).astype(output)  # [T, *B, O]
-    return state._replace(h=hs[last].astype(state.h.dtype)), steps.zero_masked(ys)
+    return result(state._replace(h=hs[last].astype(state.h.dtype)), hs)
 
 
 def sequential(a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool) -> jax.Array:
@@ -147,4 +159,7 @@ def refuses(cell: Layer, *_: Any) -> str | None:
 SOLVERS = {"sequential": sequential, "associative": associative, "blocked": blocked}
 IMPLEMENTATIONS = {}
 for _name, _solve in SOLVERS.items():
-    IMPLEMENTATIONS[_name] = FunctionImplementation(functools.partial(run, _solve), refuses)
+    _run = functools.partial(run, _solve)
+    IMPLEMENTATIONS[_name] = FunctionImplementation(
+        _run, refuses, run_states=functools.partial(_run, keeps_states=True)
+    )

@@ -90,6 +90,10 @@ class TimeSharded:
         """Takes all steps at once, like the other implementations of linear recurrences."""
         return linear.run(self._solve, cell, params, state, xs, steps, **options)
 
+    def run_states(self, *args: Any, **options: Any) -> tuple[State, Any]:
+        """Also returns the state after each step."""
+        return self.run(*args, keeps_states=True, **options)
+
     def _solve(
         self, a: jax.Array, b: jax.Array, restart: jax.Array | None, reverse: bool
     ) -> jax.Array:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import jax
 from jax import lax
 
 from recurrax._dtype import cast, cast_params, compute_dtype
@@ -24,8 +24,9 @@ def run(
     *,
     initial: State,
     unroll: int,
-) -> tuple[State, jax.Array]:
-    """Takes one step after another."""
+    keeps_states: bool = False,
+) -> tuple[State, Any]:
+    """Takes one step after another; `keeps_states` adds the state after each step."""
     compute = compute_dtype(cell, params, xs)
     params = cast_params(cell, params, compute)
     in_loop = projects_in_loop(features(xs))
@@ -33,15 +34,19 @@ def run(
     if not in_loop:
         zs = cell.project_inputs(params, zs)  # [T, *B, G*H]
 
-    def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
+    def advance(before: State, z: Any) -> tuple[State, Any, None]:
         if in_loop:
             z = cell.project_inputs(params, z)  # [*B, I] -> [*B, G*H]
         return *cell.step(params, before, z), None
 
-    body = loop_body(advance, initial, compute, features(xs).dtype)
+    body = loop_body(advance, initial, compute, features(xs).dtype, keeps_states)
     over = (zs, steps)
-    state, (ys, _) = lax.scan(body, state, over, reverse=steps.reverse, unroll=unroll)
+    state, (ys, states, _) = lax.scan(body, state, over, reverse=steps.reverse, unroll=unroll)
+    if keeps_states:
+        return state, (ys, states)  # leaves [*B, H]; ys [T, *B, O]; leaves [T, *B, H]
     return state, ys  # leaves [*B, H]; ys [T, *B, O]
 
 
-XLA = FunctionImplementation(run, refuses=lambda *_: None)
+XLA = FunctionImplementation(
+    run, refuses=lambda *_: None, run_states=functools.partial(run, keeps_states=True)
+)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from recurrax._layer import Cell, Layer, Params, ScanContext, State
+from recurrax._layer import Cell, Gate, Layer, Params, ScanContext, State
 from recurrax.cells.affine import AffineCell, Gates, Update, unchanged
 
 
@@ -175,6 +175,11 @@ class StandIn(Cell):
     def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
         return self.cell.output(self.cell_params(params), state, z)
 
+    def gate_values(self, params: Params, state: State, xs: Any) -> dict[str, Gate]:
+        if not self.cell.tells_gates:
+            return {}
+        return self.cell.gate_values(self.cell_params(params), state, xs)
+
     def state_parts(self, state: State) -> tuple[jax.Array, ...]:
         return self.cell.state_parts(state)
 
@@ -223,3 +228,19 @@ class AffineStandIn(StandIn, AffineCell):
 
     def other_params(self, params: Params) -> Params:
         return self.cell.other_params(self.cell_params(params))
+
+    def pointwise_gates(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        if not self.cell.tells_gates:
+            return {}
+        # A user's cell may have no argument `update`.
+        if update is unchanged:
+            return self.cell.pointwise_gates(params, a, state)
+        return self.cell.pointwise_gates(params, a, state, update)
+
+    def gate_values(self, params: Params, state: State, xs: Any) -> dict[str, Gate]:
+        # The products are here, and the gates there. Other cells answer by themselves.
+        if self.is_affine:
+            return AffineCell.gate_values(self, params, state, xs)
+        return super().gate_values(params, state, xs)

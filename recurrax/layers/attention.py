@@ -18,6 +18,7 @@ from recurrax._dtype import promote, widened
 from recurrax._layer import (
     INITIALIZER,
     Cell,
+    Gate,
     Initializer,
     Layer,
     Params,
@@ -213,6 +214,10 @@ class Attention(Wrapper):
     ) -> tuple[AttentionState, jax.Array, jax.Array]:
         """Computes one step; returns the state, the output and the weights `[*B, S]`."""
 
+    @abc.abstractmethod
+    def cell_inputs(self, params: AttentionParams, state: AttentionState, x: Any) -> Any:
+        """Computes the inputs of the cell in one step."""
+
     @property
     def weights(self) -> Layer:
         """A layer with these parameters and this state, whose outputs are the weights `[*B, S]`."""
@@ -386,6 +391,10 @@ class BahdanauAttention(Attention):
         y = jnp.concatenate([h, c.astype(h.dtype)], axis=-1)
         return AttentionState(cell_state, h), y, weights
 
+    def cell_inputs(self, params: AttentionParams, state: AttentionState, x: Any) -> Any:
+        """Puts what is read from the memory beside the features of `x`."""
+        return _beside(x, _read(params, state.y)[1])
+
 
 _SCORES = ("dot", "general", "concat")
 
@@ -491,15 +500,19 @@ class LuongAttention(Attention):
         self, cell: Cell, params: AttentionParams, state: AttentionState, x: Any
     ) -> tuple[AttentionState, jax.Array, jax.Array]:
         """Takes a step of the cell, then reads the memory."""
-        if self.input_feeding:
-            x = _beside(x, state.y)
-        z = cell.project_inputs(params.layer, x)
+        z = cell.project_inputs(params.layer, self.cell_inputs(params, state, x))
         cell_state, h = cell.step(params.layer, state.layer, z)  # h [*B, H]
         weights, c = _read(params, h)  # [*B, S], [*B, M]
         joined = jnp.concatenate([c, h.astype(c.dtype)], axis=-1)  # [*B, M + H]
         assert params.output_kernel is not None
         y = keeps_output(jnp.tanh)(affine(joined, params.output_kernel))  # [*B, H]
         return AttentionState(cell_state, y), y, weights
+
+    def cell_inputs(self, params: AttentionParams, state: AttentionState, x: Any) -> Any:
+        """Puts the last output beside the features of `x`, if `input_feeding` is set."""
+        if self.input_feeding:
+            return _beside(x, state.y)
+        return x
 
 
 def _draw_additive(
@@ -611,6 +624,18 @@ class _Attending(Cell):
     def step(self, params: Params, state: AttentionState, z: Any) -> tuple[State, jax.Array]:
         state, y, weights = self.attention.attend(self.cell, params, state, z)
         return state, weights if self.weights else y
+
+    def gate_values(
+        self, params: AttentionParams, state: AttentionState, xs: Any
+    ) -> dict[str, Gate]:
+        if not self.cell.tells_gates:
+            return {}
+        inputs = functools.partial(self.attention.cell_inputs, params)
+        # The memory `[*B, S, M]` has no axis of time.
+        assert params.memory is not None
+        for _ in range(state.y.ndim + 1 - params.memory.values.ndim):
+            inputs = jax.vmap(inputs)
+        return self.cell.gate_values(params.layer, state.layer, inputs(state, xs))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

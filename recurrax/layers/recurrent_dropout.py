@@ -11,7 +11,7 @@ import jax
 
 from recurrax._check import check_rate
 from recurrax._dtype import compute_dtype
-from recurrax._layer import Params, State
+from recurrax._layer import Gate, Params, State
 from recurrax.cells.affine import AffineCell, Gates, Update, broadcast_to_rank, unchanged
 from recurrax.layers._random import bernoulli
 from recurrax.layers._wrapper import AffineStandIn, CellWrapper
@@ -191,6 +191,16 @@ class _Updated(_WithMask):
     ) -> tuple[State, jax.Array]:
         params, mask = params
         return self._call_masked(self.cell.pointwise, mask, update, params, a, state)
+
+    def pointwise_gates(
+        self, params: Params, a: Gates, state: State, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        params, mask = params
+
+        def masked_update(candidate: jax.Array) -> jax.Array:
+            return update(self.masked(mask, candidate))
+
+        return super().pointwise_gates(params, a, state, masked_update)
 
     def other_params(self, params: Params) -> Params:
         return self.cell.other_params(params[0]), params[1]

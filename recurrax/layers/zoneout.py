@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 
 from recurrax._check import check_rate
-from recurrax._layer import Cell, Params, State, features
+from recurrax._layer import Cell, Gate, Params, State, features
 from recurrax.layers._random import bernoulli
 from recurrax.layers._wrapper import CellWrapper, StandIn
 
@@ -146,3 +146,6 @@ class _Zoned(StandIn):
 
     def output(self, params: Params, state: State, z: Any) -> jax.Array | None:
         return self.cell.output(params, state, z[0])
+
+    def gate_values(self, params: Params, state: State, xs: Any) -> dict[str, Gate]:
+        return super().gate_values(params, state, xs[0])

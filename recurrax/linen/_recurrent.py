@@ -28,6 +28,7 @@ from recurrax._layer import Layer, Params, State, features, pickled, unpickled
 from recurrax._params import Memory
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
+from recurrax.analysis._trace import Trace, trace
 from recurrax.implementations._registry import Implementation
 from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.attention import with_memory
@@ -67,7 +68,7 @@ class Module(nn.Module):
         deterministic: bool | None,
         memory: jax.Array | Memory | None = None,
         **options: Any,
-    ) -> tuple[jax.Array, State]:
+    ) -> Any:
         key = None
         if layer.stochastic:
             off = nn.merge_param("deterministic", self.deterministic, deterministic)
@@ -76,6 +77,8 @@ class Module(nn.Module):
         params = self._params(layer, x)
         if memory is not None:
             params = with_memory(params, memory)
+        if driver is trace:
+            return trace(layer, params, x, state, key=key, **options)
         if driver is core_step:
             state, output = core_step(layer, params, x, state, key=key, **options)
         else:
@@ -281,6 +284,46 @@ class Recurrent(Module):
         if not self.return_state:
             return output
         return output, state
+
+    def trace(
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        reverse: bool = False,
+        time_major: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        memory: jax.Array | Memory | None = None,
+        deterministic: bool | None = None,
+    ) -> Trace:
+        """Runs the layer over a sequence and returns the states and gates of every step.
+
+        The arguments are the arguments of the call.
+
+        Returns:
+            The result of `recurrax.trace`: `trace["0.forward"].gates["forget"]`.
+        """
+        return self._run(
+            trace,
+            self.layer,
+            x,
+            state,
+            deterministic,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            reverse=reverse,
+            time_major=time_major,
+            unroll=unroll,
+            remat=remat,
+            implementation=implementation,
+            memory=memory,
+        )
 
     def step(
         self,

@@ -15,6 +15,7 @@ from recurrax._layer import Layer, Params, State
 from recurrax._params import Memory
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
+from recurrax.analysis._trace import Trace, trace
 from recurrax.implementations._registry import Implementation
 from recurrax.layers import _torch_layout as torch_layout
 from recurrax.layers.attention import with_memory
@@ -189,6 +190,47 @@ class Recurrent(nnx.Module):
             return output
         return output, shown(self, state)
 
+    def trace(
+        self,
+        x: jax.Array,
+        state: State | None = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        reverse: bool = False,
+        time_major: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        memory: jax.Array | Memory | None = None,
+        deterministic: bool | None = None,
+        rngs: Randomness = None,
+    ) -> Trace:
+        """Runs the layer over a sequence and returns the states and gates of every step.
+
+        The arguments are the arguments of the call.
+
+        Returns:
+            The result of `recurrax.trace`: `trace["0.forward"].gates["forget"]`.
+        """
+        return self._run(
+            trace,
+            x,
+            taken(state),
+            deterministic,
+            rngs,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            reverse=reverse,
+            time_major=time_major,
+            unroll=unroll,
+            remat=remat,
+            implementation=implementation,
+            memory=memory,
+        )
+
     def step(
         self,
         x: jax.Array,
@@ -245,12 +287,14 @@ class Recurrent(nnx.Module):
         rngs: Randomness,
         memory: jax.Array | Memory | None = None,
         **options: Any,
-    ) -> tuple[jax.Array, State]:
+    ) -> Any:
         check_features(x, self.input_size)
         options["key"] = self._key(deterministic, rngs)
         params = params_of(self)
         if memory is not None:
             params = with_memory(params, memory)
+        if driver is trace:
+            return trace(self.layer, params, x, state, **options)
         if driver is core_step:
             state, output = core_step(self.layer, params, x, state, **options)
         else:

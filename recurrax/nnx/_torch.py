@@ -14,6 +14,7 @@ from recurrax._flax import Sharding, teaches
 from recurrax._layer import Initializer, Params
 from recurrax._scan import scan
 from recurrax._scan import step as core_step
+from recurrax.analysis._trace import Trace, trace
 from recurrax.cells.affine import AffineCell
 from recurrax.cells.elman import ElmanCell
 from recurrax.cells.gru import GRUCell
@@ -68,11 +69,7 @@ class _TorchLayer(Recurrent):
             The outputs `[T, *B, D*H]`, laid out as `x`, and the final state, laid out as `state`;
             the outputs alone without `return_state`.
         """
-        # PyTorch's state is one array for all layers and directions. The core has a tree.
-        x = jnp.asarray(x)
-        torch_layout.check_lengths(lengths, x, self.batch_first)
-        batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
-        state = torch_layout.split_state(self.layer, taken(state), x, batch_shape)
+        x, state = self._in_core_layout(x, state, lengths)
         options: dict[str, Any] = {
             "lengths": lengths,
             "mask": mask,
@@ -86,6 +83,40 @@ class _TorchLayer(Recurrent):
         if not self.return_state:
             return output
         return output, shown(self, torch_layout.join_state(state))
+
+    def trace(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        state: Any = None,
+        *,
+        lengths: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        reverse: bool = False,
+        unroll: int = 1,
+        remat: int | None = None,
+        implementation: str | Implementation | tuple | None = None,
+        deterministic: bool | None = None,
+        rngs: Randomness = None,
+    ) -> Trace:
+        """Runs the layer over a sequence and returns the states and gates of every step.
+
+        The arguments are the arguments of the call. Sequences are laid out as `x`.
+
+        Returns:
+            The result of `recurrax.trace`, with states in the core's structure: the path of the
+            first layer is `"0"`, or `"0.forward"` and `"0.backward"` with two directions.
+        """
+        x, state = self._in_core_layout(x, state, lengths)
+        options: dict[str, Any] = {
+            "lengths": lengths,
+            "mask": mask,
+            "reset": reset,
+            "reverse": reverse,
+        }
+        options |= {"time_major": not self.batch_first, "unroll": unroll, "remat": remat}
+        options["implementation"] = implementation
+        return self._run(trace, x, state, deterministic, rngs, **options)
 
     # No layer of PyTorch reads a `memory`.
     def step(  # type: ignore[override]
@@ -109,6 +140,14 @@ class _TorchLayer(Recurrent):
         options: dict[str, Any] = {"mask": mask, "reset": reset, "implementation": implementation}
         y, state = self._run(core_step, x, state, deterministic, rngs, **options)
         return y, shown(self, torch_layout.join_state(state))
+
+    def _in_core_layout(self, x: Any, state: Any, lengths: Any) -> tuple[jax.Array, Any]:
+        """Checks the layout; returns the inputs, and the state in the core's structure."""
+        # PyTorch's state is one array for all layers and directions. The core has a tree.
+        x = jnp.asarray(x)
+        torch_layout.check_lengths(lengths, x, self.batch_first)
+        batch_shape = x.shape[:-2] if self.batch_first else x.shape[1:-1]
+        return x, torch_layout.split_state(self.layer, taken(state), x, batch_shape)
 
     def initial_state(
         self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32

@@ -1,0 +1,247 @@
+"""The states and the gates of every step. The loop gives the states; the gates follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recurrax._arguments import check_number
+from recurrax._dtype import cast, cast_params, compute_dtype, promote
+from recurrax._layer import Cell, Layer, Params, State, features, without_initializers
+from recurrax._mask import Marks, where
+from recurrax._scan import check_options, check_sequence, is_recorded, run, without_records
+from recurrax.implementations._registry import Implementation
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["states", "gates", "preactivations"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class CellTrace:
+    """What one cell did at every step. Its arrays have the axes of batch and time of the outputs.
+
+    Attributes:
+        states: the state after each step. A masked step keeps the state.
+        gates: the gates by name, such as `gates["forget"]`, zero at masked steps. A cell without
+            gates, or one that does not declare them, has none.
+        preactivations: the argument of the activation of each gate, by the same names, zero at
+            masked steps.
+    """
+
+    states: State
+    gates: dict[str, jax.Array]
+    preactivations: dict[str, jax.Array]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["ys", "state", "states", "cells"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What a layer did at every step, from `recurrax.trace`.
+
+    `trace["0.forward"]` is the trace of one cell. The path of a cell is its path in the state:
+    `"0.forward"` for `state[0].forward`, and `""` for a layer that is one cell.
+
+    Attributes:
+        ys: the outputs, as from `scan`.
+        state: the final state, as from `scan`.
+        states: the state after each step, in the structure of `state`. It has None for a state
+            that does not belong to a cell, such as the last inputs of a `Window`.
+        cells: the trace of each cell by its path.
+    """
+
+    ys: jax.Array
+    state: State
+    states: State
+    cells: dict[str, CellTrace]
+
+    def __getitem__(self, path: str) -> CellTrace:
+        """Returns the trace of the cell at this path."""
+        if path not in self.cells:
+            raise KeyError(f"`path` must be one of {list(self.cells)}; got {path!r}.")
+        return self.cells[path]
+
+    @property
+    def gates(self) -> dict[str, jax.Array]:
+        """The gates of the only cell.
+
+        Raises:
+            ValueError: if there is not one cell.
+        """
+        return self._only_cell.gates
+
+    @property
+    def preactivations(self) -> dict[str, jax.Array]:
+        """The pre-activations of the only cell.
+
+        Raises:
+            ValueError: if there is not one cell.
+        """
+        return self._only_cell.preactivations
+
+    @property
+    def _only_cell(self) -> CellTrace:
+        if len(self.cells) != 1:
+            raise ValueError(
+                f"the layer must have one cell; it has {len(self.cells)}: {list(self.cells)}. "
+                "Name the cell, as in `trace[path].gates`."
+            )
+        (cell,) = self.cells.values()
+        return cell
+
+
+def trace(
+    layer: Layer,
+    params: Params,
+    xs: jax.Array,
+    state: State | None = None,
+    *,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    reverse: bool = False,
+    time_major: bool = False,
+    unroll: int = 1,
+    remat: int | None = None,
+    implementation: str | Implementation | tuple | None = None,
+    key: jax.Array | None = None,
+) -> Trace:
+    """Runs a layer over a sequence, as `scan` does, and returns the states and gates of each step.
+
+    state_t, y_t = layer(state_{t-1}, x_t) for t = 1 ... T
+    gates_t = gates of each cell, from state_{t-1} and x_t
+
+    The loop of `scan` returns the states. The gates of all steps are computed from them at once,
+    after the loop. All results are differentiable, so a loss may have a penalty on them.
+
+    States and gates are aligned with the inputs, as outputs are, in both directions. A masked step
+    keeps the state, and its gates are zero. After a masked step with a reset the state is the
+    initial state. With a `key`, states and gates are those of the run with this randomness. The
+    candidate of a cell is shown before `UpdateDropout`, and the state after `Zoneout`.
+
+    A cell of your own has its states, and also its gates if it defines `gate_values`. A layer of
+    your own must return the final states of its parts as it got them.
+
+    Args:
+        layer: a cell, or a layer made of layers.
+        params: the parameters of the layer.
+        xs: the inputs, `[*B, T, I]`; `[T, *B, I]` if `time_major`.
+        state: the state before the first step; None for the initial state.
+        lengths: `int[*B]`, as in `scan`. So are all arguments below.
+        mask: `bool[*B, T]`.
+        reset: `bool[*B, T]`.
+        reverse: whether to run from the last step to the first.
+        time_major: whether time is the first axis of sequences, in the results too.
+        unroll: the number of steps in one iteration of the compiled loop.
+        remat: the number of steps in a part, to save memory in derivatives.
+        implementation: the way to run the layer. It must return the state after every step. These
+            do: "xla", "hoisted", "sequential", "associative", "blocked", `TimeSharded` and
+            `Newton`. None picks the fastest of them.
+        key: the source of randomness, for layers that use it.
+
+    Returns:
+        A `Trace`: the outputs, the final state, the state after every step, and the gates of each
+        cell. States are `[*B, T, ...]`, and gates are `[*B, T, H]`.
+
+    Raises:
+        TypeError: as `scan`.
+        ValueError: as `scan`, and if `implementation` does not return the state after every step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> layer = recurrax.Stack((recurrax.Bidirectional(recurrax.LSTMCell(4)),
+        ...                         recurrax.GRUCell(4)))
+        >>> params = layer.init(jax.random.key(0), input_size=3)
+        >>> trace = recurrax.trace(layer, params, jnp.ones((2, 7, 3)), lengths=jnp.array([7, 5]))
+        >>> list(trace.cells)
+        ['0.backward', '0.forward', '1']
+        >>> trace["0.forward"].gates["forget"].shape, trace["1"].states.h.shape
+        ((2, 7, 4), (2, 7, 4))
+
+        A penalty on open gates:
+
+        >>> def loss(params):
+        ...     trace = recurrax.trace(layer, params, jnp.ones((2, 7, 3)))
+        ...     return jnp.mean(trace.ys**2) + 0.1 * jnp.mean(trace["1"].gates["update"])
+        >>> jax.grad(loss)(params)[1].kernel.shape
+        (8, 12)
+
+    References:
+        Karpathy et al., Visualizing and understanding recurrent networks, 2015,
+        https://arxiv.org/abs/1506.02078
+    """
+    marks = Marks(lengths, mask, reset)
+    xs, marks = check_sequence(layer, params, xs, state, marks, time_major)
+    check_options(implementation, key)
+    unroll = check_number("unroll", unroll)
+    if remat is not None:
+        remat = check_number("remat", remat)
+    options = (reverse, time_major, unroll, remat, implementation, key)
+    return _trace(without_initializers(layer), params, xs, state, marks, *options)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("layer", "reverse", "time_major", "unroll", "remat", "implementation")
+)
+def _trace(
+    layer, params, xs, state, marks, reverse, time_major, unroll, remat, implementation, key
+):
+    options = (reverse, time_major, unroll, remat, implementation, key)
+    state, ys = run(layer, params, xs, state, marks, *options, _record)
+    time = 0
+    if not time_major:
+        time = features(xs).ndim - layer.feature_ndim - 1
+
+    # The record of each cell stands at the place of its state.
+    cells = {}
+    for path, node in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_recorded):
+        if is_recorded(node):
+            record = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), node.record)
+            cells[jax.tree_util.keystr(path, simple=True, separator=".")] = record
+
+    return Trace(ys, without_records(state), _states(state, time), cells)
+
+
+def _states(state: State, time: int) -> State:
+    """Returns the states after each step, from the final states with the records of the cells."""
+
+    def of_node(node: Any) -> Any:
+        if not is_recorded(node):
+            return None
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), node.record.states)
+
+    return jax.tree.map(of_node, state, is_leaf=is_recorded)
+
+
+def _record(
+    cell: Cell, params: Params, befores: State, xs: Any, states: State, mask: jax.Array | None
+) -> CellTrace:
+    """Computes the gates of all steps of a cell.
+
+    Args:
+        cell: the cell that ran.
+        params: its parameters.
+        befores: the state before each step, `[T, *B, ...]`.
+        xs: its inputs, `[T, *B, I]`.
+        states: the state after each step.
+        mask: `bool[T, *B]`, or None.
+    """
+    if not cell.tells_gates:
+        return CellTrace(states, {}, {})
+    # The dtypes of the step: products follow the layer, and the state may be wider.
+    compute = compute_dtype(cell, params, xs)
+    befores = jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), befores)
+    gates = cell.gate_values(cast_params(cell, params, compute), befores, cast(xs, compute))
+    if mask is not None:
+        gates = where(mask, gates, jax.tree.map(jnp.zeros_like, gates))
+    values = {name: gate.value for name, gate in gates.items()}
+    return CellTrace(states, values, {name: gate.preactivation for name, gate in gates.items()})
