@@ -235,7 +235,7 @@ def _refine(move: Callable, vector: jax.Array, number: int) -> jax.Array:
         q, r = jnp.linalg.qr(jnp.concatenate([slope, speed * identity]))  # [2*S, S], [S, S]
         way = -jax.scipy.linalg.solve_triangular(r, q[:size].T @ moved)  # [S]
         # The full step, one half of it, a quarter, and so on.
-        tries = vector + shares[:, None] * way  # [8, S]
+        tries = vector[None] + shares[:, None] * way[None]  # [8, S]
         speeds = jax.vmap(lambda attempt: jnp.linalg.norm(move(attempt)))(tries)
         # The solution of a singular system is not finite, and is no improvement.
         speeds = jnp.where(jnp.isfinite(speeds), speeds, jnp.inf)

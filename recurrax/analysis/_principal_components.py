@@ -28,7 +28,9 @@ class PrincipalComponents(NamedTuple):
 
     def project(self, vectors: jax.Array) -> jax.Array:
         """Returns the coordinates `[..., K]` of vectors `[..., S]`."""
-        return (jnp.asarray(vectors) - self.mean) @ self.directions.T
+        vectors = jnp.asarray(vectors)
+        centered = vectors - jnp.broadcast_to(self.mean, vectors.shape)
+        return centered @ self.directions.T
 
 
 def principal_components(
