@@ -71,12 +71,18 @@ def plot_gates(
     panels = list(figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
     if series is not None:
         panel = panels.pop(0)
-        panel.plot(np.arange(steps), series, linewidth=1.2)
+        columns = series.reshape(steps, -1)  # [T, I]
+        for column, color in zip(columns.T, _colors(columns.shape[1]), strict=True):
+            panel.plot(np.arange(steps), column, color=color, linewidth=1.2)
         panel.set_title("series", loc="left", fontsize=10)
         panel.grid(**_GRID)
+        panel.tick_params(labelsize=8, length=2)
         panel.spines[["top", "right"]].set_visible(False)
     for panel, (name, values) in zip(panels, arrays.items(), strict=True):
         _heat_map(panel, values, name)
+    # All panels have the steps of the lowest one.
+    for panel in figure.axes[: rows - 1]:
+        panel.tick_params(axis="x", length=0)
     _write_below(panels[-1], text, steps)
     return figure
 
@@ -114,9 +120,13 @@ def plot_units(
     steps = len(values)
     if axes is None:
         axes = _figure(float(np.clip(0.11 * steps, 6, 18)), 2.6).add_subplot()
-    for unit in units:
-        axes.plot(np.arange(steps), values[:, unit], linewidth=1.4, label=f"unit {unit}")
-    axes.grid(**_GRID)
+    for unit, color in zip(units, _colors(len(units)), strict=True):
+        line = values[:, unit]
+        axes.plot(np.arange(steps), line, color=color, linewidth=1.4, label=f"unit {unit}")
+    axes.set_ylabel("value", fontsize=9)
+    axes.tick_params(labelsize=8, length=2)
+    # A line up for every character would be too much.
+    axes.grid(axis="y", **_GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(-0.5, steps - 0.5)
     # Beside the lines, so that no value is hidden.
@@ -229,6 +239,8 @@ def plot_trajectories(
     axes.set(xlabel=names[0], ylabel=names[1])
     if number == 3:
         axes.set(zlabel=names[2])  # type: ignore[call-arg]
+        # The layout leaves no room for the third label.
+        axes.set_box_aspect(None, zoom=0.85)  # type: ignore[call-arg]
     else:
         axes.grid(**_GRID)
         axes.set_axisbelow(True)
@@ -292,7 +304,7 @@ def plot_gradients(norms: Mapping[str, Any], *, axes: Axes | None = None) -> Axe
     axes.set(xlabel="distance in time, steps", ylabel="gradient, relative to distance 0")
     # The line of a gradient that neither vanishes nor explodes.
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--", zorder=1)
-    axes.set_xlim(left=0)
+    axes.margins(x=0)
     axes.grid(**_GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -326,11 +338,12 @@ def _colors(number: int) -> list[str]:
 
 def _heat_map(panel: Axes, values: np.ndarray, name: str) -> None:
     """Draws values `[T, H]` with a scale beside them."""
-    limit = 1.0
-    largest = np.abs(values).max(initial=0)
-    # States such as the c of an LSTM have no bounds.
-    if largest > 1:
-        limit = float(largest)
+    limit, beyond = 1.0, "neither"
+    # States such as the c of an LSTM have no bounds, and one unit may be far above the others. The
+    # scale ends where all but 2% of the values are, with a pointed end for the rest.
+    if np.abs(values).max(initial=0) > 1:
+        limit = max(float(np.quantile(np.abs(values), 0.98)), 1.0)
+        beyond = "both"
     signed = values.size > 0 and values.min() < 0
     # White is 0 in both maps.
     color_map, low = "Blues", 0.0
@@ -349,7 +362,10 @@ def _heat_map(panel: Axes, values: np.ndarray, name: str) -> None:
     panel.yaxis.get_major_locator().set_params(integer=True)
     panel.tick_params(labelsize=8, length=2)
     panel.spines[:].set_color("#cccccc")
-    scale = panel.figure.colorbar(image, ax=panel, pad=0.01, fraction=0.03, ticks=[low, limit])
+    if not signed and beyond == "both":
+        beyond = "max"
+    place = {"ax": panel, "pad": 0.01, "fraction": 0.03}
+    scale = panel.figure.colorbar(image, extend=beyond, ticks=[low, limit], format="%.3g", **place)
     scale.ax.tick_params(labelsize=8, length=2)
     scale.outline.set_edgecolor("#cccccc")  # type: ignore[operator]
 
