@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import recurrax as rx
+from quick import quick_first
 from recurrax import analysis
 from recurrax.testing import assert_close, normal_like, perturbed_params
 
@@ -82,25 +83,44 @@ def test_a_state_as_a_vector() -> None:
             call()
 
 
-def test_the_jacobian_of_a_step() -> None:
-    params = double(perturbed_params(LAYER, 3, scale=0.4))
-    state = double(normal_like(LAYER.initial_state((2,)), seed=1))
-    rng = np.random.default_rng(2)
-    x = rng.standard_normal((2, 3))
+LAYERS = [
+    LAYER,
+    rx.MLSTMCell(4, 2),
+    rx.SLSTMCell(4, 2),
+    rx.QRNNCell(3),
+    rx.S5Cell(3),
+    rx.CfCCell(3),
+    rx.Zoneout(rx.PeepholeLSTMCell(3), 0.2),
+    rx.Stack((rx.Window(3, 2), rx.LearnedInitialState(rx.GRUCell(3)))),
+    rx.ConvLSTMCell(2, (3,), 2),
+]
+
+
+@pytest.mark.parametrize("layer", quick_first(LAYERS), ids=str)
+def test_the_jacobian_of_a_step_is_that_of_finite_differences(layer: rx.Layer) -> None:
+    space = getattr(layer, "input_shape", ())
+    params = double(perturbed_params(layer, 3, scale=0.4))
+    xs = np.random.default_rng(2).standard_normal((2, 4, *space, 3))
     with jax.enable_x64(True):
-        jacobian = analysis.step_jacobian(LAYER, params, x, state)  # [2, 13, 13]
-        vector = np.asarray(analysis.flatten_state(LAYER, state))
+        # A state that the layer visits: some cells have states with bounds.
+        state, _ = rx.scan(layer, params, xs[:, :3], implementation="xla")
+        x = xs[:, 3]
+        jacobian = analysis.step_jacobian(layer, params, x, state)  # [2, S, S]
+        vector = np.asarray(analysis.flatten_state(layer, state))
+        moves = 1e-6 * np.eye(vector.shape[-1])[:, None]  # [S, 1, S]
 
         @jax.jit
-        def after(vector: jax.Array) -> jax.Array:
-            new, _ = rx.step(LAYER, params, x, analysis.unflatten_state(LAYER, vector))
-            return analysis.flatten_state(LAYER, new)
+        def after(vectors: jax.Array) -> jax.Array:
+            many = jnp.broadcast_to(x, (*vectors.shape[:2], *x.shape[1:]))
+            new, _ = rx.step(layer, params, many, analysis.unflatten_state(layer, vectors))
+            return analysis.flatten_state(layer, new)
 
-        for j, unit in enumerate(np.eye(13)):
-            difference = (after(vector + 1e-6 * unit) - after(vector - 1e-6 * unit)) / 2e-6
-            assert_close(f"column {j}", jacobian[..., j], difference, 1e-8)
+        columns = (after(vector + moves) - after(vector - moves)) / 2e-6  # [S, 2, S]
+        assert_close("Jacobian", jacobian, jnp.moveaxis(columns, 0, -1), 1e-7)
 
-    # In closed form, for one input and the states of many steps: tanh' = 1 - tanh², and u = h @ kernel.
+
+def test_the_jacobian_of_a_step_in_closed_form() -> None:
+    # One input, and the states of many steps: tanh' = 1 - tanh², and u = h @ kernel.
     cell = rx.ElmanCell(4)
     params = perturbed_params(cell, 3)
     xs = jax.random.normal(jax.random.key(0), (2, 3))
