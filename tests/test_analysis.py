@@ -13,7 +13,6 @@ import optax
 import pytest
 
 import recurrax as rx
-from quick import quick_first
 from recurrax import analysis
 from recurrax.testing import assert_close, normal_like, perturbed_params
 
@@ -88,7 +87,7 @@ LAYERS = [
     rx.MLSTMCell(4, 2),
     rx.SLSTMCell(4, 2),
     rx.QRNNCell(3),
-    rx.S5Cell(3),
+    rx.S5Cell(4),
     rx.CfCCell(3),
     rx.Zoneout(rx.PeepholeLSTMCell(3), 0.2),
     rx.Stack((rx.Window(3, 2), rx.LearnedInitialState(rx.GRUCell(3)))),
@@ -96,7 +95,8 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("layer", quick_first(LAYERS), ids=str)
+@pytest.mark.thorough
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_the_jacobian_of_a_step_is_that_of_finite_differences(layer: rx.Layer) -> None:
     space = getattr(layer, "input_shape", ())
     params = double(perturbed_params(layer, 3, scale=0.4))
@@ -119,6 +119,7 @@ def test_the_jacobian_of_a_step_is_that_of_finite_differences(layer: rx.Layer) -
         assert_close("Jacobian", jacobian, jnp.moveaxis(columns, 0, -1), 1e-7)
 
 
+@pytest.mark.thorough
 def test_the_jacobian_of_a_step_in_closed_form() -> None:
     # One input, and the states of many steps: tanh' = 1 - tanh², and u = h @ kernel.
     cell = rx.ElmanCell(4)
@@ -139,6 +140,7 @@ def test_the_jacobian_of_a_step_in_closed_form() -> None:
         analysis.step_jacobian(rx.Bidirectional(cell), rx.layers.Directions(params, params), xs[0])
 
 
+@pytest.mark.thorough
 def test_lyapunov_exponents_of_linear_cells_are_the_logarithms_of_the_eigenvalues() -> None:
     rng = np.random.default_rng(0)
     values = np.array([1.1, -0.8, 0.5, 0.2])
@@ -196,6 +198,7 @@ def test_a_map_with_known_dynamics() -> None:
     np.testing.assert_allclose(exponents.sum(), np.log(0.3), atol=1e-9)
 
 
+@pytest.mark.thorough
 def test_slow_points_lines_of_fixed_points_and_none() -> None:
     starts = MapState(np.random.default_rng(0).uniform(-0.3, 0.3, (20, 2)))
     # Nearly a fixed point: the speed of the first number is 1e-4 + h², and the second number shrinks.
@@ -287,6 +290,7 @@ def test_a_trained_flip_flop_has_a_stable_point_for_each_memory() -> None:
     assert distances.min(axis=1).max() < 1e-8
 
 
+@pytest.mark.thorough
 def test_gradients_by_distance() -> None:
     layer = rx.Stack((rx.GRUCell(3), rx.Dense(2)))
     params = perturbed_params(layer, 3, scale=0.3)
@@ -388,6 +392,7 @@ def test_units_of_a_text() -> None:
         analysis.text_html(CODE, values[:3, 0])
 
 
+@pytest.mark.thorough
 def test_pictures_show_the_numbers() -> None:
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)

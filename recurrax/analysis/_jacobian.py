@@ -36,12 +36,16 @@ def step_jacobian(layer: Layer, params: Params, x: Any, state: State | None = No
         ValueError: as `step`, and if the layer has no state.
 
     Example:
-        >>> import jax, jax.numpy as jnp, recurrax
+        A linear cell, h' = x @ kernel + h @ recurrent_kernel:
+
+        >>> import jax.numpy as jnp, recurrax
         >>> from recurrax.analysis import step_jacobian
-        >>> cell = recurrax.LSTMCell(4)
-        >>> params = cell.init(jax.random.key(0), input_size=3)
-        >>> step_jacobian(cell, params, jnp.ones(3), cell.initial_state((2,))).shape
-        (2, 8, 8)
+        >>> cell = recurrax.ElmanCell(2, jnp.positive, bias=False)
+        >>> recurrent_kernel = jnp.array([[0.5, 2.0], [0.0, 0.25]])
+        >>> params = recurrax.cells.ElmanParams(jnp.ones((3, 2)), recurrent_kernel)
+        >>> step_jacobian(cell, params, jnp.ones(3))
+        Array([[0.5 , 0.  ],
+               [2.  , 0.25]], dtype=float32)
 
     References:
         Pascanu et al., On the difficulty of training recurrent neural networks, 2013,

@@ -63,8 +63,9 @@ def lyapunov_spectrum(
         >>> from recurrax.analysis import lyapunov_spectrum
         >>> cell = recurrax.ElmanCell(1, jnp.positive, bias=False)
         >>> params = recurrax.cells.ElmanParams(jnp.ones((1, 1)), 0.5 * jnp.ones((1, 1)))
-        >>> lyapunov_spectrum(cell, params, jnp.ones((20, 1)))  # log 0.5
-        Array([-0.6931472], dtype=float32)
+        >>> exponents = lyapunov_spectrum(cell, params, jnp.ones((20, 1)))
+        >>> print(f"{exponents[0]:.4f}")  # log 0.5
+        -0.6931
 
     References:
         Benettin et al., Lyapunov characteristic exponents for smooth dynamical systems, 1980,

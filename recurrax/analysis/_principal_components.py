@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -75,9 +76,14 @@ def principal_components(
         )
     meaning = f"one flag per vector of {describe(vectors)}"
     mask = check_flags("mask", mask, jnp.bool_, vectors.shape[:-1], meaning)
-    rows = vectors.reshape(-1, size)  # [N, S]
     if mask is None:
-        mask = jnp.ones(rows.shape[:1], bool)
+        mask = jnp.ones(vectors.shape[:-1], bool)
+    return _principal_components(vectors, number, mask)
+
+
+@functools.partial(jax.jit, static_argnames="number")
+def _principal_components(vectors: jax.Array, number: int, mask: jax.Array) -> PrincipalComponents:
+    rows = vectors.reshape(-1, vectors.shape[-1])  # [N, S]
     counts = mask.reshape(-1, 1)  # [N, 1]
     count = jnp.maximum(counts.sum(), 1).astype(rows.dtype)
 
