@@ -466,8 +466,8 @@ class Context:
         if records:
             run_steps = chosen.run_states  # type: ignore[attr-defined]
 
-        # Runs over the full sequence, or over one part of it. `outs` are the outputs, and the
-        # states after each step if they are recorded.
+        # Runs over the full sequence, or over one part of it. `outs` are the outputs; with a
+        # record also the states after each step, and the pre-activations or None.
         def run(state: State, part: tuple) -> tuple[State, Any]:
             xs, steps = part
             return run_steps(layer, params, state, xs, steps, initial=initial, unroll=self.unroll)
@@ -487,9 +487,9 @@ class Context:
             final = where(last, initial, final)
         if self.record is None:
             return final, outs
-        ys, states = outs
+        ys, states, a = outs
         befores = _states_before(state, states, initial, steps)
-        return Recorded(final, self.record(layer, params, befores, xs, states, self.mask)), ys
+        return Recorded(final, self.record(layer, params, befores, xs, states, a, self.mask)), ys
 
     def reversed(self) -> Context:
         return dataclasses.replace(self, reverse=not self.reverse)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from recurrax._arguments import check_number
 from recurrax._dtype import cast, cast_params, compute_dtype, promote
-from recurrax._layer import Cell, Layer, Params, State, features, without_initializers
+from recurrax._layer import Layer, Params, State, features, without_initializers
 from recurrax._mask import Marks, where
 from recurrax._scan import check_options, check_sequence, is_recorded, run, without_records
 from recurrax.implementations._registry import Implementation
@@ -41,8 +41,8 @@ class CellTrace:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["ys", "state", "states", "cells"],
-    meta_fields=[],
+    data_fields=["ys", "state", "cells"],
+    meta_fields=["paths", "structure"],
 )
 @dataclasses.dataclass(frozen=True)
 class Trace:
@@ -54,21 +54,35 @@ class Trace:
     Attributes:
         ys: the outputs, as from `scan`.
         state: the final state, as from `scan`.
-        states: the state after each step, in the structure of `state`. It has None for a state
-            that does not belong to a cell, such as the last inputs of a `Window`.
         cells: the trace of each cell by its path.
+        paths: the path of each cell, and None for each other part of the state, in the order of
+            the state.
+        structure: the structure of the state, with a leaf for each of these.
     """
 
     ys: jax.Array
     state: State
-    states: State
     cells: dict[str, CellTrace]
+    paths: tuple[str | None, ...]
+    structure: jax.tree_util.PyTreeDef
 
     def __getitem__(self, path: str) -> CellTrace:
         """Returns the trace of the cell at this path."""
         if path not in self.cells:
             raise KeyError(f"`path` must be one of {list(self.cells)}; got {path!r}.")
         return self.cells[path]
+
+    # Each array is a result of the compiled program once, so the tree is made of the cells.
+    @property
+    def states(self) -> State:
+        """The state after each step, in the structure of `state`.
+
+        It has None for a state that does not belong to a cell, such as the inputs of a `Window`.
+        """
+        parts: list[State | None] = []
+        for path in self.paths:
+            parts.append(None if path is None else self.cells[path].states)
+        return jax.tree.unflatten(self.structure, parts)
 
     @property
     def gates(self) -> dict[str, jax.Array]:
@@ -202,28 +216,28 @@ def _trace(
         time = features(xs).ndim - layer.feature_ndim - 1
 
     # The record of each cell stands at the place of its state.
-    cells = {}
-    for path, node in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_recorded):
-        if is_recorded(node):
-            record = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), node.record)
-            cells[jax.tree_util.keystr(path, simple=True, separator=".")] = record
-
-    return Trace(ys, without_records(state), _states(state, time), cells)
-
-
-def _states(state: State, time: int) -> State:
-    """Returns the states after each step, from the final states with the records of the cells."""
-
-    def of_node(node: Any) -> Any:
+    cells: dict[str, CellTrace] = {}
+    paths: list[str | None] = []
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_recorded)
+    for keys, node in leaves:
         if not is_recorded(node):
-            return None
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), node.record.states)
+            paths.append(None)
+            continue
+        path = jax.tree_util.keystr(keys, simple=True, separator=".")
+        paths.append(path)
+        cells[path] = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), node.record)
 
-    return jax.tree.map(of_node, state, is_leaf=is_recorded)
+    return Trace(ys, without_records(state), cells, tuple(paths), structure)
 
 
 def _record(
-    cell: Cell, params: Params, befores: State, xs: Any, states: State, mask: jax.Array | None
+    cell: Any,
+    params: Params,
+    befores: State,
+    xs: Any,
+    states: State,
+    a: jax.Array | None,
+    mask: jax.Array | None,
 ) -> CellTrace:
     """Computes the gates of all steps of a cell.
 
@@ -233,14 +247,19 @@ def _record(
         befores: the state before each step, `[T, *B, ...]`.
         xs: its inputs, `[T, *B, I]`.
         states: the state after each step.
+        a: the pre-activations of an affine cell, `[T, *B, G*H]`, if the loop has kept them.
         mask: `bool[T, *B]`, or None.
     """
     if not cell.tells_gates:
         return CellTrace(states, {}, {})
     # The dtypes of the step: products follow the layer, and the state may be wider.
     compute = compute_dtype(cell, params, xs)
+    params = cast_params(cell, params, compute)
     befores = jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), befores)
-    gates = cell.gate_values(cast_params(cell, params, compute), befores, cast(xs, compute))
+    if a is not None:
+        gates = cell.pointwise_gates(cell.other_params(params), cell.split(a), befores)
+    else:
+        gates = cell.gate_values(params, befores, cast(xs, compute))
     if mask is not None:
         gates = where(mask, gates, jax.tree.map(jnp.zeros_like, gates))
     values = {name: gate.value for name, gate in gates.items()}

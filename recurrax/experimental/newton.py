@@ -131,7 +131,7 @@ class Newton:
             s = jnp.zeros((0, *inputs.state.shape), inputs.state.dtype)  # [0, *B, U, k]
             ys = equation.outputs(inputs, steps, s).astype(output)
             if keeps_states:
-                return state, (ys, in_dtypes_of_state(equation.layout.split(s)))
+                return state, (ys, in_dtypes_of_state(equation.layout.split(s)), None)
             return state, ys
         s, (residual, _) = trajectory(equation, inputs, steps)  # [T, *B, U, k], residual [*B]
         # Factors, not choices: the gradients of an unsolved row become NaN too.
@@ -148,7 +148,7 @@ class Newton:
         if not keeps_states:
             return final, ys
         states = equation.layout.split(jax.vmap(spoil_unsolved)(s))  # leaves [T, *B, ...]
-        return final, (ys, in_dtypes_of_state(states))
+        return final, (ys, in_dtypes_of_state(states), None)
 
     def run_states(self, *args: Any, **options: Any) -> tuple[State, Any]:
         """Also returns the state after each step."""

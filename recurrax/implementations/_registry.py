@@ -19,7 +19,9 @@ class Implementation(Protocol):
         takes_composites: whether the implementation also runs layers that are made of layers.
 
     An implementation that serves `recurrax.trace` also has `run_states`. It takes the arguments of
-    `run` and returns `(state, (ys, states))`, with the state after every step, `[T, *B, ...]`.
+    `run` and returns `(state, (ys, states, a))`. `states` is the state after every step, `[T, *B,
+    ...]`. `a` has what `pointwise` of an affine cell gets at every step, `[T, *B, G*H]`; None if
+    the implementation does not have it.
     """
 
     @property

@@ -49,16 +49,16 @@ def run(
 ) -> tuple[State, Any]:
     """Takes one step after another, under the derivative rule above.
 
-    `keeps_states` adds the state after each step.
+    `keeps_states` adds the state after each step, and the pre-activations.
     """
     compute = compute_dtype(cell, params, xs)
     loop = _Loop(cell, compute, xs.dtype, unroll, projects_in_loop(xs), keeps_states)
     params = cast_params(cell, params, compute)
     xs = xs.astype(compute)  # [T, *B, I]
-    state, ys, states = _run_loop(loop, params, state, initial, xs, steps)
+    state, *outs = _run_loop(loop, params, state, initial, xs, steps)
     if keeps_states:
-        return state, (ys, states)
-    return state, ys
+        return state, tuple(outs)
+    return state, outs[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Loop:
     output: jnp.dtype
     unroll: int
     projects: bool  # whether each step projects its own input
-    keeps_states: bool  # whether the state after each step is a result
+    keeps_states: bool  # whether states and pre-activations of all steps are results
 
     def __call__(
         self, advance: Callable, initial: State, state: State, zs: Any, steps: Steps
@@ -92,6 +92,13 @@ class _Loop:
         u = self.cell.split(self.cell.project_state(params, h))  # G arrays [*B, H]
         z = tuple(gate.astype(h.dtype) for gate in z)  # G arrays [*B, H]
         return self.cell.preactivations(z, u)
+
+    def kept(self, a: Gates) -> jax.Array | None:
+        """The pre-activations of a step as one array `[*B, G*H]`, if they are a result."""
+        # The loop writes one array faster than one for each gate.
+        if self.keeps_states:
+            return jnp.concatenate(a, axis=-1)
+        return None
 
     @property
     def joins_gates(self) -> bool:
@@ -119,18 +126,19 @@ class _Loop:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run_loop(
     loop: _Loop, params: Params, state: State, initial: State, xs: jax.Array, steps: Steps
-) -> tuple[State, jax.Array, State | None]:
+) -> tuple[State, jax.Array, State | None, jax.Array | None]:
     others = loop.cell.other_params(params)
 
-    def advance(before: State, z: Any) -> tuple[State, jax.Array, None]:
+    def advance(before: State, z: Any) -> tuple[State, jax.Array, Any]:
         a = loop.preactivations(params, z, before.h)  # G arrays [*B, H]
-        return *loop.cell.pointwise(others, a, before), None
+        return *loop.cell.pointwise(others, a, before), loop.kept(a)
 
     unroll = max(loop.unroll, forward_unroll(xs, loop.cell.gates))
     loop = dataclasses.replace(loop, unroll=unroll)
     inputs = loop.inputs(params, xs)
-    state, (ys, states, _) = loop(advance, initial, state, inputs, steps)
-    return state, ys, states  # leaves [*B, H]; ys [T, *B, O]; leaves [T, *B, H], or None
+    state, (ys, states, a) = loop(advance, initial, state, inputs, steps)
+    # Leaves [*B, H]; ys [T, *B, O]; leaves [T, *B, H] or None; a [T, *B, G*H] or None.
+    return state, ys, states, a
 
 
 @_run_loop.defjvp
@@ -144,11 +152,13 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
     def advance(before: State, z: Any) -> tuple[State, jax.Array, Any]:
         a = loop.preactivations(params, z, before.h)  # G arrays [*B, H]
         (after, y), tangent_map = jax.linearize(cell.pointwise, others, a, before)
-        return after, y, (before, packing.pack(tangent_map, (others, before)))
+        stored = packing.pack(tangent_map, (others, before))
+        return after, y, (before, stored, loop.kept(a))
 
     # `befores` and `stored` have the leading axis [T].
     inputs = loop.inputs(params, xs)
-    final, (ys, states, (befores, stored)) = loop(advance, initial, state, inputs, steps)
+    final, (ys, states, extra) = loop(advance, initial, state, inputs, steps)
+    befores, stored, a = extra
 
     # The share of inputs and parameters in the pre-activations: it does not wait for the state.
     at_once = functools.partial(loop.preactivations_at_once, hs=befores.h)
@@ -165,7 +175,7 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
 
     state_map = _linear_state_map(cell, params)
 
-    def tangent_step(dbefore: State, at: tuple) -> tuple[State, jax.Array, None]:
+    def tangent_step(dbefore: State, at: tuple) -> tuple[State, jax.Array, Any]:
         da, before, stored, share = at
         # The only product in this loop: the share of the state in the pre-activations.
         du = cell.split(state_map(dbefore.h))  # G arrays [*B, H]
@@ -177,7 +187,7 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
         moved = tangent_map(_zeros(others), da, dbefore)  # leaves [*B, H]
         if share is not None:
             moved = jax.tree.map(jnp.add, moved, share)
-        return *moved, None
+        return *moved, loop.kept(da)
 
     # Without a checkpoint, the terms that read no tangent (zeros times stored arrays) would get a
     # second loop.
@@ -187,8 +197,8 @@ def _run_loop_jvp(loop: _Loop, primals: tuple, tangents: tuple) -> tuple[tuple, 
     if loop.joins_gates:
         da = (jnp.concatenate(da, axis=-1),)  # [T, *B, G*H]
     sequences = (da, befores, stored, share)
-    dfinal, (dys, dstates, _) = loop(tangent_step, dinitial, dstate, sequences, steps)
-    return (final, ys, states), (dfinal, dys, dstates)
+    dfinal, (dys, dstates, da) = loop(tangent_step, dinitial, dstate, sequences, steps)
+    return (final, ys, states, a), (dfinal, dys, dstates, da)
 
 
 def _linear_state_map(cell: AffineCell, params: Params) -> Callable[[jax.Array], jax.Array]:

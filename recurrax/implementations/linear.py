@@ -45,9 +45,10 @@ def run(
         ys = steps.zero_masked(cell.outputs(params, hs, rest).astype(output))  # [T, *B, O]
         if not keeps_states:
             return state, ys
-        # Other parts of a state never change.
-        every = jax.tree.map(lambda s: jnp.repeat(s[None], hs.shape[0], axis=0), state)
-        return state, (ys, every._replace(h=hs.astype(state.h.dtype)))  # leaves [T, *B, H]
+        # Other parts of a state than h never change.
+        others = state._replace(h=None)
+        others = jax.tree.map(lambda s: jnp.broadcast_to(s, (hs.shape[0], *s.shape)), others)
+        return state, (ys, others._replace(h=hs.astype(state.h.dtype)), None)
 
     if not b.shape[0]:
         return result(state, b)
