@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
-_GRID = {"color": "#dddddd", "linewidth": 0.6}
+_GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.6}
 
 # A longer text has no room for its characters below the picture.
 _MOST_CHARACTERS = 160
@@ -174,7 +174,8 @@ def plot_saturation(
         axes = _figure(4.6, 4.6).add_subplot()
     for (name, point), color in zip(points.items(), _colors(len(points)), strict=True):
         # The points on the edges are drawn in full.
-        axes.scatter(*point.T, s=26, alpha=0.6, color=color, label=name, clip_on=False, linewidth=0)
+        style: dict[str, Any] = {"color": color, "alpha": 0.6, "linewidth": 0, "clip_on": False}
+        axes.scatter(point[:, 0], point[:, 1], s=26, label=name, **style)
     axes.plot([0, 1], [1, 0], color="#999999", linewidth=0.8, linestyle="--")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set(xlabel="share of steps nearly open", ylabel="share of steps nearly shut")
@@ -223,35 +224,39 @@ def plot_trajectories(
     if projected.ndim < 2:
         raise ValueError(f"`vectors` must be [*B, T, S]; got {describe(np.asarray(vectors))}.")
     lines = projected.reshape(-1, *projected.shape[-2:])
-    if axes is None:
-        axes = _figure(5.6, 5).add_subplot(projection="3d" if number == 3 else None)
+    # In three dimensions axes have more methods than `Axes`.
+    panel: Any = axes
+    if panel is None:
+        projection = {2: None, 3: "3d"}[number]
+        panel = _figure(5.6, 5).add_subplot(projection=projection)
     # A few lines may have colors of their own. Many lines are one cloud.
-    many = len(lines) > len(_COLORS)
-    colors = ["#7f9cc9"] * len(lines) if many else _colors(len(lines))
+    colors, alpha = _colors(len(lines)), 0.8
+    if len(lines) > len(_COLORS):
+        colors, alpha = ["#7f9cc9"] * len(lines), 0.4
     for line, color in zip(lines, colors, strict=True):
-        axes.plot(*line.T, color=color, linewidth=0.8, alpha=0.4 if many else 0.8)
+        panel.plot(*line.T, color=color, linewidth=0.8, alpha=alpha)
     ends = lines[:, -1]  # [N, K]
-    axes.scatter(*ends.T, s=9, color=colors, linewidth=0)
+    panel.scatter(*ends.T, s=9, color=colors, linewidth=0)
     if points is not None:
-        _draw_points(axes, components, points)
+        _draw_points(panel, components, points)
 
     names = [f"component {i + 1} ({share:.0%})" for i, share in enumerate(components.shares)]
-    axes.set(xlabel=names[0], ylabel=names[1])
+    panel.set(xlabel=names[0], ylabel=names[1])
     if number == 3:
-        axes.set(zlabel=names[2])  # type: ignore[call-arg]
+        panel.set(zlabel=names[2])
         # The layout leaves no room for the third label.
-        axes.set_box_aspect(None, zoom=0.85)  # type: ignore[call-arg]
+        panel.set_box_aspect(None, zoom=0.85)
     else:
-        axes.grid(**_GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return axes
+        panel.grid(**_GRID)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    return panel
 
 
-def _draw_points(axes: Axes, components: PrincipalComponents, points: FixedPoints) -> None:
+def _draw_points(panel: Any, components: PrincipalComponents, points: FixedPoints) -> None:
     """Draws fixed and slow points with a legend."""
     places = np.asarray(components.project(points.vectors))  # [N, K]
-    kinds = {
+    kinds: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
         "stable": (points.fixed & points.stable, {"color": "#222222", "marker": "o"}),
         "unstable": (
             points.fixed & ~points.stable,
@@ -263,8 +268,8 @@ def _draw_points(axes: Axes, components: PrincipalComponents, points: FixedPoint
     for name, (chosen, style) in kinds.items():
         if chosen.any():
             label = f"{name} ({chosen.sum()})"
-            axes.scatter(*places[chosen].T, s=42, zorder=3, label=label, **style)
-    axes.legend(frameon=False, fontsize=9)
+            panel.scatter(*places[chosen].T, s=42, zorder=3, label=label, **style)
+    panel.legend(frameon=False, fontsize=9)
 
 
 def plot_gradients(norms: Mapping[str, Any], *, axes: Axes | None = None) -> Axes:
@@ -336,7 +341,7 @@ def _colors(number: int) -> list[str]:
     return [_COLORS[i % len(_COLORS)] for i in range(number)]
 
 
-def _heat_map(panel: Axes, values: np.ndarray, name: str) -> None:
+def _heat_map(panel: Any, values: np.ndarray, name: str) -> None:
     """Draws values `[T, H]` with a scale beside them."""
     limit, beyond = 1.0, "neither"
     # States such as the c of an LSTM have no bounds, and one unit may be far above the others. The
@@ -367,7 +372,7 @@ def _heat_map(panel: Axes, values: np.ndarray, name: str) -> None:
     place = {"ax": panel, "pad": 0.01, "fraction": 0.03}
     scale = panel.figure.colorbar(image, extend=beyond, ticks=[low, limit], format="%.3g", **place)
     scale.ax.tick_params(labelsize=8, length=2)
-    scale.outline.set_edgecolor("#cccccc")  # type: ignore[operator]
+    scale.outline.set_edgecolor("#cccccc")
 
 
 def _write_below(panel: Axes, text: Sequence[str] | None, steps: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class PrincipalComponents(NamedTuple):
     variances: jax.Array
     shares: jax.Array
 
-    def project(self, vectors: jax.Array) -> jax.Array:
+    def project(self, vectors: Any) -> jax.Array:
         """Returns the coordinates `[..., K]` of vectors `[..., S]`."""
         vectors = jnp.asarray(vectors)
         centered = vectors - jnp.broadcast_to(self.mean, vectors.shape)

@@ -121,9 +121,10 @@ def state_batch_shape(layer: Layer, state: State, name: str) -> tuple[int, ...]:
         ValueError: if the state is not of this layer, or the layer has no state.
     """
     expected = expected_state(layer, ())
+    structure: Any = jax.tree.structure(state)
     if not jax.tree.leaves(expected):
         raise ValueError(f"`layer` must have a state; got {layer}, which has none.")
-    if jax.tree.structure(state) != jax.tree.structure(expected):
+    if structure != jax.tree.structure(expected):
         raise ValueError(
             f"`{name}` must be {describe(expected)}, the state of {layer}; got {describe(state)}."
         )
