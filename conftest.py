@@ -10,3 +10,5 @@ collect_ignore = [
     for name in ("equinox", "keras", "torch")
     if importlib.util.find_spec(name) is None
 ]
+if importlib.util.find_spec("matplotlib") is None:
+    collect_ignore.append("recurrax/analysis/_pictures.py")

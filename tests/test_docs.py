@@ -13,7 +13,7 @@ import pytest
 
 import recurrax
 from quick import quick_first
-from recurrax import decoding, initializers, interop, keras, linen, losses, rl, testing
+from recurrax import analysis, decoding, initializers, interop, keras, linen, losses, rl, testing
 from recurrax import nnx as rnn
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +24,7 @@ PAGES = [
     "docs/regularization.md",
     "docs/decoding.md",
     "docs/tagging.md",
+    "docs/analysis.md",
     "docs/reinforcement_learning.md",
     "docs/extending.md",
 ]
@@ -44,8 +45,9 @@ def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
     run_page(page)
 
 
-# Abstract, shown by the cells that derive from it; or a tool of `check_contract`, shown there.
+# Abstract, shown by the cells that derive from it; or a tool of `check_contract` or a result of `trace`, shown there.
 WITHOUT_EXAMPLE = {"Layer", "AffineCell", "run_segments_apart", "values_and_gradients", "assert_close"}
+WITHOUT_EXAMPLE |= {"Trace", "CellTrace"}
 
 
 def public(module) -> dict:
@@ -60,6 +62,7 @@ def public(module) -> dict:
     "module",
     [
         recurrax,
+        analysis,
         decoding,
         rnn,
         linen,
@@ -79,6 +82,9 @@ def test_every_public_name_is_documented(module) -> None:
     names = {
         name: v for name, v in public(module).items() if module is recurrax or v.__module__.startswith(module.__name__)
     }
+    # A name that the door has too is documented there.
+    if module is not recurrax:
+        names = {name: v for name, v in names.items() if name not in vars(recurrax)}
     api = (ROOT / "docs" / "api.md").read_text()
     for name, value in names.items():
         full, doc = f"{module.__name__}.{name}", inspect.getdoc(value) or ""
