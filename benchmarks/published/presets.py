@@ -117,9 +117,9 @@ JSB = Preset(
     {"lstm": 8.45, "gru": 8.43, "elman": 8.91},
     300_000,
     {
-        "lstm": Recipe(200, input_dropout=0.2, output_dropout=0.5, weight_drop=0.5),
-        "gru": Recipe(200, input_dropout=0.2, output_dropout=0.5, weight_drop=0.5),
-        "elman": Recipe(200, input_dropout=0.2, output_dropout=0.5, weight_drop=0.5),
+        "lstm": Recipe(200, input_dropout=0.1, output_dropout=0.5, weight_drop=0.5, rate=0.02, epochs=60),
+        "gru": Recipe(240, input_dropout=0.1, output_dropout=0.3, weight_drop=0.3, rate=0.01, epochs=60),
+        "elman": Recipe(240, input_dropout=0.1, output_dropout=0.3, weight_drop=0.3, rate=0.005, epochs=60),
     },
 )
 
