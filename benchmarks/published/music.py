@@ -153,7 +153,7 @@ class Trainer:
     def score(self, params: Any, pieces: list[np.ndarray]) -> float:
         """The mean loss of a step, as the paper counts it: over all steps of all pieces alike."""
         total, steps = 0.0, 0
-        for batch in padded(pieces, 64):
+        for batch in padded(pieces, 16):
             total += float(self.total(params, *batch.xs, batch.lengths))
             steps += int(batch.lengths.sum())
         return total / steps
