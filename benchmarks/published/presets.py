@@ -127,12 +127,12 @@ JSB = Preset(
 _LONG = Recipe(
     200,
     input_dropout=0.05,
-    output_dropout=0.3,
-    weight_drop=0.2,
-    rate=0.01,
+    output_dropout=0.2,
+    weight_drop=0.1,
+    rate=0.015,
     rows=16,
     window=50,
-    epochs=16,
+    epochs=20,
 )
 
 NOTTINGHAM = Preset(
