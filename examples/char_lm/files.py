@@ -1,0 +1,75 @@
+"""Files: `write` leaves all bytes or none, whenever the program or the machine stops."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .config import UserError
+
+
+def write(path: Path, parts: Iterable[bytes]) -> None:
+    """Writes a file: afterwards the path holds all bytes, or what it held before.
+
+    Args:
+        path: the file. An old file is replaced.
+        parts: the bytes, part by part, so that a file may be larger than the memory.
+
+    Raises:
+        UserError: if the disk is full, or the folder is gone. The old file is still there.
+    """
+    # A kill leaves only the draft incomplete.
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        try:
+            with open(draft, "wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            # The bytes are on the disk. Now they get the name, in one instant.
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _told(path, error) from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds bytes to the end of a file. A kill may leave a part of them.
+
+    Raises:
+        UserError: if the disk is full, or the folder is gone.
+    """
+    try:
+        with open(path, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _told(path, error) from error
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes sure that a new name survives a power failure."""
+    # Windows opens no folder, and not every file system can sync one.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _told(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {str(path)!r}: {error.strerror}. What was saved before is still there."
+    )
