@@ -76,7 +76,7 @@ class Faults:
     def open(self, path: Path, mode: str):
         """Opens a file that is written in two halves."""
         self.note()
-        file = open(path, mode)
+        file = open(path, mode)  # noqa: SIM115
         if "w" not in mode:
             return file
         faults, write = self, file.write
@@ -155,9 +155,7 @@ def main() -> None:
     """Kills, resumes and compares."""
     parser = argparse.ArgumentParser(prog="python -m tests.fault_injection", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="default %(default)s")
-    parser.add_argument(
-        "--inside", type=int, default=20, help="kills inside of a checkpoint write, default %(default)s"
-    )
+    parser.add_argument("--inside", type=int, default=20, help="inside of a checkpoint write, default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     options = parser.parse_args()
     draw = random.Random(options.seed)

@@ -28,7 +28,7 @@ from examples.char_lm.log import Log, read
 from examples.char_lm.run import Run
 from examples.char_lm.sample import printable
 from examples.char_lm.train import Learner
-from tests.fault_injection import Faults, contents, result, write_text
+from fault_injection import Faults, contents, result, write_text
 
 TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --dropout 0.1 "
 TINY += "--steps 30 --eval-every 6 --checkpoint-every 10"
@@ -99,6 +99,13 @@ def told(capsys: pytest.CaptureFixture[str], arguments: list[str | Path], code: 
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == code
     return capsys.readouterr().err
+
+
+def dies(arguments: list[str], inject: Callable[[pytest.MonkeyPatch], object]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        inject(patch)
+        with pytest.raises(Killed):
+            main(arguments)
 
 
 @pytest.mark.parametrize("strike", [killed, full_disk])
@@ -177,9 +184,7 @@ def test_a_run_of_many_faults_ends_as_an_undisturbed_one(
     run = tmp_path / "a run"
     resume = ["resume", str(run)]
     # A kill before the first checkpoint leaves no run, and the advice of each command works.
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        Faults(patch, killed, 3)
-        main(train(text, run))
+    dies(train(text, run), lambda patch: Faults(patch, killed, 3))
     assert "there is no run" in told(capsys, resume)
     with pytest.MonkeyPatch.context() as patch:
         in_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -193,12 +198,8 @@ def test_a_run_of_many_faults_ends_as_an_undisturbed_one(
     assert f"cannot write '{run}/best/6-" in error
     assert "No space left on device" in error
     # Killed within the checkpoint of step 10, and again after the best one of step 12, of which `last` does not know.
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        Faults(patch, killed, 18)
-        main(resume)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        in_step(patch, 14, killed)
-        main(resume)
+    dies(resume, lambda patch: Faults(patch, killed, 12))
+    dies(resume, lambda patch: in_step(patch, 14, killed))
     with (run / "log.jsonl").open("a") as log:
         log.write('{"step": 14, "lo')
     # The text is gone, and its file in the run folder is not needed to sample.
@@ -218,7 +219,7 @@ def test_damaged_files_of_a_run(finished: Path, text: Path, tmp_path: Path, caps
     (run / "log.jsonl").write_bytes(b"".join(lines))
     (run / "text.bin").write_bytes((run / "text.bin").read_bytes()[1:])
     error = told(capsys, ["resume", run], code=0)
-    assert f"the checkpoint '{newest}' is damaged" in error.replace("\n", "")
+    assert f"the checkpoint '{newest}' is damaged" in error
     assert "2 of 35 are left out" in error
     assert "so the text is read again" in error
     last, best, rows = result(finished)
@@ -250,7 +251,7 @@ def test_one_trainer_at_a_time(finished: Path, text: Path, tmp_path: Path, capsy
     with Lock(run):
         for arguments in (["resume", run], [*train(text, run), "--overwrite"]):
             error = told(capsys, arguments)
-            assert f"another program trains in '{run}': process {os.getpid()} on" in error.replace("\n", " ")
+            assert f"another program trains in '{run}': process {os.getpid()} on" in error
         assert main(["sample", str(run), "--length", "3"]) == 0
     assert {**contents(run), "lock": b""} == {**before, "lock": b""}
     with Lock(run) as lock:
@@ -287,9 +288,11 @@ def test_what_is_not_finite_stops_the_run(
     monkeypatch.setattr(Learner, "train_step", overflow_in_step_20)
     error = told(capsys, train(text, run))
     assert f"the {what} is no longer finite at step 20" in error
-    assert "keeps the checkpoint of step 10" in error.replace("\n", " ")
+    assert "keeps the checkpoint of step 10" in error
     assert "--learning-rate" in error
     assert [path.name.split("-")[0] for path in checkpoint.saved(run / "last")] == ["10", "0"]
+    assert max(row["step"] for row in read(run / "log.jsonl")) == 19 + (what == "state")
+    assert (run / "curves.png").exists()
     assert main(["sample", str(run), "--length", "3"]) == 0
 
 

@@ -70,6 +70,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _told(path: Path, error: OSError) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"cannot write {str(path)!r}: its folder was removed.")
     return UserError(
         f"cannot write {str(path)!r}: {error.strerror}. What was saved before is still there."
     )

@@ -102,6 +102,9 @@ def repeat(
     def check(finite: bool, what: str, at: int) -> None:
         if finite:
             return
+        # What led there helps to choose other settings.
+        log.save()
+        draw()
         raise UserError(
             f"{what} is no longer finite at step {at}. "
             f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
