@@ -249,7 +249,10 @@ def test_files_folders_globs_and_the_standard_library(tmp_path: Path):
     assert load_text(str(tmp_path)) == "eins\ndrei\nzwei\n"
     assert load_text(str(tmp_path / "**" / "*.txt")) == "eins\nzwei\n"
     # A run folder below the text's folder is no part of the text.
-    assert load_text(str(tmp_path), tmp_path / "a") == "eins\ndrei"
+    (tmp_path / "last").mkdir()
+    for name in ("last/80", "log.jsonl", "text.bin"):
+        (tmp_path / name).write_bytes(b"\xff")
+    assert load_text(str(tmp_path), tmp_path) == "eins\ndrei\nzwei\n"
     library = load_text(None)
     assert len(library) > 2_000_000
     assert library.isascii()

@@ -118,9 +118,10 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
     from . import data
+    from .files import TEXT
     from .lock import Lock
     from .report import about, check_memory
-    from .run import TEXT, Run
+    from .run import Run
     from .train import train
 
     config = settings(options, Config)
@@ -160,8 +161,7 @@ def _resume(options: argparse.Namespace) -> int:
 def _text_of(run: Any) -> Any:
     """Returns the text of a run. If its file is damaged, it is made again."""
     from . import data
-    from .files import digest
-    from .run import TEXT
+    from .files import TEXT, digest
 
     path, source = run.folder / TEXT, run.text.source
     if not path.exists() or digest(path) != run.text.sha256:
@@ -181,13 +181,14 @@ def _sample(options: argparse.Namespace) -> int:
     import jax
 
     from .data import read_prompts
+    from .files import BEST
     from .run import Run
     from .sample import printable, write
     from .train import Learner
 
     run = Run.open(options.run)
     learner = Learner(run.config, len(run.text.vocabulary))
-    params = run.restore("best", learner.first_state().params).tree
+    params = run.restore(BEST, learner.first_state().params).tree
     prompts = [options.prompt]
     if options.prompts:
         prompts = read_prompts(options.prompts)

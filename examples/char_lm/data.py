@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .config import Config, UserError
-from .files import write
+from .files import is_of_run, write
 
 # Tests repeat themselves. Generated tables are no text that a person wrote.
 _LEFT_OUT = {"test", "tests", "idle_test", "encodings", "entities.py", "pydoc_data"}
@@ -47,7 +47,7 @@ def read(source: str | None, leave_out: Path | None = None) -> Iterator[str]:
 
     Args:
         source: a path or a glob; None stands for the source of the Python standard library.
-        leave_out: a folder whose files are no text, such as the run folder.
+        leave_out: a run folder, whose own files are no text.
 
     Yields:
         The files' text, part by part, in the order of their names.
@@ -67,8 +67,7 @@ def read(source: str | None, leave_out: Path | None = None) -> Iterator[str]:
         )
     files = _find_files(source)
     if leave_out is not None:
-        folder = leave_out.resolve()
-        files = [file for file in files if not file.resolve().is_relative_to(folder)]
+        files = [file for file in files if not is_of_run(file, leave_out)]
     if not files:
         raise UserError(
             f"--text: found no file, no files in a folder, and no match of a glob for {source!r}."
@@ -128,7 +127,7 @@ def store(
         path: the file to write.
         source: the text.
         counts: the result of `count` for this text.
-        leave_out: a folder whose files are no text.
+        leave_out: a run folder, whose own files are no text.
 
     Returns:
         The facts of the text.

@@ -1,4 +1,4 @@
-"""Files: `write` leaves all bytes or none, whenever the program or the machine stops."""
+"""Files: their names in a run folder, and `write`, which leaves all bytes or none."""
 
 import contextlib
 import hashlib
@@ -8,9 +8,27 @@ from pathlib import Path
 
 from .config import UserError
 
+LAST, BEST, TEXT, LOG, CURVES, LOCK = (
+    "last",
+    "best",
+    "text.bin",
+    "log.jsonl",
+    "curves.png",
+    "lock",
+)
+
+
+def is_of_run(path: Path, folder: Path) -> bool:
+    """Returns whether a file is one of a run folder's: a text may lie in the same folder."""
+    path, folder = path.resolve(), folder.resolve()
+    if not path.is_relative_to(folder):
+        return False
+    name = path.relative_to(folder).parts[0].removesuffix(".tmp")
+    return name in (LAST, BEST, TEXT, LOG, CURVES, LOCK)
+
 
 def write(path: Path, parts: Iterable[bytes]) -> None:
-    """Writes a file: afterwards the path holds all bytes, or what it held before.
+    """Writes a file. However the program or the machine stops, the path holds all bytes or none.
 
     Args:
         path: the file. An old file is replaced.

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from .command import warn
 from .config import UserError
+from .files import LOCK
 
 try:
     import fcntl
@@ -24,7 +25,7 @@ class Lock:
     def __init__(self, folder: Path):
         """Takes the run folder."""
         self.folder = folder
-        self.path = folder / "lock"
+        self.path = folder / LOCK
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)

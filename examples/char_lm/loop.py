@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from .config import UserError
+from .files import BEST, LAST
 from .log import Log
 from .run import Run, Saved
 from .stop import Stop, Stopped
@@ -38,10 +39,10 @@ def begin(run: Run, state: Any, resume: bool) -> Saved:
         UserError: if the checkpoint cannot be used.
     """
     if resume:
-        return run.restore("last", state)
+        return run.restore(LAST, state)
     start = Saved(0, state, math.inf)
     # A run that stops before its first checkpoint can be resumed too.
-    run.save("last", *start)
+    run.save(LAST, *start)
     return start
 
 
@@ -156,14 +157,14 @@ def repeat(
                 if score < best:
                     best = score
                     line += ", the best so far"
-                    save("best", state.params)
+                    save(BEST, state.params)
                 console.print(line, highlight=False)
             if after_step is not None:
                 after_step(step, state)
             if saving:
                 # The log must hold every step up to the checkpoint.
                 log.save()
-                save("last", state)
+                save(LAST, state)
                 saved_step = step
             if validating and time.monotonic() - drawn > _DRAW_EVERY:
                 draw()

@@ -10,12 +10,12 @@ from . import checkpoint
 from .command import warn
 from .config import PROGRAM, Config, UserError
 from .data import Text
+from .files import BEST, CURVES, LAST, LOG, TEXT
 from .lock import Lock
 
-TEXT, LOG, CURVES = "text.bin", "log.jsonl", "curves.png"
 _IF_ABSENT = {
-    "last": "begin again with train --overwrite",
-    "best": "it is written with the first validation",
+    LAST: "begin again with train --overwrite",
+    BEST: "it is written with the first validation",
 }
 
 
@@ -104,7 +104,7 @@ class Run:
         def silent(message: str) -> None:
             """`restore` tells about damaged checkpoints."""
 
-        for kind in ("last", "best"):
+        for kind in (LAST, BEST):
             found = checkpoint.load(folder / kind, silent)
             if found is None:
                 continue
@@ -169,4 +169,4 @@ class Run:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return checkpoint.saved(folder / "last") + checkpoint.saved(folder / "best")
+    return checkpoint.saved(folder / LAST) + checkpoint.saved(folder / BEST)

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from .config import PROGRAM, Config
 from .data import Corpus, training_windows, validation_windows
+from .files import BEST, CURVES, LOG
 from .log import Log
 from .loop import begin, repeat
 from .model import CharLM
 from .plot import plot
-from .run import CURVES, LOG, Run
+from .run import Run
 from .sample import printable, write
 
 
@@ -221,7 +222,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         after_step=after_step,
         draw=draw,
     )
-    best = run.restore("best", end.tree.params)
+    best = run.restore(BEST, end.tree.params)
     title = f"written by the best checkpoint, of step {best.step:,}"
     show_sample(config.steps, best.tree, title)
     console.print(

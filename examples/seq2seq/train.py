@@ -14,9 +14,9 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+from examples.char_lm.files import CURVES, LOG
 from examples.char_lm.log import Log
 from examples.char_lm.loop import begin, repeat
-from examples.char_lm.run import CURVES, LOG
 from examples.char_lm.train import make_optimizer
 
 from .config import PROGRAM, Config

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from examples.char_lm.files import CURVES, LOG
 from examples.char_lm.log import read
-from examples.char_lm.run import CURVES, LOG
 
 from .config import Config, UserError
 from .data import Corpus

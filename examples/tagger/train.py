@@ -12,9 +12,9 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from examples.char_lm.files import CURVES, LOG
 from examples.char_lm.log import Log
 from examples.char_lm.loop import begin, repeat
-from examples.char_lm.run import CURVES, LOG
 from examples.char_lm.train import make_optimizer
 from recurrax.data import PaddedBatch, batch_by_length
 
