@@ -8,14 +8,9 @@ from pathlib import Path
 
 from .config import UserError
 
-LAST, BEST, TEXT, LOG, CURVES, LOCK = (
-    "last",
-    "best",
-    "text.bin",
-    "log.jsonl",
-    "curves.png",
-    "lock",
-)
+# What a run folder holds; `run.py` tells more.
+LAST, BEST = "last", "best"
+TEXT, LOG, CURVES, LOCK = "text.bin", "log.jsonl", "curves.png", "lock"
 
 
 def is_of_run(path: Path, folder: Path) -> bool:
