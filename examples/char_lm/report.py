@@ -29,11 +29,14 @@ def about(text: Text, corpus: Corpus, config: Config) -> str:
     count = parameters(distinct, config)
     device = jax.devices()[0].device_kind
     minutes = expected_seconds(count, config) / 60
+    duration = "less than a minute"
+    if minutes > 1:
+        duration = f"about {minutes:,.0f} min"
     uniform, unigram, zipped = baselines(text.vocabulary, corpus)
     return (
         f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out.\n"
         f"Model: {config.layers} × {config.cell} of {config.hidden_size}, {count:,} parameters, "
-        f"on {device}. {config.steps:,} steps take about {minutes:,.1f} min: a rough guess from "
+        f"on {device}. {config.steps:,} steps take {duration}: a rough guess from "
         "the speed of one matrix product.\n"
         "Bits per character tell how well the next character is foreseen; fewer is better. "
         f"A blind guess costs {uniform:.2f}. On the held-out tenth, the frequencies of the "
