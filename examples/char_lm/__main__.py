@@ -206,10 +206,13 @@ def _sample(options: argparse.Namespace) -> int:
     )
     # `write` refuses a wrong prompt with its first characters, before anything is printed.
     chunks = itertools.chain([next(chunks)], chunks)
-    # A file takes the text as it is.
-    shown = str
-    if sys.stdout.isatty():
-        shown = printable
+
+    def shown(text: str) -> str:
+        # A file takes the text as it is.
+        if sys.stdout.isatty():
+            return printable(text)
+        return text
+
     if len(prompts) == 1:
         # One text appears as it is written.
         for part in itertools.chain(prompts, (chunk[0] for chunk in chunks)):

@@ -41,7 +41,8 @@ def warn(message: str) -> None:
 
 
 def _tell(title: str, message: str) -> None:
-    console = Console(file=Lasting(sys.stderr), highlight=False)
+    file: Any = Lasting(sys.stderr)
+    console = Console(file=file, highlight=False)
     console.print(f"{title} {escape(message)}", soft_wrap=True)
 
 
@@ -79,7 +80,8 @@ def screen() -> Console:
     def lost() -> None:
         warn("the output is closed; training goes on, and the run folder has its log.")
 
-    return Console(file=Lasting(sys.stdout, lost))
+    file: Any = Lasting(sys.stdout, lost)
+    return Console(file=file)
 
 
 def number_type(kind: type, low: float, high: float) -> Callable[[str], Any]:

@@ -6,6 +6,7 @@ is mapped: the system reads what a step needs.
 
 import glob
 import hashlib
+import io
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,13 +295,14 @@ def _files_below(folder: Path, pattern: str) -> list[Path]:
 def _read(file: Path) -> Iterator[str]:
     """Reads a file part by part, without a byte order mark or Windows' line ends."""
     try:
-        with file.open(encoding="utf-8-sig") as stream:
+        with open(file, "rb") as content:
+            stream = io.TextIOWrapper(content, encoding="utf-8-sig")
             try:
                 while part := stream.read(_PART):
                     yield part
             except UnicodeDecodeError as error:
                 # The decoder knows the bytes that it was given last, up to where the file was read.
-                offset = stream.buffer.tell() - len(error.object) + error.start
+                offset = content.tell() - len(error.object) + error.start
                 byte = error.object[error.start]
                 raise UserError(
                     f"{str(file)!r} is not UTF-8: byte 0x{byte:02x} at offset {offset:,}. "
