@@ -384,7 +384,7 @@ def test_the_clock_and_the_lines_of_a_log_go_on(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.thorough
 def test_kills_of_a_true_process() -> None:
-    arguments = [sys.executable, "-m", "tests.fault_injection", "--kills", "6", "--inside", "4"]
+    arguments = [sys.executable, "-m", "tests.fault_injection", "--kills", "3", "--inside", "2"]
     done = subprocess.run(arguments, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "6 kills, 4 of them inside of a checkpoint write" in done.stdout
+    assert "3 kills, 2 of them inside of a checkpoint write" in done.stdout

@@ -22,7 +22,9 @@ so add `XLA_FLAGS=--xla_gpu_deterministic_ops=true` there.
 
 The exit codes: 0 at the end; 2 with a message about a fault that you can mend; 130 after Ctrl-C; 75
 after SIGTERM. The last two have saved everything. A scheduler that sends SIGTERM, such as Slurm,
-can read 75 as "start `resume` again".
+can read 75 as "start `resume` again". After a kill, the last checkpoint is there.
+
+`python -m tests.fault_injection` kills the program fifty times and compares the results.
 """
 
 import importlib.util
