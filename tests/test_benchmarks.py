@@ -78,6 +78,18 @@ def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_the_loop_is_measured(tmp_path: Path) -> None:
+    out, text = tmp_path / "loop.json", tmp_path / "text.txt"
+    text.write_text("an example of a text\n" * 2000)
+    command = [sys.executable, "-m", "benchmarks.loop", "--text", str(text), "--steps", "14", "--rounds", "1"]
+    command += ["--hidden-size", "4", "--batch", "8", "--out", str(out)]
+    subprocess.run(command, check=True, timeout=300, cwd=Path(__file__).parents[1])
+    rows = {row["contender"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows["bare"]["ratio"] == 1
+    assert rows["loop"]["ratio"] > 0
+
+
+@pytest.mark.thorough
 def test_sampling_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "sampling.json"
     command = [sys.executable, "-m", "benchmarks.sampling", "--length", "8", "--hidden-size", "4", "--rounds", "1"]

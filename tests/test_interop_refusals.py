@@ -154,7 +154,7 @@ def test_errors_teach(error: type, make: Callable, message: str) -> None:
         ("equinox", "equinox", lambda: interop.from_equinox(LSTM)),
         ("equinox", "equinox", lambda: interop.to_equinox(LSTM, perturbed_params(LSTM, I))),
         ("rich", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
-        ("orbax", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
+        ("matplotlib", "recurrax[examples]", lambda: importlib.reload(examples.char_lm)),
     ],
 )
 def test_a_missing_library_is_named(missing: str, install: str, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ import optax
 import pytest
 
 from examples.char_lm import train as shared
+from examples.char_lm.lock import Lock
 from examples.seq2seq import dates, train
 from examples.seq2seq.__main__ import main
 from examples.seq2seq.config import Config
 from examples.seq2seq.dates import Dates, decode_source, decode_target, make_corpus
-from examples.seq2seq.run import Run
+from examples.seq2seq.run import Facts, Run
 from examples.seq2seq.train import Learner
 
 TINY = "--hidden-size 12 --decoder-size 16 --embedding-size 8 --examples 500 --batch 8 --learning-rate 0.02"
@@ -55,7 +56,7 @@ def rows(folder: Path) -> list[dict]:
 
 def last_state(folder: Path) -> list[np.ndarray]:
     run = Run.open(folder)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", Learner(run.config).first_state()))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", Learner(run.config).first_state()).tree)]
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -130,7 +131,7 @@ def test_a_stopped_run_resumes_bit_equal(
 def test_the_model_scores_what_it_writes(finished: Path) -> None:
     run = Run.open(finished)
     learner, part = Learner(run.config), make_corpus(run.config).test
-    _, params = train.best_of(run, learner)
+    params = run.restore("best", learner.first_state().params).tree
     found, scores = learner.search(params, part.sources, part.lengths)
     # The loss of a text by teacher forcing is its score by beam search.
     complete = np.asarray(found)[:, -1] == dates.STOP
@@ -177,9 +178,9 @@ def test_faults_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "no run" in told(capsys, "evaluate", tmp_path / "nowhere")
     assert "an integer, 1 to 65,536; got '0'" in told(capsys, "train", "--out", tmp_path, "--batch", "0")
     config = Config(examples=50)
-    run = Run.create(tmp_path / "run", config, None, make_corpus(config))
+    with Lock(tmp_path / "run") as lock:
+        run = Run(lock.folder, config, Facts(sha256="0"), lock)
+        run.save("last", 0, [np.zeros(1)], np.inf)
     assert "already holds a run" in told(capsys, "train", "--out", run.folder)
     assert "seq2seq train" in told(capsys, "resume", tmp_path / "nowhere")
-    facts = json.loads((run.folder / "text.json").read_text())
-    (run.folder / "text.json").write_text(json.dumps({**facts, "sha256": "0"}))
     assert "no longer those" in told(capsys, "resume", run.folder)

@@ -6,17 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from .command import (
     DEFAULT,
     DONE,
-    STOPPED,
     Parser,
     add_settings,
     number_type,
     run_command,
+    screen,
     settings,
+    warn,
 )
 from .config import PROGRAM, Config, UserError
 
@@ -114,64 +113,82 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
     )
-    parser.add_argument("--text", help="the same text, if it has moved since")
 
 
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
-    from .data import load_text, make_corpus
+    from . import data
+    from .files import TEXT
+    from .lock import Lock
+    from .report import about, check_memory
     from .run import Run
     from .train import train
 
     config = settings(options, Config)
-    Run.check_free(options.out, options.overwrite)
-    corpus = make_corpus(load_text(options.text), config)
-    console = Console()
-    console.print(_about(corpus, options.text), highlight=False)
-    # `create` removes an old run, so every check comes before it.
-    run = Run.create(options.out, config, options.text, corpus)
-    finished = train(run, corpus, console)
-    if not finished:
-        return STOPPED
+    source, folder = options.text, options.out
+    Run.check_free(folder, options.overwrite)
+    # The files of an old run may lie below the text's folder.
+    counts = data.count(source, leave_out=folder)
+    data.check_size(counts, config)
+    check_memory((counts > 0).sum(), config)
+    with Lock(folder) as lock:
+        # This removes an old run, so every check comes before it.
+        Run.clear(folder, options.overwrite)
+        text = data.store(folder / TEXT, source, counts, leave_out=folder)
+        corpus = data.load(folder / TEXT, text)
+        run = Run(folder, config, text, lock)
+        console = screen()
+        console.print(about(text, corpus, config), highlight=False)
+        train(run, corpus, console)
     return DONE
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from .data import load_text, make_corpus
+    from .lock import Lock
+    from .report import about
     from .run import Run
     from .train import train
 
     run = Run.open(options.run)
-    source = run.text.source
-    if options.text is not None:
-        source = options.text
-    corpus = make_corpus(load_text(source), run.config)
-    # Another text has another vocabulary, or other windows in the same steps.
-    if corpus.sha256 != run.text.sha256:
-        raise UserError(
-            f"the text is no longer the one that {str(options.run)!r} began with, "
-            "so its run cannot go on. Put the old text back (or name it with --text), "
-            f"or begin another run: {PROGRAM} train."
-        )
-    console = Console()
-    console.print(_about(corpus, source), highlight=False)
-    finished = train(run, corpus, console, resume=True)
-    if not finished:
-        return STOPPED
+    with Lock(run.folder) as run.lock:
+        corpus = _text_of(run)
+        console = screen()
+        console.print(about(run.text, corpus, run.config), highlight=False)
+        train(run, corpus, console, resume=True)
     return DONE
+
+
+def _text_of(run: Any) -> Any:
+    """Returns the text of a run. If its file is damaged, it is made again."""
+    from . import data
+    from .files import TEXT, digest
+
+    path, source = run.folder / TEXT, run.text.source
+    if not path.exists() or digest(path) != run.text.sha256:
+        warn(f"{str(path)!r} is damaged or absent, so the text is read again.")
+        counts = data.count(source, leave_out=run.folder)
+        text = data.store(path, source, counts, leave_out=run.folder)
+        if text != run.text:
+            raise UserError(
+                f"the text is no longer the one that {str(run.folder)!r} began with, "
+                f"so its run cannot go on. Put the old text back into {source!r}, "
+                f"or begin another run: {PROGRAM} train."
+            )
+    return data.load(path, run.text)
 
 
 def _sample(options: argparse.Namespace) -> int:
     import jax
 
     from .data import read_prompts
+    from .files import BEST
     from .run import Run
-    from .sample import write
+    from .sample import printable, write
     from .train import Learner
 
     run = Run.open(options.run)
     learner = Learner(run.config, len(run.text.vocabulary))
-    _, params = run.restore("best", learner.first_state().params)
+    params = run.restore(BEST, learner.first_state().params).tree
     prompts = [options.prompt]
     if options.prompts:
         prompts = read_prompts(options.prompts)
@@ -189,10 +206,17 @@ def _sample(options: argparse.Namespace) -> int:
     )
     # `write` refuses a wrong prompt with its first characters, before anything is printed.
     chunks = itertools.chain([next(chunks)], chunks)
+
+    def shown(text: str) -> str:
+        # A file takes the text as it is.
+        if sys.stdout.isatty():
+            return printable(text)
+        return text
+
     if len(prompts) == 1:
         # One text appears as it is written.
         for part in itertools.chain(prompts, (chunk[0] for chunk in chunks)):
-            print(part, end="", flush=True)
+            print(shown(part), end="", flush=True)
         print()
         return DONE
     # Texts that are written side by side can only be shown one after another.
@@ -200,18 +224,8 @@ def _sample(options: argparse.Namespace) -> int:
         title = f"sample {number % options.samples + 1}"
         if options.prompts:
             title = f"prompt {number // options.samples + 1}, {title}"
-        print(f"--- {title} ---", "".join(parts), sep="\n")
+        print(f"--- {title} ---", shown("".join(parts)), sep="\n")
     return DONE
-
-
-def _about(corpus: Any, source: str | None) -> str:
-    """Describes the text of a run."""
-    name = source
-    if source is None:
-        name = "the Python standard library"
-    size = len(corpus.train) + len(corpus.validation)
-    distinct = len(corpus.vocabulary)
-    return f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out."
 
 
 COMMANDS = {"train": _train, "resume": _resume, "sample": _sample}
@@ -221,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
+        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C; 75 after SIGTERM.
     """
     options = make_parser().parse_args(arguments)
     return run_command(COMMANDS[options.command], options)

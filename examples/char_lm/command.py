@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import logging
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from .config import UserError
+from .stop import STOPPED, Stopped
 
 DEFAULT = " (default: %(default)s)"
 
-# The exit codes. A shell gives 130 to a program that Ctrl-C ended.
-DONE, FAILED, STOPPED = 0, 2, 130
+# The exit codes. `stop.py` has those of a run that was stopped.
+DONE, FAILED = 0, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,8 +32,56 @@ class Parser(argparse.ArgumentParser):
 
 def fail(message: str) -> None:
     """Prints an error message."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    _tell("[bold red]error:[/]", message)
+
+
+def warn(message: str) -> None:
+    """Prints a message about a fault that does not stop the program."""
+    _tell("[bold yellow]note:[/]", message)
+
+
+def _tell(title: str, message: str) -> None:
+    file: Any = Lasting(sys.stderr)
+    console = Console(file=file, highlight=False)
+    console.print(f"{title} {escape(message)}", soft_wrap=True)
+
+
+class Lasting:
+    """An output whose loss does not stop the program: a closed pipe, or a terminal that is gone."""
+
+    def __init__(self, file: Any, lost: Callable[[], None] = lambda: None):
+        """Takes the output, and a function that is called when the output is lost."""
+        self._file = file
+        self._lost = lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        """Writes a text, if the output is still there."""
+        self._try(self._file.write, text)
+
+    def flush(self) -> None:
+        """Sends what was written, if the output is still there."""
+        self._try(self._file.flush)
+
+    def _try(self, action: Callable, *arguments: str) -> None:
+        try:
+            action(*arguments)
+        except OSError:
+            # The rest goes nowhere, also what Python would send when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+            self._lost()
+
+
+def screen() -> Console:
+    """Returns the console of a training, which goes on when nobody reads it."""
+
+    def lost() -> None:
+        warn("the output is closed; training goes on, and the run folder has its log.")
+
+    file: Any = Lasting(sys.stdout, lost)
+    return Console(file=file)
 
 
 def number_type(kind: type, low: float, high: float) -> Callable[[str], Any]:
@@ -90,12 +139,19 @@ def run_command(command: Callable[[argparse.Namespace], int], options: argparse.
     """Runs a command.
 
     Returns:
-        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
+        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C; 75 after SIGTERM,
+        if a run was saved and can be resumed.
     """
-    # Orbax logs the errors that the messages here tell.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # A program that was started without an output has none.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    # An output in ASCII shows the numbers of the characters that it lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command(options)
+    except Stopped as stopped:
+        return stopped.code
     except UserError as error:
         fail(str(error))
     except BrokenPipeError:
@@ -107,4 +163,12 @@ def run_command(command: Callable[[argparse.Namespace], int], options: argparse.
         fail(str(error))
     except KeyboardInterrupt:
         return STOPPED
+    except Exception as error:
+        # JAX tells by the message alone that an array does not fit.
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(
+            f"the memory is too small: {str(error).partition(chr(10))[0]} "
+            "Lower the sizes of the model or of the batch."
+        )
     return FAILED

@@ -1,15 +1,13 @@
 """The loop of a training: it repeats steps, shows progress, validates, and saves."""
 
-import contextlib
-import json
 import math
 import shlex
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,67 +18,17 @@ from rich.progress import (
 )
 
 from .config import UserError
-from .run import Run
+from .files import BEST, LAST
+from .log import Log
+from .run import Run, Saved
+from .stop import Stop, Stopped
+
+# The least seconds between two drawings of the curves, which take about one.
+_DRAW_EVERY = 30.0
 
 
-class CtrlC:
-    """Lets the running step end, so that its state can be saved. A second Ctrl-C stops at once."""
-
-    asked = False
-
-    def __enter__(self) -> "CtrlC":
-        self.previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self.previous)
-
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-class Log:
-    """The log of a run, in its file and in memory."""
-
-    def __init__(self, run: Run, step: int):
-        """Opens the log of a run that goes on after `step`."""
-        # A killed run may have logged steps after its last checkpoint. They are logged again.
-        self.rows = run.truncate_log(step)
-        self._file = (run.folder / "log.jsonl").open("a", encoding="utf-8")
-        self._began = time.monotonic()
-        # The clock of a resumed run continues.
-        if self.rows:
-            self._began -= self.rows[-1]["seconds"]
-
-    def note(self, step: int, **values: float) -> None:
-        """Adds a line."""
-        seconds = round(time.monotonic() - self._began, 3)
-        row = {"step": step, **values, "seconds": seconds}
-        self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-
-    def values(self, name: str) -> list[float]:
-        """Returns all values of this name that were noted."""
-        return [row[name] for row in self.rows if name in row]
-
-    def minutes(self) -> str:
-        """Returns how long the run took, such as "3 min 28 s"."""
-        minutes, seconds = divmod(round(self.rows[-1]["seconds"]), 60)
-        return f"{minutes} min {seconds} s"
-
-    def flush(self) -> None:
-        """Makes sure that a kill loses no line."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def begin(run: Run, state: Any, resume: bool) -> tuple[int, Any]:
-    """Returns the number of the step to go on from, and the state after it.
+def begin(run: Run, state: Any, resume: bool) -> Saved:
+    """Returns what training goes on from.
 
     Args:
         run: the run folder.
@@ -91,51 +39,56 @@ def begin(run: Run, state: Any, resume: bool) -> tuple[int, Any]:
         UserError: if the checkpoint cannot be used.
     """
     if resume:
-        return run.restore("last", state)
+        return run.restore(LAST, state)
+    start = Saved(0, state, math.inf)
     # A run that stops before its first checkpoint can be resumed too.
-    run.save("last", 0, state)
-    return 0, state
+    run.save(LAST, *start)
+    return start
 
 
 def repeat(
     run: Run,
     console: Console,
     log: Log,
-    step: int,
-    state: Any,
+    start: Saved,
     *,
     train_step: Callable[[int, Any], tuple[Any, jax.Array]],
     status: Callable[[float, float], str],
-    validate: Callable[[int, Any], tuple[str, bool]],
+    validate: Callable[[int, Any], tuple[str, float]],
     after_step: Callable[[int, Any], None] | None = None,
-) -> tuple[bool, Any]:
-    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+    draw: Callable[[], None] = lambda: None,
+) -> Saved:
+    """Trains to the end or to a signal, and saves everything in both cases.
 
     Args:
         run: the run folder. Its settings have `steps`, `eval_every` and `checkpoint_every`. The
             states have `params`.
         console: where progress is shown.
-        log: takes the loss of each step. The loop closes it.
-        step: the number of steps that were taken.
-        state: the state after them.
+        log: takes the loss of each step.
+        start: what `begin` returned.
         train_step: takes the number of steps before, and the state; returns the new state and the
             loss.
         status: makes the line of progress, from the loss and the seconds of a step.
-        validate: scores the state after a step. It returns what the screen says, and whether the
-            state is the best so far.
+        validate: scores the state after a step. It returns what the screen says, and the score;
+            lower is better.
         after_step: called after each step, with its number and the state.
+        draw: draws the curves. It is called after validations, at most every 30 seconds, and at
+            the end.
 
     Returns:
-        Whether the end was reached, and the state.
+        The last step, its state, and the best score.
 
     Raises:
-        UserError: if the loss is no longer finite.
+        Stopped: after Ctrl-C or SIGTERM, when all is saved.
+        UserError: if the loss or the state is no longer finite.
     """
     config = run.config
-
-    def due(every: int) -> bool:
-        return step % every == 0 or step == config.steps
-
+    step, state, best = start
+    saved_step = step
+    drawn = before = time.monotonic()
+    seconds_per_step = math.inf
+    # Losses of steps that the device may still compute, with the numbers of the steps.
+    awaited: list[tuple[int, jax.Array]] = []
     progress = Progress(
         MofNCompleteColumn(),
         BarColumn(None),
@@ -143,51 +96,89 @@ def repeat(
         TimeRemainingColumn(compact=True),
         console=console,
     )
-    with contextlib.closing(log), progress, CtrlC() as ctrl_c:
+
+    def due(every: int) -> bool:
+        return step % every == 0 or step == config.steps
+
+    def check(finite: bool, what: str, at: int) -> None:
+        if finite:
+            return
+        # What led there helps to choose other settings.
+        log.save()
+        draw()
+        raise UserError(
+            f"{what} is no longer finite at step {at}. "
+            f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
+            "Going on would end here again: begin again with a lower --learning-rate."
+        )
+
+    def save(kind: str, tree: Any) -> None:
+        # A state with a NaN cannot go on, so it never takes the place of an older one.
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+        check(finite, "the state", step)
+        run.save(kind, step, tree, best)
+
+    def read_loss() -> None:
+        nonlocal before, seconds_per_step
+        number, loss_array = awaited.pop(0)
+        # Reading the loss waits until the step is complete.
+        loss = float(loss_array)
+        check(math.isfinite(loss), "the loss", number)
+        log.note(number, loss=loss)
+        seconds = time.monotonic() - before
+        before += seconds
+        # The time of one step is noisy, so it is averaged. The first step also compiles: when
+        # the average is far above the newest time, it begins again.
+        if seconds_per_step < 10 * seconds:
+            seconds_per_step = 0.95 * seconds_per_step + 0.05 * seconds
+        else:
+            seconds_per_step = seconds
+        progress.update(task, completed=number, description=status(loss, seconds_per_step))
+
+    with progress, Stop() as stop:
         task = progress.add_task("compiling", total=config.steps, completed=step)
-        seconds_per_step = math.inf
         stopping = False
         while step < config.steps and not stopping:
-            before = time.monotonic()
             state, loss_array = train_step(step, state)
-            # JAX computes in the background. Reading the loss waits until the step is complete.
-            loss = float(loss_array)
             step += 1
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is no longer finite at step {step}; "
-                    f"{str(run.folder)!r} keeps what came before. "
-                    "Begin again with a lower --learning-rate."
-                )
-            log.note(step, loss=loss)
+            awaited.append((step, loss_array))
+            stopping = stop.code is not None
+            validating, saving = due(config.eval_every), due(config.checkpoint_every) or stopping
+            # JAX computes in the background: the loss of the step before is read meanwhile. What
+            # comes next needs all losses.
+            if len(awaited) > 1:
+                read_loss()
+            if validating or saving:
+                read_loss()
 
-            seconds = time.monotonic() - before
-            # The time of one step is noisy, so it is averaged. The first step also compiles: when
-            # the average is far above the newest time, it begins again.
-            if seconds_per_step < 10 * seconds:
-                seconds_per_step = 0.95 * seconds_per_step + 0.05 * seconds
-            else:
-                seconds_per_step = seconds
-            line = status(loss, seconds_per_step)
-            progress.update(task, completed=step, description=line)
-            stopping = ctrl_c.asked
-
-            if due(config.eval_every):
-                line, is_best = validate(step, state)
-                if is_best:
+            if validating:
+                line, score = validate(step, state)
+                check(math.isfinite(score), "the score", step)
+                if score < best:
+                    best = score
                     line += ", the best so far"
-                    run.save("best", step, state.params)
+                    save(BEST, state.params)
                 console.print(line, highlight=False)
             if after_step is not None:
                 after_step(step, state)
-            if due(config.checkpoint_every) or stopping:
+            if saving:
                 # The log must hold every step up to the checkpoint.
-                log.flush()
-                run.save("last", step, state)
+                log.save()
+                save(LAST, state)
+                saved_step = step
+            if validating and time.monotonic() - drawn > _DRAW_EVERY:
+                draw()
+                drawn = time.monotonic()
+            if not awaited:
+                # The time of a validation is no time of a step.
+                before = time.monotonic()
 
+    draw()
     if step < config.steps:
         message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
         console.print(message, highlight=False)
         command = f"  {run.program} resume {shlex.quote(str(run.folder))}"
         console.print(command, highlight=False, soft_wrap=True)
-    return step == config.steps, state
+        assert stop.code is not None
+        raise Stopped(stop.code)
+    return Saved(step, state, best)

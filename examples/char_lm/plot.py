@@ -1,5 +1,6 @@
 """The curves of a run, drawn from its log."""
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,21 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .files import write
+
 TRAINING_COLOR = "#4c72b0"
 VALIDATION_COLOR = "#dd8452"
 
 
 def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws training and validation loss, in bits per character, into a PNG file."""
+    """Draws training and validation loss, in bits per character, into a PNG file.
+
+    Without a validation there is nothing to draw yet.
+    """
     steps, training = _curve(rows, "loss")
     checked_steps, validation = _curve(rows, "validation_loss")
+    if not len(training) or not len(validation):
+        return
     best = int(np.argmin(validation))
 
     # The eye cannot follow single steps, which are noisy. A mean hides how noisy: show both.
@@ -69,12 +77,14 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    write(path, [picture.getvalue()])
 
 
 def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps that logged `name`, and its values in bits."""
     # Training steps and validations have rows apart, so a row holds one of the two losses.
     points = [(row["step"], row[name]) for row in rows if name in row]
-    steps, nats = np.array(points).T
+    steps, nats = np.array(points).reshape(-1, 2).T
     return steps, nats / math.log(2)

@@ -17,6 +17,15 @@ from .model import CharLM
 # A program that draws one character at a time would wait for Python at each of them.
 CHUNK = 256
 
+# Control characters would move the cursor of a terminal or change its colors. Both C0 and C1.
+_ESCAPES = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)]}
+_ESCAPES |= {ord("\n"): "\n", ord("\t"): "\t"}
+
+
+def printable(text: str) -> str:
+    """Escapes the control characters of a text, but not line ends and tabs."""
+    return text.translate(_ESCAPES)
+
 
 @functools.lru_cache(maxsize=8)
 def programs(graphdef: Any, top_k: int | None) -> tuple[Callable, Callable]:

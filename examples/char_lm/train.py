@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
@@ -14,12 +15,14 @@ from rich.panel import Panel
 from rich.text import Text
 
 from .config import PROGRAM, Config
-from .data import Corpus
-from .loop import Log, begin, repeat
+from .data import Corpus, training_windows, validation_windows
+from .files import BEST, CURVES, LOG
+from .log import Log
+from .loop import begin, repeat
 from .model import CharLM
 from .plot import plot
 from .run import Run
-from .sample import write
+from .sample import printable, write
 
 
 class TrainState(NamedTuple):
@@ -58,43 +61,20 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     )
 
 
-def stream_starts(
-    step: jax.Array, size: int, batch: int, window: int
-) -> tuple[jax.Array, jax.Array]:
-    """Tells where the windows of a step begin.
-
-    The text is divided into B equal streams, which are read side by side. Row b of one batch
-    continues in row b of the next batch. The starts follow from the step alone, so a checkpoint
-    need not hold the position of an iterator.
+def mean_loss(model: CharLM, windows: jax.Array, rnn_state: Any) -> tuple[jax.Array, Any]:
+    """Predicts all characters of some windows but the first.
 
     Args:
-        step: the number of the training step.
-        size: the number of characters in the text.
-        batch: B, the number of streams.
-        window: the number of characters in a window.
+        model: the network.
+        windows: characters, `int[B, window + 1]`.
+        rnn_state: the state before them.
 
     Returns:
-        The first character of each window, `int[B]`, and whether each stream begins there.
+        The mean cross-entropy of a character, in nats, and the state after the windows.
     """
-    # The last character of the text has no successor to predict.
-    length = (size - 1) // batch
-    window_index = step % (length // window)
-    starts = jnp.arange(batch) * length + window_index * window  # [B]
-    return starts, window_index == 0
-
-
-def mean_loss(
-    model: CharLM, text: jax.Array, starts: jax.Array, window: int, rnn_state: Any
-) -> tuple[jax.Array, Any]:
-    """Predicts `window` characters from each start.
-
-    Returns:
-        The mean cross-entropy of a character, in nats, and the state after the last one.
-    """
-    positions = starts[:, None] + jnp.arange(window + 1)[None]  # [B, window + 1]
-    chars = text[positions]
+    chars = windows.astype(jnp.int32)
     # Each character is predicted from the characters before it.
-    read, expected = chars[:, :-1], chars[:, 1:]
+    read, expected = chars[:, :-1], chars[:, 1:]  # [B, window]
     logits, rnn_state = model(read, rnn_state)  # [B, window, V]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, expected)
     return losses.mean(), rnn_state
@@ -128,18 +108,21 @@ class Learner:
         return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def train_step(self, state: TrainState, text: jax.Array) -> tuple[TrainState, jax.Array]:
-        """Learns from the windows of one step; returns the next state and the loss."""
-        config = self.config
+    def train_step(
+        self, state: TrainState, windows: jax.Array, first: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """Learns from the windows of one step.
+
+        Args:
+            state: the state after the step before.
+            windows: the characters `int[B, window + 1]`.
+            first: whether the windows begin with the zero state, a bool.
+
+        Returns:
+            The next state, and the loss.
+        """
         # Randomness follows from the step's number alone, so a resumed run draws the same numbers.
-        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        starts_key, dropout_key = jax.random.split(step_key)
-        batch, window = config.batch, config.window
-        if config.windows == "random":
-            starts = jax.random.randint(starts_key, [batch], 0, text.size - window)
-            first = jnp.array(True)
-        else:
-            starts, first = stream_starts(state.step, text.size, batch, window)
+        dropout_key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
 
         def zero_if_first(leaf: jax.Array) -> jax.Array:
             return jnp.where(first, jnp.zeros_like(leaf), leaf)
@@ -152,7 +135,7 @@ class Learner:
             nnx.reseed(model, dropout=dropout_key)
             # The state enters as a constant, so gradients end where the window begins.
             # The literature calls this truncated backpropagation through time.
-            return mean_loss(model, text, starts, window, rnn_state)
+            return mean_loss(model, windows, rnn_state)
 
         grads_of = jax.value_and_grad(loss_of, has_aux=True)
         (loss, rnn_state), grads = grads_of(state.params)
@@ -162,28 +145,25 @@ class Learner:
         return state, loss
 
     @partial(jax.jit, static_argnums=0)
-    def evaluate(self, params: nnx.State, text: jax.Array) -> jax.Array:
-        """Returns the loss on a text that is read from its start, without dropout."""
-        window = self.config.window
-        predicted = text.size - 1
-        # The held-out tenth of a short text has no room for a full batch of streams.
-        streams = min(self.config.batch, predicted // window)
-        windows = min(self.config.eval_windows, predicted // streams // window)
+    def evaluate(self, params: nnx.State, windows: jax.Array) -> jax.Array:
+        """Returns the loss on the windows of a validation `int[N, B, window + 1]`, without dropout.
+
+        The windows with one index b follow each other, so the state goes from each to the next.
+        """
         model = self.model(params)
         model.eval()
 
-        def eval_step(rnn_state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
-            starts, _ = stream_starts(step, text.size, streams, window)
-            loss, rnn_state = mean_loss(model, text, starts, window, rnn_state)
+        def eval_step(rnn_state: Any, windows: jax.Array) -> tuple[Any, jax.Array]:
+            loss, rnn_state = mean_loss(model, windows, rnn_state)
             return rnn_state, loss
 
-        first_state = model.initial_state(streams)
-        _, losses = jax.lax.scan(eval_step, first_state, jnp.arange(windows))
+        first_state = model.initial_state(windows.shape[1])
+        _, losses = jax.lax.scan(eval_step, first_state, windows)
         return losses.mean()
 
 
-def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
-    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> None:
+    """Trains to the end or to a signal, and saves everything in both cases.
 
     Args:
         run: the run folder, which takes the log, the checkpoints and the curves.
@@ -191,75 +171,68 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         console: where progress is shown.
         resume: start from the last checkpoint, rather than from the first step.
 
-    Returns:
-        Whether the end was reached.
-
     Raises:
-        UserError: if the checkpoint cannot be used, or the loss is no longer finite.
+        Stopped: after Ctrl-C or SIGTERM.
+        UserError: if a file cannot be read or written, or the loss is no longer finite.
     """
-    config = run.config
-    learner = Learner(config, len(corpus.vocabulary))
-    step, state = begin(run, learner.first_state(), resume)
-    text, held_out = jnp.asarray(corpus.train), jnp.asarray(corpus.validation)
-    log = Log(run, step)
-    best = min(log.values("validation_loss"), default=math.inf)
+    config, vocabulary = run.config, run.text.vocabulary
+    learner = Learner(config, len(vocabulary))
+    start = begin(run, learner.first_state(), resume)
+    held_out = jnp.asarray(validation_windows(corpus.validation, config))
+    log = Log(run.folder / LOG, start.step)
 
     def show_sample(step: int, params: nnx.State, title: str) -> None:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = learner.model(params)
-        chunks = write(model, corpus.vocabulary, length=400, temperature=0.8, key=key)
-        sample = Text("".join(chunk[0] for chunk in chunks))
+        chunks = write(model, vocabulary, length=400, temperature=0.8, key=key)
+        sample = Text(printable("".join(chunk[0] for chunk in chunks)))
         panel = Panel(sample, title=title, title_align="left", border_style="dim")
         console.print(panel)
 
     def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
-        return learner.train_step(state, text)
+        windows, first = training_windows(corpus.train, step, config)
+        return learner.train_step(state, windows, np.array(first))
 
     def status(loss: float, seconds: float) -> str:
         speed = config.batch * config.window / seconds
         return f"loss {loss:.3f} · {_bits(loss):.3f} bits/char · {speed:,.0f} chars/s"
 
-    def validate(step: int, state: TrainState) -> tuple[str, bool]:
-        nonlocal best
+    def validate(step: int, state: TrainState) -> tuple[str, float]:
         loss = float(learner.evaluate(state.params, held_out))
         log.note(step, validation_loss=loss)
-        is_best = loss < best
-        best = min(best, loss)
-        return f"step {step:,}: validation {_bits(loss):.3f} bits/char", is_best
+        return f"step {step:,}: validation {_bits(loss):.3f} bits/char", loss
 
     def after_step(step: int, state: TrainState) -> None:
         # The end of the run shows a sample of the best checkpoint instead.
         if step % config.sample_every == 0 and step < config.steps:
             show_sample(step, state.params, f"written after step {step:,}")
 
-    finished, state = repeat(
+    def draw() -> None:
+        title = f"{config.layers} × {config.cell} of {config.hidden_size}"
+        plot(log.rows, run.folder / CURVES, title)
+
+    end = repeat(
         run,
         console,
         log,
-        step,
-        state,
+        start,
         train_step=train_step,
         status=status,
         validate=validate,
         after_step=after_step,
+        draw=draw,
     )
-    if not finished:
-        return False
-
-    title = f"{config.layers} × {config.cell} of {config.hidden_size}"
-    plot(log.rows, run.folder / "curves.png", title)
-    best_step, params = run.restore("best", state.params)
-    title = f"written by the best checkpoint, of step {best_step:,}"
-    show_sample(config.steps, params, title)
+    best = run.restore(BEST, end.tree.params)
+    title = f"written by the best checkpoint, of step {best.step:,}"
+    show_sample(config.steps, best.tree, title)
     console.print(
-        f"Validation {_bits(best):.3f} bits per character (loss {best:.4f}) "
-        f"at step {best_step:,}, after {log.minutes()}. "
+        f"Validation {_bits(best.best):.3f} bits per character (loss {best.best:.4f}) "
+        f"at step {best.step:,}, after {log.minutes()}. "
         f"Curves, log and checkpoints are in {run.folder}. To let it write more:",
         highlight=False,
     )
     folder = shlex.quote(str(run.folder))
     console.print(f"  {PROGRAM} sample {folder}", highlight=False, soft_wrap=True)
-    return True
 
 
 def _bits(nats: float) -> float:

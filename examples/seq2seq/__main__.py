@@ -11,10 +11,10 @@ from rich.console import Console
 from examples.char_lm.command import (
     DEFAULT,
     DONE,
-    STOPPED,
     Parser,
     add_settings,
     run_command,
+    screen,
     settings,
 )
 
@@ -49,28 +49,31 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
+    from examples.char_lm.lock import Lock
+
     from .dates import make_corpus
-    from .run import Run
+    from .run import Facts, Run
     from .train import train
 
     config = settings(options, Config)
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(config)
-    # `create` removes an old run, so every check comes before it.
-    run = Run.create(options.out, config, None, corpus)
-    finished = train(run, corpus, Console())
-    if not finished:
-        return STOPPED
+    with Lock(options.out) as lock:
+        # This removes an old run, so every check comes before it.
+        Run.clear(options.out, options.overwrite)
+        run = Run(options.out, config, Facts(corpus.sha256), lock)
+        train(run, corpus, screen())
     return DONE
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from examples.char_lm.lock import Lock
+
     from .train import train
 
     run, corpus = _opened(options.run)
-    finished = train(run, corpus, Console(), resume=True)
-    if not finished:
-        return STOPPED
+    with Lock(run.folder) as run.lock:
+        train(run, corpus, screen(), resume=True)
     return DONE
 
 
@@ -123,10 +126,10 @@ def _opened(folder: Path) -> tuple[Any, Any]:
 
 def _best(run: Any) -> tuple[Any, Any]:
     """Returns the compiled functions and the parameters of the best checkpoint."""
-    from .train import Learner, best_of
+    from .train import Learner
 
     learner = Learner(run.config)
-    return learner, best_of(run, learner)[1]
+    return learner, run.restore("best", learner.first_state().params).tree
 
 
 COMMANDS = {"train": _train, "evaluate": _evaluate, "translate": _translate, "resume": _resume}
@@ -136,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
+        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C; 75 after SIGTERM.
     """
     options = make_parser().parse_args(arguments)
     return run_command(COMMANDS[options.command], options)

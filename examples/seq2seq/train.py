@@ -14,7 +14,9 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from examples.char_lm.loop import Log, begin, repeat
+from examples.char_lm.files import CURVES, LOG
+from examples.char_lm.log import Log
+from examples.char_lm.loop import begin, repeat
 from examples.char_lm.train import make_optimizer
 
 from .config import PROGRAM, Config
@@ -148,19 +150,8 @@ def _exact(found: jax.Array, dates: Dates) -> np.ndarray:
     return (np.asarray(found) == dates.targets).all(axis=-1)
 
 
-def best_of(run: Run, learner: Learner) -> tuple[int, nnx.State]:
-    """Returns the step and the parameters of the best checkpoint.
-
-    Raises:
-        UserError: if the checkpoint cannot be used.
-    """
-    step, params = run.restore("best", learner.first_state().params)
-    # Orbax places arrays on a device for good. JAX would compile every function again for them.
-    return step, jax.tree.map(np.asarray, params)
-
-
-def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
-    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> None:
+    """Trains to the end or to a signal, and saves everything in both cases.
 
     Args:
         run: the run folder, which takes the log, the checkpoints and the pictures.
@@ -168,18 +159,15 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         console: where progress is shown.
         resume: start from the last checkpoint, rather than from the first step.
 
-    Returns:
-        Whether the end was reached.
-
     Raises:
-        UserError: if the checkpoint cannot be used, or the loss is no longer finite.
+        Stopped: after Ctrl-C or SIGTERM.
+        UserError: if a file cannot be read or written, or the loss is no longer finite.
     """
     config = run.config
     learner = Learner(config)
-    step, state = begin(run, learner.first_state(), resume)
+    start = begin(run, learner.first_state(), resume)
     dates = jax.tree.map(jnp.asarray, corpus.train)
-    log = Log(run, step)
-    best = min(log.values("validation_loss"), default=math.inf)
+    log = Log(run.folder / LOG, start.step)
 
     def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
         return learner.train_step(state, dates)
@@ -187,30 +175,24 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     def status(loss: float, seconds: float) -> str:
         return f"loss {loss:.4f} · {config.batch / seconds:,.0f} dates/s"
 
-    def validate(step: int, state: TrainState) -> tuple[str, bool]:
-        nonlocal best
+    def validate(step: int, state: TrainState) -> tuple[str, float]:
         scores = score(learner, state.params, corpus.validation, beams=False)
         log.note(step, validation_loss=scores.loss, exact=scores.greedy)
-        is_best = scores.loss < best
-        best = min(best, scores.loss)
         share = f"{100 * scores.greedy:.1f} % of dates without a fault"
-        return f"step {step:,}: loss {scores.loss:.4f}, {share}", is_best
+        return f"step {step:,}: loss {scores.loss:.4f}, {share}", scores.loss
 
-    finished, state = repeat(
+    end = repeat(
         run,
         console,
         log,
-        step,
-        state,
+        start,
         train_step=train_step,
         status=status,
         validate=validate,
     )
-    if not finished:
-        return False
-
-    best_step, params = best_of(run, learner)
-    plot_curves(log.rows, run.folder / "curves.png", _title(config))
+    best = run.restore("best", end.tree.params)
+    params = best.tree
+    plot_curves(log.rows, run.folder / CURVES, _title(config))
     # A day with many different digits makes the clearest picture.
     target = max(corpus.validation.targets, key=lambda target: len(set(target.tolist())))
     shown = in_many_forms(target)
@@ -219,7 +201,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     show_translations(console, learner, params, corpus.validation)
     show_scores(console, "Validation", score(learner, params, corpus.validation), config.beam)
     console.print(
-        f"By the checkpoint of step {best_step:,}, after {log.minutes()}. "
+        f"By the checkpoint of step {best.step:,}, after {log.minutes()}. "
         f"The pictures, log and checkpoints are in {run.folder}. To translate more:",
         highlight=False,
     )
@@ -227,7 +209,6 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     text = shlex.quote("Thursday, 24 November 2026")
     line = f"  {PROGRAM} translate {folder} --text {text}"
     console.print(line, highlight=False, soft_wrap=True)
-    return True
 
 
 def _title(config: Config) -> str:

@@ -12,11 +12,11 @@ from rich.console import Console
 from examples.char_lm.command import (
     DEFAULT,
     DONE,
-    STOPPED,
     Parser,
     add_settings,
     number_type,
     run_command,
+    screen,
     settings,
 )
 
@@ -85,6 +85,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
+    from examples.char_lm.lock import Lock
+
     from .data import make_corpus
     from .run import Run
     from .train import train
@@ -92,27 +94,28 @@ def _train(options: argparse.Namespace) -> int:
     config = settings(options, Config)
     Run.check_free(options.out, options.overwrite)
     corpus = make_corpus(options.data, config)
-    console = Console()
-    console.print(_about(corpus), highlight=False)
-    # `create` removes an old run, so every check comes before it.
-    run = Run.create(options.out, config, None, corpus)
-    finished = train(run, corpus, console)
-    if not finished:
-        return STOPPED
+    with Lock(options.out) as lock:
+        # This removes an old run, so every check comes before it.
+        Run.clear(options.out, options.overwrite)
+        run = Run(options.out, config, corpus.facts, lock)
+        console = screen()
+        console.print(_about(corpus), highlight=False)
+        train(run, corpus, console)
     return DONE
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from examples.char_lm.lock import Lock
+
     from .run import Run
     from .train import train
 
     run = Run.open(options.run)
     corpus = _same_corpus(run)
-    console = Console()
-    console.print(_about(corpus), highlight=False)
-    finished = train(run, corpus, console, resume=True)
-    if not finished:
-        return STOPPED
+    with Lock(run.folder) as run.lock:
+        console = screen()
+        console.print(_about(corpus), highlight=False)
+        train(run, corpus, console, resume=True)
     return DONE
 
 
@@ -124,16 +127,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     corpus = _same_corpus(run)
     learner = Learner(run.config, run.text)
-    step, params = run.restore("best", learner.first_state().params)
+    best = run.restore("best", learner.first_state().params)
     # `PARTS` are the names of the parts in `Corpus`.
     part = getattr(corpus, options.part)
-    labels = learner.labels(params, part.examples)
+    labels = learner.labels(best.tree, part.examples)
     scores = learner.score(part.sentences, labels)
     console = Console()
     if options.errors:
         predicted = learner.labeled(part.sentences, labels)
         show_mistakes(console, part.sentences, predicted, run.text.types, options.errors)
-    title = f"The {options.part} part, by the checkpoint of step {step:,}"
+    title = f"The {options.part} part, by the checkpoint of step {best.step:,}"
     show_scores(console, title, scores)
     return DONE
 
@@ -152,8 +155,8 @@ def _tag(options: argparse.Namespace) -> int:
         raise UserError("--text: there is no text to tag.")
     # The checkpoint is read into arrays of the same shapes.
     learner = Learner(run.config, run.text)
-    _, params = run.restore("best", learner.first_state().params)
-    sentences = learner.tag(params, list(pieces(text)))
+    best = run.restore("best", learner.first_state().params)
+    sentences = learner.tag(best.tree, list(pieces(text)))
     show_sentences(Console(), sentences, run.text.types)
     return DONE
 
@@ -224,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
+        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C; 75 after SIGTERM.
     """
     options = make_parser().parse_args(arguments)
     return run_command(COMMANDS[options.command], options)

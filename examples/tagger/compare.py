@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from examples.char_lm.files import CURVES, LOG
+from examples.char_lm.log import read
+
 from .config import Config, UserError
 from .data import Corpus
 from .run import Run
@@ -93,14 +96,14 @@ def table(runs: list[Trained]) -> str:
 
 def _train(path: Path, corpus: Corpus, config: Config, compiled: Path, jobs: int) -> None:
     """Trains a run in a separate process, unless it is complete."""
-    if (path / "config.json").exists():
+    if Run.exists(path):
         run = Run.open(path)
         if run.config != config or run.text != corpus.facts:
             raise UserError(
                 f"{str(path)!r} holds a run of other settings or other data; name another --out."
             )
-        rows = run.rows()
-        if rows and rows[-1]["step"] == config.steps and (path / "curves.png").exists():
+        rows = read(path / LOG)
+        if rows and rows[-1]["step"] == config.steps and (path / CURVES).exists():
             return
         arguments = ["resume", str(path)]
     else:
@@ -137,7 +140,7 @@ def _options(config: Config) -> list[str]:
 def _score(path: Path, corpus: Corpus, learner: Learner) -> Trained:
     """Scores the best checkpoint of a run on the test part."""
     run = Run.open(path)
-    _, params = run.restore("best", learner.first_state().params)
-    labels = learner.labels(params, corpus.test.examples)
+    best = run.restore("best", learner.first_state().params)
+    labels = learner.labels(best.tree, corpus.test.examples)
     scores = learner.score(corpus.test.sentences, labels)
-    return Trained(run.config, run.rows()[-1]["seconds"], scores)
+    return Trained(run.config, read(path / LOG)[-1]["seconds"], scores)

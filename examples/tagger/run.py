@@ -1,7 +1,5 @@
 """The run folder: the folder of `examples.char_lm`, with the settings and facts of a tagger."""
 
-from typing import Any
-
 from examples.char_lm.run import Run as CharLMRun
 
 from .config import PROGRAM, Config
@@ -14,8 +12,3 @@ class Run(CharLMRun):
     program = PROGRAM
     config_type = Config
     text_type = Facts
-
-    @classmethod
-    def facts(cls, source: str | None, corpus: Any) -> Facts:
-        """Returns the facts of the data that the run keeps."""
-        return corpus.facts

@@ -12,7 +12,9 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from examples.char_lm.loop import Log, begin, repeat
+from examples.char_lm.files import CURVES, LOG
+from examples.char_lm.log import Log
+from examples.char_lm.loop import begin, repeat
 from examples.char_lm.train import make_optimizer
 from recurrax.data import PaddedBatch, batch_by_length
 
@@ -155,8 +157,8 @@ class Batches:
         return epoch_batches(self.examples, self.config.batch, draw)
 
 
-def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
-    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> None:
+    """Trains to the end or to a signal, and saves everything in both cases.
 
     Args:
         run: the run folder, which takes the log, the checkpoints and the picture.
@@ -164,17 +166,14 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         console: where progress is shown.
         resume: start from the last checkpoint, rather than from the first step.
 
-    Returns:
-        Whether the end was reached.
-
     Raises:
-        UserError: if the checkpoint cannot be used, or the loss is no longer finite.
+        Stopped: after Ctrl-C or SIGTERM.
+        UserError: if a file cannot be read or written, or the loss is no longer finite.
     """
     config = run.config
     learner = Learner(config, corpus.facts)
-    step, state = begin(run, learner.first_state(), resume)
-    log = Log(run, step)
-    best = max(log.values("f1"), default=-1.0)
+    start = begin(run, learner.first_state(), resume)
+    log = Log(run.folder / LOG, start.step)
     batches = Batches(corpus.train.examples, config)
     validation = corpus.validation
     seed = jnp.uint32(config.seed)
@@ -186,35 +185,29 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     def status(loss: float, seconds: float) -> str:
         return f"loss {loss:.4f} nats/char · {1 / seconds:.1f} steps/s"
 
-    def validate(step: int, state: TrainState) -> tuple[str, bool]:
-        nonlocal best
+    def validate(step: int, state: TrainState) -> tuple[str, float]:
         labels = learner.labels(state.params, validation.examples)
         total = learner.score(validation.sentences, labels)[ALL]
         log.note(step, f1=total.f1, precision=total.precision, recall=total.recall)
-        is_best = total.f1 > best
-        best = max(best, total.f1)
-        return f"step {step:,}: validation F1 {100 * total.f1:.2f} %", is_best
+        # The lowest score is the best, and the highest F1.
+        return f"step {step:,}: validation F1 {100 * total.f1:.2f} %", -total.f1
 
-    finished, state = repeat(
+    end = repeat(
         run,
         console,
         log,
-        step,
-        state,
+        start,
         train_step=train_step,
         status=status,
         validate=validate,
     )
-    if not finished:
-        return False
-
-    best_step, params = run.restore("best", state.params)
-    labels = learner.labels(params, validation.examples)
+    best = run.restore("best", end.tree.params)
+    labels = learner.labels(best.tree, validation.examples)
     scores = learner.score(validation.sentences, labels)
-    show_scores(console, f"The validation part, by the checkpoint of step {best_step:,}", scores)
+    show_scores(console, f"The validation part, by the checkpoint of step {best.step:,}", scores)
     types = corpus.facts.types
     counts = confusion(validation.examples, labels, len(types))
-    plot(log.rows, counts, types, run.folder / "curves.png")
+    plot(log.rows, counts, types, run.folder / CURVES)
     console.print(
         f"This took {log.minutes()}. "
         f"The picture, log and checkpoints are in {run.folder}. To score the test part:",
@@ -222,4 +215,3 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     )
     folder = shlex.quote(str(run.folder))
     console.print(f"  {PROGRAM} evaluate {folder}", highlight=False, soft_wrap=True)
-    return True
