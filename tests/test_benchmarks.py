@@ -133,6 +133,24 @@ def test_the_tasks_are_tried_and_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_the_checks_for_a_gpu_are_rehearsed(tmp_path: Path) -> None:
+    parts = ["tests", "cudnn", "loops", "flags", "linear", "mlstm", "crf", "k_best"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--parts", *parts, "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=Path(__file__).parents[1])
+    assert json.loads((tmp_path / "endings.json").read_text()) == {"all": "done", "flags_none": "done"}
+    rows_of = {path.stem: json.loads(path.read_text()).get("rows") for path in tmp_path.glob("*.json")}
+    assert set(rows_of) == {*parts, "flags_none", "endings"} - {"flags"}
+    assert rows_of["tests"][0]["exit_code"] == 0
+    for row in rows_of["loops"]:
+        assert row["times"]["hoisted"]["ratio"] > 0
+        assert "needs an NVIDIA GPU" in row["times"]["cudnn"]["failed"]
+    assert {row["implementation"] for row in rows_of["linear"]} >= {"sequential", "associative", "blocked"}
+    assert rows_of["crf"][0]["times"]["associative"]["seconds"] > 0
+    assert rows_of["k_best"][0]["equal_labels"] == 1
+    assert "needs an NVIDIA GPU" in rows_of["cudnn"][0]["refused"]
+
+
+@pytest.mark.thorough
 def test_sampling_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "sampling.json"
     command = [sys.executable, "-m", "benchmarks.sampling", "--length", "8", "--hidden-size", "4", "--rounds", "1"]
