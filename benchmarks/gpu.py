@@ -246,7 +246,7 @@ def tests(options: argparse.Namespace) -> Iterator[Row]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
     deadline = time.perf_counter() + options.limit
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-rf", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "--tb=line", "-rf", "-p", "no:cacheprovider"]
     for name in ["cudnn"] if options.rehearse else TESTS.split():
         extra = ["-k", "refuses_without_a_gpu"] if options.rehearse else []
         row: Row = {"file": f"tests/test_{name}.py"}

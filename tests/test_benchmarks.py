@@ -159,3 +159,25 @@ def test_sampling_is_measured(tmp_path: Path) -> None:
     assert set(rows) == {"generate", "dispatched", "scan", "drawn scan"}
     assert rows["generate"]["ratio"] == 1
     assert all(row["characters_per_second"] > 0 for row in rows.values())
+
+
+@pytest.mark.thorough
+def test_dispatch_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "dispatch.json"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.dispatch",
+        "--steps",
+        "3",
+        "--hidden-size",
+        "4",
+        "--rounds",
+        "2",
+        "--busy",
+    ]
+    subprocess.run([*command, "--out", str(out)], check=True, timeout=300, cwd=Path(__file__).parents[1])
+    rows = {row["contender"]: row for row in json.loads(out.read_text())["rows"]}
+    assert len(rows) == 9
+    assert rows["bare"]["ratio"] == 1
+    assert all(row["microseconds"] > 0 for row in rows.values())
