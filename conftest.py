@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -10,3 +11,11 @@ collect_ignore = [
     for name in ("equinox", "keras", "torch")
     if importlib.util.find_spec(name) is None
 ]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says in one line whether the loop in C++ was there to be tested."""
+    import recurrax
+
+    native = recurrax.implementations.available()["native"]
+    terminalreporter.write_line(f'The loop in C++, implementation="native": {native}')

@@ -205,13 +205,19 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _about(corpus: Any, source: str | None) -> str:
-    """Describes the text of a run."""
+    """Describes the text of a run, and says whether the loop in C++ is there."""
+    import recurrax
+
     name = source
     if source is None:
         name = "the Python standard library"
     size = len(corpus.train) + len(corpus.validation)
     distinct = len(corpus.vocabulary)
-    return f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out."
+    native = recurrax.implementations.available()["native"]
+    return (
+        f"Text: {name}, {size:,} characters, {distinct:,} distinct; the last tenth is held out.\n"
+        f'The loop in C++, implementation="native": {native}'
+    )
 
 
 COMMANDS = {"train": _train, "resume": _resume, "sample": _sample}
