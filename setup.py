@@ -28,12 +28,25 @@ WISH = os.environ.get("RECURRAX_NATIVE", BY_DEFAULT)
 
 FOLDER = Path("recurrax/implementations/native")
 LIBRARY = FOLDER / "librecurrax.so"
-FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", f"-I{FOLDER / 'source'}"]
+FLAGS = ["-std=c++17", "-g0", "-fPIC", f"-I{FOLDER / 'source'}"]
+# With "-O2" the loops compile in 0.6 of the time (an install then takes 19 s instead of 26 s on two
+# cores) and run in 1.0 to 1.07 of the time.
+LOOPS = "-O3"
 # Each processor has a file of its own. The library picks one as it loads.
 PROCESSOR_FLAGS = {
     "target_avx2": ["-mavx2", "-mfma"],
     "target_avx512": ["-mavx512f", "-mavx512vl", "-mfma"],
 }
+
+
+def flags_of(source: str, on_x86: bool) -> list[str]:
+    """The flags of one file."""
+    stem = Path(source).stem
+    level = "-O1"
+    # On x86 the portable loops are for processors before 2013 only, so they may be slower.
+    if stem in PROCESSOR_FLAGS or (stem == "target_portable" and not on_x86):
+        level = LOOPS
+    return [*FLAGS, level, *PROCESSOR_FLAGS.get(stem, [])]
 
 
 def _is_newer(library: Path, sources: list[str]) -> bool:
@@ -76,7 +89,7 @@ class BuildLibrary(build_ext):
         on_x86 = platform.machine().lower() in ("x86_64", "amd64")
 
         def compile_file(source: str) -> list[str]:
-            flags = FLAGS + PROCESSOR_FLAGS.get(Path(source).stem, [])
+            flags = flags_of(source, on_x86)
             return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
 
         sources = [s for s in ext.sources if on_x86 or Path(s).stem not in PROCESSOR_FLAGS]
