@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import quiet
 from benchmarks.speed.race import PAUSE
 
 # B, T and L: the first is the case that `recurrax` promises.
@@ -134,23 +135,26 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a turn; default %(default)s")
     parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="BxTxL")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "crf.json")
+    quiet.add_option(parser)
     options, console, rows = parser.parse_args(), Console(), []
     if options.rounds < 2:
         parser.error(f"--rounds must be at least 2, for quartiles; got {options.rounds}")
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # Children inherit it.
+    watch = quiet.Watch(options.busy)
     table = Table("B×T×L", "recurrax, ms", "pytorch-crf, ms", "ratio", "quartiles", title="a training step")
     for shape in options.shapes:
         for ragged in (False, True):
             name = "×".join(map(str, shape)) + (" ragged" if ragged else "")
             with console.status(name):
                 row = race(shape, ragged, options.rounds, options.seconds)
-            rows.append(row | {"load": os.getloadavg()[0]})
+            rows.append(row)
             times = [f"{1000 * row[contender]:.2f}" for contender in CONTENDERS]
             table.add_row(name, *times, f"{row['ratio']:.3f}", "{:.3f} to {:.3f}".format(*row["quartiles"]))
             cores = len(os.sched_getaffinity(0))
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps({"cores": cores, "rows": rows}, indent=1) + "\n")
+            result = {"cores": cores, "machine": watch.verdict(), "rows": rows}
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
     console.print(table)
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import recurrax
+from benchmarks import quiet
 
 B, I, H = 4, 64, 64  # noqa: E741
 LENGTHS = tuple(2**n for n in range(8, 17))
@@ -131,13 +132,16 @@ def main() -> None:
         "--lstm-up-to", type=int, default=16384, help="the longest sequence for the LSTM beside a minGRU"
     )
     parser.add_argument("--out", type=Path, help="default results/linear.json, results/linear_mlstm.json")
+    quiet.add_option(parser)
     options, console, rows = parser.parse_args(), Console(), []
+    watch = quiet.Watch(options.busy)
     name = "linear" if options.cell == "minGRU" else f"linear_{options.cell.lower()}"
     out = options.out or Path(__file__).parent / "results" / f"{name}.json"
     for steps in options.lengths:
         with console.status(f"{steps} steps"):
             rows += measure(options.cell, steps, options.rounds, options.lstm_up_to)
         result = {"platform": jax.default_backend(), "jax": jax.__version__, "shape": {"B": B, "I": I, "H": H}}
+        result["machine"] = watch.verdict()
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
         plot(options.cell, rows, out.with_suffix(".png"))

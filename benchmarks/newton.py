@@ -23,6 +23,7 @@ import optax
 from rich.progress import track
 
 import recurrax as rx
+from benchmarks import quiet
 
 RESULTS = Path(__file__).parent / "results"
 CELLS = {
@@ -152,7 +153,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--limit", type=int, default=200, help="the most iterations")
     parser.add_argument("--out", type=Path, default=RESULTS / "newton.json")
+    quiet.add_option(parser)
     args = parser.parse_args()
+    watch = quiet.Watch(args.busy)
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
@@ -179,6 +182,7 @@ def main() -> None:
         row = case(cell, params[name, kind], MODES[mode], steps, args.rounds, args.limit)
         mode = "by units" if cell.independent_units else mode
         result["rows"].append({"cell": name, "parameters": kind, "jacobian": mode, "steps": steps, **row})
+        result["machine"] = watch.verdict()
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     args.out.with_suffix(".md").write_text(table(result))
     print(table(result))

@@ -25,6 +25,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import quiet
 from examples.char_lm.config import Config
 from examples.char_lm.model import CharLM
 from examples.char_lm.sample import write
@@ -98,7 +99,9 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=100, help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=9, help="default %(default)s")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sampling.json")
+    quiet.add_option(parser)
     options = parser.parse_args()
+    watch = quiet.Watch(options.busy)
     vocabulary = "".join(map(chr, range(32, 32 + options.vocabulary)))
     runs = contenders(Config(hidden_size=options.hidden_size), vocabulary, options.length)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -117,7 +120,8 @@ def main() -> None:
         table.add_row(name, f"{speed:,.0f}", f"{ratio:.2f}")
     Console().print(table)
     size = {"hidden_size": options.hidden_size, "vocabulary": options.vocabulary, "length": options.length}
-    result = {"platform": jax.default_backend(), "jax": jax.__version__, **size, "rows": rows}
+    result = {"platform": jax.default_backend(), "jax": jax.__version__, **size}
+    result |= {"machine": watch.verdict(), "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """Trains one character-level LSTM with recurrax and with PyTorch, on the same batches, and compares where they end.
 
-    python benchmarks/shakespeare.py --text tiny_shakespeare.txt
+    python -m benchmarks.shakespeare --text tiny_shakespeare.txt
 
 Any UTF-8 text will do. Both start from the very same weights; with `--own-weights` each draws its own from the same
 distributions. They live in processes of their own, of one core each, and train in turn, a round of steps each: they
@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import quiet
 
 PARTS = {"weight_ih": "kernel", "weight_hh": "recurrent_kernel", "bias_ih": "bias", "bias_hh": "recurrent_bias"}
 # Takes `chars` `[B, T+1]` and the state (None at first); returns loss and state.
@@ -232,7 +234,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--own-weights", action="store_true", help="each draws its own initial weights")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "shakespeare.json")
+    quiet.add_option(parser)
     options = parser.parse_args()
+    watch = quiet.Watch(options.busy)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Console().status("") as status:
         for seed in options.seeds:
@@ -241,7 +245,7 @@ def main() -> None:
             rows.append(race(config, options.text, weights))
     show(rows)
     versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
-    about = {"date": datetime.date.today().isoformat(), "versions": versions, "runs": rows}
+    about = {"date": datetime.date.today().isoformat(), "versions": versions, "machine": watch.verdict(), "runs": rows}
     options.out.write_text(json.dumps(about, indent=1) + "\n")
 
 

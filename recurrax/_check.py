@@ -186,6 +186,13 @@ def expected_state(layer: Layer, batch_shape: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda: layer.initial_state(batch_shape))
 
 
+def _as_array(leaf: Any) -> jax.Array:
+    # `asarray` takes a part of a step's time, also where it has nothing to do.
+    if isinstance(leaf, jax.Array):
+        return leaf
+    return jnp.asarray(leaf)
+
+
 def check_inputs(layer: Layer, xs: Any, of: str = "xs") -> Any:
     """Checks the inputs without other arguments: `xs` for all steps, or `x` for one step.
 
@@ -203,7 +210,7 @@ def check_inputs(layer: Layer, xs: Any, of: str = "xs") -> Any:
         )
     if not jax.tree.leaves(xs):
         raise ValueError(f"`{of}` must hold at least one array; got {describe(xs)}.")
-    inputs = jax.tree.map(jnp.asarray, xs)
+    inputs = jax.tree.map(_as_array, xs)
     xs, ndim = features(inputs), layer.feature_ndim
     if kind(xs) not in ("floating", "complex"):
         hint = "Embed or one-hot encode ids first."

@@ -204,15 +204,13 @@ def step(
     batch_shape = features_x.shape[: features_x.ndim - layer.feature_ndim]
     _check_trees("x", layer, params, x, state, batch_shape)
     check_options(implementation, key)
-    meaning = f"one flag per row of `x` {describe(features_x)}"
-    mask = check_flags("mask", mask, jnp.bool_, batch_shape, meaning)
-    reset = check_flags("reset", reset, jnp.bool_, batch_shape, meaning)
+    # A description takes time, so it is made only for flags.
+    if mask is not None or reset is not None:
+        meaning = f"one flag per row of `x` {describe(features_x)}"
+        mask = check_flags("mask", mask, jnp.bool_, batch_shape, meaning)
+        reset = check_flags("reset", reset, jnp.bool_, batch_shape, meaning)
     marks = Marks(None, mask, reset)
-    xs, marks = jax.tree.map(lambda leaf: leaf[None], (x, marks))
-    # Neither reversed nor in parts; time comes first.
-    options = (False, True, 1, None, implementation, key)
-    state, ys = run(without_initializers(layer), params, xs, state, marks, *options)
-    return state, ys[0]
+    return _run_step(without_initializers(layer), params, x, state, marks, implementation, key)
 
 
 def check_sequence(
@@ -322,6 +320,16 @@ def run(
     context = dataclasses.replace(context, record=record)
     state, ys = context.scan(layer, params, state, xs)
     return state, jnp.moveaxis(ys, 0, time)
+
+
+# Outside of `jax.jit`, the axis of time alone would cost more than the dispatch of the step.
+@functools.partial(jax.jit, static_argnames=("layer", "implementation"))
+def _run_step(layer, params, x, state, marks, implementation, key):
+    xs, marks = jax.tree.map(lambda leaf: leaf[None], (x, marks))
+    # Neither reversed nor in parts; time comes first.
+    options = (False, True, 1, None, implementation, key)
+    state, ys = run(layer, params, xs, state, marks, *options)
+    return state, ys[0]
 
 
 def time_first(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import quiet
 from benchmarks.speed.contenders import CONTENDERS
 
 
@@ -31,7 +32,8 @@ def about() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": model[1] if model else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": quiet.own_cores(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         **device,
         "versions": versions,
     }

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.speed.cases import MODES
 from benchmarks.speed.contenders import CONTENDERS
-from benchmarks.speed.report import contenders_of, group
+from benchmarks.speed.report import contenders_of, disturbances, group
 
 # Okabe and Ito's colors, which everyone can tell apart, and shapes for print.
 LOOKS = {
+    "native": ("#882255", "*"),
+    "native-time-major": ("#882255", "*"),
     "torch": ("#D55E00", "o"),
+    "onnxruntime": ("#999933", "h"),
     "nnx": ("#0072B2", "s"),
     "linen": ("#56B4E9", "D"),
     "haiku": ("#009E73", "^"),
@@ -50,6 +53,8 @@ def plot(about: dict[str, Any], rows: list[dict[str, Any]], path: Path) -> None:
             fontsize=8,
             color=GREY,
         )
+        if note := disturbances(about, rows):
+            figure.suptitle(note, color="#CC0000", fontsize=9)
         figure.savefig(path, dpi=150)
 
 
@@ -64,6 +69,9 @@ def _panel(axes: Axes, mode: str, rows: list[dict[str, Any]], names: list[str], 
         points = [(row["contenders"].get(name, {}).get("ratio"), y + lift) for y, row in enumerate(rows)]
         ratios, ys = zip(*([point for point in points if point[0]] or [(float("nan"), 0)]), strict=True)
         color, marker = LOOKS[name]
+        for y, row in enumerate(rows):
+            if quartiles := row["contenders"].get(name, {}).get("ratio_quartiles"):
+                axes.hlines(y + lift, *quartiles, color, linewidth=1.2, alpha=0.6, zorder=2)
         label = CONTENDERS[name].label
         axes.scatter(ratios, ys, 46, color, marker, label=label, edgecolors="white", linewidths=0.6, zorder=3)
     axes.set_xscale("log", base=2)

@@ -6,13 +6,14 @@ import functools
 import gc
 import importlib
 import multiprocessing
+import operator
 import signal
 import statistics
 import time
 from typing import Any
 
 from benchmarks.speed.cases import Absent, Case
-from benchmarks.speed.contenders import CONTENDERS, Work
+from benchmarks.speed.contenders import CONTENDERS, NATIVE, PRODUCT, Work
 
 # PyTorch's threads go on spinning for a while after work; nobody else is to pay for that.
 PAUSE = 0.02
@@ -91,16 +92,36 @@ def race(case: Case, racers: list[Racer], rounds: int, weighed: dict[str, Racer]
         for racer in turns:
             racer.ask("forget")
     taken_by = {racer.name: taken for racer, taken in turns.items()}
+    product = taken_by.get("product")
     for name, taken in taken_by.items():
         results[name] |= {"seconds": statistics.median(taken), "seconds_of_rounds": taken}
-        if ours := taken_by.get(CONTENDERS[name].twin):
-            results[name]["ratio"] = statistics.median(a / b for a, b in zip(ours, taken, strict=True))
+        if name == "product":
+            continue
+        twin = CONTENDERS[name].twin
+        for measure, ours in (("ratio", twin), ("native_ratio", NATIVE[twin])):
+            if ours in taken_by:
+                results[name] |= ratios(measure, taken_by[ours], taken)
+        if product:
+            # Rates, as shares of the product's in the same round, and the best rounds of both.
+            share = case.flops / results["product"]["flops"]
+            results[name]["matmul_fraction"] = share * statistics.median(map(operator.truediv, product, taken))
+            results[name]["best_matmul_fraction"] = share * min(product) / min(taken)
     return results
+
+
+def ratios(measure: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """The median of the ratios of the same rounds, and their quartiles."""
+    of_rounds = list(map(operator.truediv, ours, theirs))
+    result: dict[str, Any] = {measure: statistics.median(of_rounds)}
+    if len(of_rounds) > 1:
+        low, _, high = statistics.quantiles(of_rounds, n=4, method="inclusive")
+        result[f"{measure}_quartiles"] = (low, high)
+    return result
 
 
 def _serve(pipe: Any, name: str, implementation: str | None, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is everyone's.
-    contender = CONTENDERS[name]
+    contender = PRODUCT if name == "product" else CONTENDERS[name]
     try:
         build = importlib.import_module(f"benchmarks.speed.contenders.{contender.module}").build
     except Exception as error:
@@ -144,6 +165,7 @@ def _prepare(work: Work, seconds: float) -> dict[str, Any]:
         "compile_seconds": max(0.0, first - later) if work.compile_seconds is None else work.compile_seconds,
         "xla_bytes": work.xla_bytes,
         "calls_per_turn": max(1, round(seconds / later)),
+        "flops": work.flops,
     }
 
 

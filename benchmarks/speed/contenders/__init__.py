@@ -22,7 +22,10 @@ class Contender(NamedTuple):
 CONTENDERS = {
     "recurrax": Contender("recurrax", "ours", "recurrax"),
     "time-major": Contender("time-major", "ours_time_major", "recurrax", "time-major"),
+    "native": Contender("native", "ours_native", "recurrax"),
+    "native-time-major": Contender("native, time-major", "ours_native_time_major", "recurrax", "time-major"),
     "torch": Contender("PyTorch", "pytorch", "torch", "time-major"),
+    "onnxruntime": Contender("onnxruntime", "onnx_runtime", "onnxruntime", "time-major"),
     "nnx": Contender("NNX", "flax_nnx", "flax"),
     "linen": Contender("Linen", "flax_linen", "flax"),
     "haiku": Contender("Haiku", "dm_haiku", "dm-haiku", "time-major"),
@@ -31,6 +34,10 @@ CONTENDERS = {
     "hand": Contender("by hand", "by_hand", "jax", "time-major"),
     "unmasked": Contender("no mask", "unmasked", "recurrax"),
 }
+# The native loop in the layout of each twin.
+NATIVE = {"recurrax": "native", "time-major": "native-time-major"}
+# The measure of the machine, which takes its turn in every round.
+PRODUCT = Contender("product", "product", "jax")
 
 
 class Work(NamedTuple):
@@ -44,6 +51,7 @@ class Work(NamedTuple):
         compile_seconds: None where nobody can tell; then it is what the first call took longer than a later one.
         xla_bytes: XLA's own account of the compiled program.
         context: what all calls of a turn happen in.
+        flops: floating-point operations of a call; 0 where the case counts them.
     """
 
     call: Callable[[], Any]
@@ -53,3 +61,4 @@ class Work(NamedTuple):
     compile_seconds: float | None = None
     xla_bytes: dict[str, int] = {}  # noqa: RUF012
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    flops: int = 0

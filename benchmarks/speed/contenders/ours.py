@@ -12,11 +12,17 @@ from benchmarks.speed.contenders._jax import Model, work
 CELLS = {"lstm": recurrax.LSTMCell, "gru": recurrax.GRUCell, "elman": recurrax.ElmanCell}
 
 
+def layer_of(case: Case) -> recurrax.Layer:
+    """A cell, or two bidirectional layers of it."""
+    cell = CELLS[case.cell](case.H)
+    if case.bidirectional:
+        return recurrax.Stack((recurrax.Bidirectional(cell), recurrax.Bidirectional(cell)))
+    return cell
+
+
 def build(case: Case, implementation: str | None = None, time_major: bool = False) -> Work:
     """`scan` and `step`, batch-major as they are by default."""
-    layer = cell = CELLS[case.cell](case.H)
-    if case.bidirectional:
-        layer = recurrax.Stack((recurrax.Bidirectional(cell), recurrax.Bidirectional(cell)))
+    layer = layer_of(case)
     return work(
         case,
         Model(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from benchmarks import quiet
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contenders import Work
 from benchmarks.speed.memory import peak_growth
@@ -18,6 +19,7 @@ CELLS = {"lstm": torch.nn.LSTMCell, "gru": torch.nn.GRUCell, "elman": torch.nn.R
 
 def build(case: Case) -> Work:
     """Its layers, time-major as they are by default; its cells for single steps, which take it less time."""
+    torch.set_num_threads(quiet.own_cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layer = LAYERS[case.cell](case.I, case.H, len(case.input_sizes), bidirectional=case.bidirectional).to(device)
     cell = CELLS[case.cell](case.I, case.H).to(device)

@@ -23,8 +23,8 @@ def why_missing() -> str | None:
         return "the environment variable RECURRAX_NATIVE=0 switches it off."
     if not _FILE.exists():
         return (
-            "it was not compiled. Install recurrax again with RECURRAX_NATIVE=1 in the environment"
-            " and a C++ compiler."
+            "it was not compiled. Install recurrax again where there is a C++ compiler. With"
+            " RECURRAX_NATIVE=1 in the environment, the install fails with the reason."
         )
     try:
         library = ctypes.CDLL(str(_FILE))
