@@ -96,7 +96,7 @@ def test_mava_1006_chunks_that_begin_with_stored_states(played: Played) -> None:
 def test_jax_aht_115_the_ratio_of_ppo_is_one(cell: rx.Layer) -> None:
     """Transitions get the flag from before the step for the network, and the flag from after it for the advantages."""
     params = perturbed_params(cell, F)
-    # Below -2, neighboring float32 numbers are 2.4e-7 apart. So the policy is uncertain, as it is before it has learned.
+    # Below -2, neighboring float32 numbers are 2.4e-7 apart. So the policy is uncertain, as before it has learned.
     head = 0.3 * normal_like(jax.ShapeDtypeStruct((H, A), jnp.float32), 3)
     actions = np.random.default_rng(0).integers(0, A, (T, B))
 
