@@ -90,6 +90,7 @@ def check_replay(
     References:
         Published misalignments, which this check finds: issues JaxMARL 119 (2024), Mava 1006 (2024)
             and PufferLib 622 (2026), pull requests RLlib 15737 (2021) and jax-aht 115 (2026).
+
         S. Kapturowski et al., "Recurrent Experience Replay in Distributed Reinforcement Learning",
             2019, https://openreview.net/forum?id=r1lyTjAqYX
     """
