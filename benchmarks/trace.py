@@ -4,8 +4,9 @@ Run `python -m benchmarks.trace`. A round runs each contender once, and the orde
 the median of the ratios within the rounds, with their quartiles.
 
 - `scan`: outputs and the final state.
-- `states`: `trace`, of which the program returns the states of every step.
-- `trace`: all of its results: states, gates and pre-activations of every step.
+- `states`: a program that takes the states of every step from `trace`.
+- `gates`: a program that takes states and gates.
+- `trace`: all results of `trace`: states, gates and pre-activations of every step.
 - `loop by hand`: what people write to look at gates: a `lax.scan` whose steps return gates and pre-activations.
 """
 
@@ -51,9 +52,14 @@ def contenders(cell: recurrax.AffineCell, params: Any, xs: jax.Array) -> dict[st
         trace = recurrax.trace(cell, params, xs)
         return trace.state, trace.ys, trace.states
 
+    def gates(params: Any, xs: jax.Array) -> Any:
+        trace = recurrax.trace(cell, params, xs)
+        return trace.state, trace.ys, trace.states, trace.gates
+
     runs = {
         "scan": jax.jit(lambda params, xs: recurrax.scan(cell, params, xs)),
         "states": jax.jit(states),
+        "gates": jax.jit(gates),
         "trace": jax.jit(lambda params, xs: recurrax.trace(cell, params, xs)),
         "loop by hand": jax.jit(lambda params, xs: by_hand(cell, params, xs)),
     }

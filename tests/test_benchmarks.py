@@ -107,6 +107,6 @@ def test_a_trace_is_measured(tmp_path: Path) -> None:
     ]
     subprocess.run(command, check=True, timeout=300, cwd=Path(__file__).parents[1])
     rows = json.loads(out.read_text())["rows"]
-    assert [row["cell"] for row in rows] == ["LSTM"] * 4 + ["GRU"] * 4
+    assert [row["cell"] for row in rows] == ["LSTM"] * 5 + ["GRU"] * 5
     assert all(row["ratio"] > 0 for row in rows)
-    assert rows[0]["ratio"] == rows[4]["ratio"] == 1
+    assert rows[0]["ratio"] == rows[5]["ratio"] == 1

@@ -19,8 +19,8 @@ from recurrax.implementations._registry import Implementation
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["states", "gates", "preactivations"],
-    meta_fields=[],
+    data_fields=["states", "gates", "joined"],
+    meta_fields=["sizes"],
 )
 @dataclasses.dataclass(frozen=True)
 class CellTrace:
@@ -30,13 +30,26 @@ class CellTrace:
         states: the state after each step. A masked step keeps the state.
         gates: the gates by name, such as `gates["forget"]`, zero at masked steps. A cell without
             gates, or one that does not declare them, has none.
-        preactivations: the argument of the activation of each gate, by the same names, zero at
-            masked steps.
+        joined: all pre-activations side by side on the last axis, or None: `preactivations` has
+            them by name.
+        sizes: the name of each gate and its number of features, in the order of `joined`.
     """
 
     states: State
     gates: dict[str, jax.Array]
-    preactivations: dict[str, jax.Array]
+    joined: jax.Array | None
+    sizes: tuple[tuple[str, int], ...]
+
+    # One array leaves the compiled program faster than one for each gate.
+    @property
+    def preactivations(self) -> dict[str, jax.Array]:
+        """The argument of the activation of each gate by name, zero at masked steps."""
+        parts, start = {}, 0
+        for name, size in self.sizes:
+            assert self.joined is not None
+            parts[name] = self.joined[..., start : start + size]
+            start += size
+        return parts
 
 
 @functools.partial(
@@ -134,8 +147,10 @@ def trace(
     state_t, y_t = layer(state_{t-1}, x_t) for t = 1 ... T
     gates_t = gates of each cell, from state_{t-1} and x_t
 
-    The loop of `scan` returns the states. The gates of all steps are computed from them at once,
-    after the loop. All results are differentiable, so a loss may have a penalty on them.
+    The loop of `scan` returns the states, and the pre-activations of an affine cell. The gates of
+    all steps are computed from them at once, after the loop. All results are differentiable, so a
+    loss may have a penalty on them. In a program of your own under `jax.jit`, a gate that is not
+    used costs nothing.
 
     States and gates are aligned with the inputs, as outputs are, in both directions. A masked step
     keeps the state, and its gates are zero. After a masked step with a reset the state is the
@@ -251,7 +266,7 @@ def _record(
         mask: `bool[T, *B]`, or None.
     """
     if not cell.tells_gates:
-        return CellTrace(states, {}, {})
+        return CellTrace(states, {}, None, ())
     # The dtypes of the step: products follow the layer, and the state may be wider.
     compute = compute_dtype(cell, params, xs)
     params = cast_params(cell, params, compute)
@@ -262,5 +277,13 @@ def _record(
         gates = cell.gate_values(params, befores, cast(xs, compute))
     if mask is not None:
         gates = where(mask, gates, jax.tree.map(jnp.zeros_like, gates))
-    values = {name: gate.value for name, gate in gates.items()}
-    return CellTrace(states, values, {name: gate.preactivation for name, gate in gates.items()})
+    values, parts, sizes = {}, [], []
+    for name, gate in gates.items():
+        values[name] = gate.value
+        parts.append(gate.preactivation)
+        sizes.append((name, gate.preactivation.shape[-1]))
+    joined = None
+    if parts:
+        dtype = promote(*(part.dtype for part in parts))
+        joined = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)  # [T, *B, G*H]
+    return CellTrace(states, values, joined, tuple(sizes))
