@@ -205,8 +205,8 @@ def _descend(move: Callable, vector: jax.Array, rate: float, number: int) -> jax
     """Goes down the squared speed by Adam, with a rate that falls to 0."""
     slope = jax.grad(lambda vector: jnp.square(move(vector)).sum())
 
-    def body(i: jax.Array, carry: tuple) -> tuple:
-        vector, mean, square = carry
+    def body(i: jax.Array, averages: tuple) -> tuple:
+        vector, mean, square = averages
         done = i.astype(vector.dtype)
         gradient = slope(vector)
         mean = 0.9 * mean + 0.1 * gradient

@@ -111,22 +111,22 @@ def _lyapunov_spectrum(layer, params, xs, state, number, warmup, interval, time_
     drawn = jax.random.normal(jax.random.key(0), (vectors.shape[-1], number), vectors.dtype)
     basis, _ = jnp.linalg.qr(drawn)  # [S, K]
 
-    def stretch(carry: tuple, xs: Any) -> tuple[tuple, jax.Array]:
+    def stretch(pair: tuple, xs: Any) -> tuple[tuple, jax.Array]:
         """Runs some steps; returns the logarithms of how much each direction has grown, `[K]`."""
 
-        def one(carry: tuple, x: Any) -> tuple[tuple, None]:
-            vector, basis = carry
+        def one(pair: tuple, x: Any) -> tuple[tuple, None]:
+            vector, basis = pair
             # The Jacobian times each direction, without the Jacobian itself.
             after, times_jacobian = jax.linearize(
                 functools.partial(next_vector, layer, params, x), vector
             )
             return (after, jax.vmap(times_jacobian, 1, 1)(basis)), None
 
-        (vector, basis), _ = lax.scan(one, carry, xs)
+        (vector, basis), _ = lax.scan(one, pair, xs)
         basis, r = jnp.linalg.qr(basis)
         return (vector, basis), jnp.log(jnp.abs(jnp.diagonal(r)))
 
-    def run(carry: tuple, xs: Any) -> tuple[tuple, jax.Array]:
+    def run(pair: tuple, xs: Any) -> tuple[tuple, jax.Array]:
         """Runs over a sequence `[T, ...]` in stretches of `interval` steps, and sums their logs."""
         blocks, rest = divmod(features(xs).shape[0], interval)
         even = blocks * interval
@@ -134,21 +134,21 @@ def _lyapunov_spectrum(layer, params, xs, state, number, warmup, interval, time_
         def fold(leaf: jax.Array) -> jax.Array:
             return leaf[:even].reshape(blocks, interval, *leaf.shape[1:])
 
-        carry, logs = lax.scan(stretch, carry, jax.tree.map(fold, xs))  # [blocks, K]
+        pair, logs = lax.scan(stretch, pair, jax.tree.map(fold, xs))  # [blocks, K]
         total = logs.sum(axis=0)
         # The last steps, fewer than `interval`.
         if rest:
-            carry, log = stretch(carry, jax.tree.map(lambda leaf: leaf[even:], xs))
+            pair, log = stretch(pair, jax.tree.map(lambda leaf: leaf[even:], xs))
             total += log
-        return carry, total
+        return pair, total
 
     def exponents(vector: jax.Array, xs: Any) -> jax.Array:
         # Adding zeros gives the directions the placement of the state.
-        carry = (vector, basis + jnp.zeros_like(vector)[:, None])
+        pair = (vector, basis + jnp.zeros_like(vector)[:, None])
         if warmup:
-            carry, _ = run(carry, jax.tree.map(lambda leaf: leaf[:warmup], xs))
+            pair, _ = run(pair, jax.tree.map(lambda leaf: leaf[:warmup], xs))
         xs = jax.tree.map(lambda leaf: leaf[warmup:], xs)
-        _, total = run(carry, xs)
+        _, total = run(pair, xs)
         # Exponents that are nearly equal may come in another order.
         return jnp.flip(jnp.sort(total)) / features(xs).shape[0]  # [K]
 

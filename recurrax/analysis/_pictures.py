@@ -129,7 +129,7 @@ def plot_units(
     axes.grid(axis="y", **_GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(-0.5, steps - 0.5)
-    # Beside the lines, so that no value is hidden.
+    # Beside the lines, so that no value is covered.
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     _write_below(axes, text, steps)
     return axes
