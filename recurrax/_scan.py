@@ -496,6 +496,11 @@ class Context:
         if self.record is None:
             return final, outs
         ys, states, a = outs
+        # Outputs that are a part of the state need not be kept twice.
+        part = getattr(layer, "output_part", None)
+        is_part = self.mask is None and part is not None and hasattr(states, "_replace")
+        if is_part and ys.dtype == getattr(states, part).dtype:
+            states = states._replace(**{part: ys})
         befores = _states_before(state, states, initial, steps)
         return Recorded(final, self.record(layer, params, befores, xs, states, a, self.mask)), ys
 

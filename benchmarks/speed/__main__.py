@@ -106,6 +106,10 @@ def main() -> None:
         console.print(report.line(rows[-1]), highlight=False)
         for failure in report.failures(rows[-1:]):
             console.print(failure, markup=False)
+    # A case that was measured later stands where it belongs.
+    places = {(case.mode, case.label): place for place, case in enumerate(all_cases())}
+    rows.sort(key=lambda row: places[row["mode"], row["label"]])
+    write(options.out, where, rows)
     for table in report.tables(rows):
         console.print(table)
     if disturbed:
