@@ -1,10 +1,57 @@
 """Build with `sphinx-build -W docs build/docs`."""
 
+import re
+
 project = "recurrax"
 copyright = "the recurrax authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 3
 html_theme = "furo"
+html_title = "recurrax"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_use_ivar = True
+
+
+def skip_default_functions(app, kind, name, value, skip, options):
+    """Leaves out a field whose default is a function: its docstring is not the field's.
+
+    A method has the name of its class before its own name, such as `LSTMCell.init`.
+    """
+    if kind == "class" and callable(value) and "." not in getattr(value, "__qualname__", "."):
+        return True
+    return None
+
+
+def name_default_functions(app, kind, name, value, options, signature, returns):
+    """Shows the name of a default: `tanh` for `<PjitFunction of <function tanh at 0x7f>>`."""
+    if signature is not None:
+        function = r"<(?:PjitFunction of <)?function ([\w.]+)(?: at 0x\w+)?>{1,2}"
+        signature = re.sub(function, r"\1", signature)
+    return signature, returns
+
+
+# An equation has a short left side. A sentence with an equality begins with one of these words.
+EQUATION = re.compile(r"[^\s:.>*|].{0,38}? [=←~] ")
+PROSE = re.compile(r"(where|With|If|A|An|The|There|Then|In|It|One|Each|By|To|So|No|For|Entry) ")
+
+
+def set_equations(app, kind, name, value, options, lines):
+    """Sets paragraphs of equations line by line, in the letters of code."""
+    paragraphs = "\n".join(lines).split("\n\n")
+    # The first paragraph says in one line what the name is for.
+    for place, paragraph in enumerate(paragraphs[1:], 1):
+        rows = paragraph.strip("\n").split("\n")
+        if PROSE.match(rows[0]) or not EQUATION.match(rows[0]):
+            continue
+        if all(re.search(" [=←~] ", row) for row in rows):
+            paragraphs[place] = "\n".join(["::", "", *("    " + row for row in rows), ""])
+    lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+def setup(app):
+    """Connects the functions above to the reference of the API."""
+    app.connect("autodoc-skip-member", skip_default_functions)
+    app.connect("autodoc-process-signature", name_default_functions)
+    app.connect("autodoc-process-docstring", set_equations)

@@ -20,6 +20,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/guide.md",
+    "docs/cells.md",
+    "docs/index.md",
+    "docs/faq.md",
+    "docs/zh.md",
     "docs/long_sequences.md",
     "docs/regularization.md",
     "docs/decoding.md",
@@ -103,6 +107,31 @@ def test_a_module_of_small_functions_has_one_example_for_all(module) -> None:
     assert f".. automodule:: {module.__name__}\n" in (ROOT / "docs" / "api.md").read_text()
     assert ">>>" in inspect.getdoc(module)
     assert all(inspect.getdoc(function) for name, function in public(module).items())
+
+
+# One row of the gallery: the cell as code, its formulas, and its kind. Layers that hold a cell have no kind.
+ROW = re.compile(r"^\| `([^`]+\))` \| (`[^|]+) \| ([^|]+) \|", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("I", "H"), [(5, 8), (12, 12)])
+def test_the_gallery_counts_parameters_as_the_cells_do(I: int, H: int) -> None:  # noqa: E741
+    sizes = {"I": I, "H": H, "N": 4, "P": 3, "S": 2, "M": 2, "A": 3, "R": 2, "U": 6, "L": 5, "K": 9}
+    names = {**vars(recurrax), **sizes, "shape": (6, 5), "taps": (3, 3)}
+    rows = ROW.findall((ROOT / "docs" / "cells.md").read_text())
+    for code, formulas, kind in rows:
+        cell = eval(code, names)
+        # A formula "for I = H" stands after the general one, or alone if the cell takes no other inputs.
+        general = re.findall(r"`([^`]+)`(?! for I = H)", formulas)
+        equal = re.findall(r"`([^`]+)` for I = H", formulas)
+        chosen = equal if equal and I == H else general
+        for formula in chosen:
+            assert recurrax.num_params(cell, I) == eval(formula, names), f"{code}: {formula}"
+        if kind in ("affine", "linear", "neither"):
+            is_affine, is_linear = getattr(cell, "is_affine", False), getattr(cell, "is_linear", False)
+            assert (is_affine, is_linear) == (kind == "affine", kind == "linear"), code
+    shown = {code.split("(")[0] for code, *_ in rows}
+    cells = {name for name, value in public(recurrax).items() if name.endswith("Cell")}
+    assert cells - shown == {"Cell", "AffineCell", "LinearCell"}
 
 
 def test_the_source_distribution_holds_every_file_that_git_does() -> None:
