@@ -13,7 +13,7 @@ CELLS = {"lstm": recurrax.LSTMCell, "gru": recurrax.GRUCell, "elman": recurrax.E
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model is made and trained. Validation data chose these numbers, never test data.
+    """How a model is made and trained. The page of the benchmarks says what chose the numbers.
 
     Attributes:
         hidden_size: the units of each recurrent layer.
