@@ -1,0 +1,104 @@
+"""The pictures of a run: its curves, and the piano roll of a piece."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .midi import LOWEST
+
+TRAINING_COLOR = "#4c72b0"
+VALIDATION_COLOR = "#dd8452"
+GIVEN_COLOR = "#8c8c8c"
+COMPOSED_COLOR = "#4c72b0"
+
+
+def _figure(width: float, height: float) -> Figure:
+    # Without pyplot no window opens and no global state changes. A figure then needs a canvas.
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draws training and validation loss into a PNG file."""
+    axes = _figure(8, 4.5).add_subplot()
+    steps, training = _curve(rows, "loss")
+    checked_steps, validation = _curve(rows, "validation_loss")
+    axes.plot(steps, training, color=TRAINING_COLOR, alpha=0.6, linewidth=0.8, label="training")
+    axes.plot(
+        checked_steps,
+        validation,
+        color=VALIDATION_COLOR,
+        linewidth=1.8,
+        marker="o",
+        markersize=4,
+        label="validation",
+    )
+    # The first steps fall from 88 keys at even odds. On their scale the rest would be a flat line.
+    low = min(training.min(), validation.min())
+    high = np.quantile(training, 0.9)
+    margin = 0.1 * (high - low)
+    axes.set_ylim(low - margin, high + margin + 1e-6)
+    axes.set_xlim(0, steps[-1] * 1.01)
+    axes.set(xlabel="training step", ylabel="nats a step, summed over the keys")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    axes.figure.savefig(path)
+
+
+def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps that logged `name`, and its values."""
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    steps, values = np.array(points).T
+    return steps, values
+
+
+def plot_rolls(rolls: list[tuple[str, np.ndarray]], observed: int, path: Path) -> None:
+    """Draws piano rolls one above another into a PNG file.
+
+    Args:
+        rolls: titles and rolls `[T, 88]`.
+        observed: the number of steps that the model was given; a line marks their end.
+        path: the file.
+    """
+    figure = _figure(10, 2.6 * len(rolls) + 0.4)
+    panels = figure.subplots(len(rolls), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    sounding = np.concatenate([roll for _, roll in rolls]).any(axis=0)
+    keys = np.flatnonzero(sounding)
+    # The keys of a silent piece are all the same.
+    low, high = 0, 87
+    if keys.size:
+        low, high = keys[0] - 1, keys[-1] + 1
+    for panel, (title, roll) in zip(panels, rolls, strict=True):
+        for key in keys:
+            for first, last in _spans(roll[:, key]):
+                # A note that is held over the line has both colors.
+                parts = ((first, min(last, observed), GIVEN_COLOR),)
+                parts += ((max(first, observed), last, COMPOSED_COLOR),)
+                for start, end, color in parts:
+                    if start < end:
+                        panel.broken_barh([(start, end - start)], (key - 0.4, 0.8), color=color)
+        panel.axvline(observed, color="#333333", linewidth=0.8, linestyle="--")
+        # The C of each octave has a label. C4 is number 60 of MIDI.
+        octaves = [key for key in range(low, high + 1) if (key + LOWEST) % 12 == 0]
+        panel.set_yticks(octaves, [f"C{(key + LOWEST) // 12 - 1}" for key in octaves])
+        panel.set_ylim(low - 0.6, high + 0.6)
+        panel.set_xlim(0, max(len(roll) for _, roll in rolls))
+        panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_title(title, loc="left", fontsize=10)
+    panels[-1].set_xlabel("step")
+    figure.savefig(path)
+
+
+def _spans(sounds: np.ndarray) -> list[tuple[int, int]]:
+    """The first step of each note of a key, and the step after its last one."""
+    padded = np.concatenate([[0], sounds.astype(int), [0]])
+    changes = np.flatnonzero(np.diff(padded))
+    return list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
