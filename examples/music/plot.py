@@ -38,7 +38,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         label="validation",
     )
     # The first steps fall from 88 keys at even odds. On their scale the rest would be a flat line.
-    low = min(training.min(), validation.min())
+    low = np.concatenate([training, validation]).min()
     high = np.quantile(training, 0.9)
     margin = 0.1 * (high - low)
     axes.set_ylim(low - margin, high + margin + 1e-6)
@@ -54,7 +54,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps that logged `name`, and its values."""
     points = [(row["step"], row[name]) for row in rows if name in row]
-    steps, values = np.array(points).T
+    steps, values = np.array(points).reshape(-1, 2).T
     return steps, values
 
 
