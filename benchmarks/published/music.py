@@ -131,7 +131,8 @@ class Trainer:
                 logits, after = self.model(params)(xs, state, **flags, deterministic=False, rngs=key)
                 losses = step_losses(logits, window.targets)  # [B, T]
                 total = jnp.sum(losses, where=window.mask)
-                return total / jnp.maximum(window.mask.sum(), 1), after
+                steps = jnp.maximum(window.mask.sum(), 1).astype(total.dtype)
+                return total / steps, after
 
             # The state enters as a constant: truncated backpropagation through time.
             (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -153,7 +154,7 @@ class Trainer:
     def score(self, params: Any, pieces: list[np.ndarray]) -> float:
         """The mean loss of a step, as the paper counts it: over all steps of all pieces alike."""
         total, steps = 0.0, 0
-        for batch in padded(pieces, 64):
+        for batch in padded(pieces, 16):
             total += float(self.total(params, *batch.xs, batch.lengths))
             steps += int(batch.lengths.sum())
         return total / steps

@@ -134,8 +134,7 @@ def _compose(options: argparse.Namespace) -> int:
     rolls = learner.compose(params, begun, length, key, options.temperature, options.voices)
     composed = np.asarray(rolls[0])  # [length, 88]
     picture = options.picture or run.folder / "composed.png"
-    shown = [("the piece", original[:length]), (f"its first {observed} steps, continued", composed)]
-    plot_rolls(shown, observed, picture)
+    plot_rolls(original[:length], composed, observed, picture)
     print(f"The piano roll is in {picture}.")
     path = options.midi or run.folder / "composed.mid"
     midi.write(composed, path, run.config.steps_per_beat, options.tempo)

@@ -86,6 +86,8 @@ def read(path: Path, steps_per_beat: int) -> np.ndarray:
     try:
         file = mido.MidiFile(path)
         ticks_per_step = file.ticks_per_beat / steps_per_beat
+        if ticks_per_step <= 0:
+            raise ValueError(f"a quarter note has {file.ticks_per_beat} ticks")
         messages = mido.merge_tracks(file.tracks)
     # mido raises errors of many types for a damaged file.
     except Exception as error:

@@ -24,7 +24,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draws training and validation loss into a PNG file."""
-    axes = _figure(8, 4.5).add_subplot()
+    figure = _figure(8, 4.5)
+    axes = figure.add_subplot()
     steps, training = _curve(rows, "loss")
     checked_steps, validation = _curve(rows, "validation_loss")
     axes.plot(steps, training, color=TRAINING_COLOR, alpha=0.6, linewidth=0.8, label="training")
@@ -48,7 +49,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    axes.figure.savefig(path)
+    figure.savefig(path)
 
 
 def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,29 +59,32 @@ def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarra
     return steps, values
 
 
-def plot_rolls(rolls: list[tuple[str, np.ndarray]], observed: int, path: Path) -> None:
-    """Draws piano rolls one above another into a PNG file.
+def plot_rolls(original: np.ndarray, composed: np.ndarray, observed: int, path: Path) -> None:
+    """Draws a piece above its continuation into a PNG file. What the model composed is blue.
 
     Args:
-        rolls: titles and rolls `[T, 88]`.
+        original: the piece, `[T, 88]`.
+        composed: its first steps and their continuation, `[T, 88]`.
         observed: the number of steps that the model was given; a line marks their end.
         path: the file.
     """
-    figure = _figure(10, 2.6 * len(rolls) + 0.4)
-    panels = figure.subplots(len(rolls), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    sounding = np.concatenate([roll for _, roll in rolls]).any(axis=0)
-    keys = np.flatnonzero(sounding)
+    figure = _figure(10, 5.6)
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    keys = np.flatnonzero(np.concatenate([original, composed]).any(axis=0))
     # The keys of a silent piece are all the same.
     low, high = 0, 87
     if keys.size:
         low, high = keys[0] - 1, keys[-1] + 1
-    for panel, (title, roll) in zip(panels, rolls, strict=True):
+    # Of the piece itself nothing is composed.
+    continued = f"its first {observed} steps, continued by the model"
+    shown = (("the piece", original, len(original)), (continued, composed, observed))
+    for panel, (title, roll, given) in zip(panels, shown, strict=True):
         for key in keys:
             for first, last in _spans(roll[:, key]):
                 # A note that is held over the line has both colors.
-                parts = ((first, min(last, observed), GIVEN_COLOR),)
-                parts += ((max(first, observed), last, COMPOSED_COLOR),)
-                for start, end, color in parts:
+                before = first, min(last, given), GIVEN_COLOR
+                after = max(first, given), last, COMPOSED_COLOR
+                for start, end, color in (before, after):
                     if start < end:
                         panel.broken_barh([(start, end - start)], (key - 0.4, 0.8), color=color)
         panel.axvline(observed, color="#333333", linewidth=0.8, linestyle="--")
@@ -88,7 +92,7 @@ def plot_rolls(rolls: list[tuple[str, np.ndarray]], observed: int, path: Path) -
         octaves = [key for key in range(low, high + 1) if (key + LOWEST) % 12 == 0]
         panel.set_yticks(octaves, [f"C{(key + LOWEST) // 12 - 1}" for key in octaves])
         panel.set_ylim(low - 0.6, high + 0.6)
-        panel.set_xlim(0, max(len(roll) for _, roll in rolls))
+        panel.set_xlim(0, len(composed))
         panel.grid(axis="y", color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

@@ -133,7 +133,7 @@ class Learner:
 
         def loss_of(params: nnx.State) -> jax.Array:
             total = total_loss(self.model(params), xs, targets, lengths, dropout_key)
-            return total / lengths.sum()
+            return total / lengths.sum().astype(total.dtype)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
