@@ -19,11 +19,12 @@ from benchmarks.published.__main__ import changed
 from benchmarks.published.__main__ import main as published
 from benchmarks.published.presets import PRESETS, WrongDataError, checked_file
 from examples.char_lm import train as shared
+from examples.char_lm.lock import Lock
 from examples.music import harmony, midi, pieces, train
 from examples.music.__main__ import main
 from examples.music.config import Config, UserError
 from examples.music.model import Composer, draw_keys, step_losses
-from examples.music.run import Run
+from examples.music.run import Facts, Run
 from examples.music.train import Learner, draw_windows, joined, total_loss
 
 THOROUGH = pytest.mark.thorough
@@ -341,7 +342,7 @@ def test_a_stopped_run_resumes_bit_equal(
     states = []
     for folder in (stopped, finished):
         run = Run.open(folder)
-        states.append(run.restore("last", Learner(run.config).first_state()))
+        states.append(run.restore("last", Learner(run.config).first_state()).tree)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, *states)))
 
 
@@ -371,7 +372,9 @@ def test_wrong_commands_are_told(
     monkeypatch.setattr(harmony, "NUMBERS", (2, 1, 1))
     assert "no run" in told(capsys, "compose", tmp_path / "nowhere")
     assert "an integer, 1 to 65,536; got '0'" in told(capsys, "train", "--out", tmp_path, "--batch", "0")
-    run = Run.create(tmp_path / "run", Config(), None, pieces.load(None, 2))
+    with Lock(tmp_path / "run") as lock:
+        run = Run(lock.folder, Config(), Facts(None, pieces.load(None, 2).sha256), lock)
+        run.save("last", 0, [np.zeros(1)], np.inf)
     assert "already holds a run" in told(capsys, "train", "--out", run.folder)
     assert "must be above --observed, which is 9; got 9" in told(
         capsys, "compose", run.folder, "--observed", 9, "--length", 9

@@ -5,16 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from examples.char_lm.command import (
     DEFAULT,
     DONE,
-    STOPPED,
     Parser,
     add_settings,
     number_type,
     run_command,
+    screen,
     settings,
 )
 
@@ -71,30 +69,37 @@ def _add_compose(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
+    from examples.char_lm.lock import Lock
+
     from .pieces import load
-    from .run import Run
+    from .run import Facts, Run
     from .train import train
 
     config = settings(options, Config)
     Run.check_free(options.out, options.overwrite)
     corpus = load(options.data, config.steps_per_beat)
-    console = Console()
+    console = screen()
     console.print(_about(corpus, options.data), highlight=False)
-    # `create` removes an old run, so every check comes before it.
-    run = Run.create(options.out, config, options.data, corpus)
-    finished = train(run, corpus, console)
-    if not finished:
-        return STOPPED
+    # The run may be resumed from another working directory.
+    source = options.data
+    if source is not None:
+        source = str(Path(source).absolute())
+    with Lock(options.out) as lock:
+        # This removes an old run, so every check comes before it.
+        Run.clear(options.out, options.overwrite)
+        run = Run(options.out, config, Facts(source, corpus.sha256), lock)
+        train(run, corpus, console)
     return DONE
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from examples.char_lm.lock import Lock
+
     from .train import train
 
     run, corpus = _opened(options)
-    finished = train(run, corpus, Console(), resume=True)
-    if not finished:
-        return STOPPED
+    with Lock(run.folder) as run.lock:
+        train(run, corpus, screen(), resume=True)
     return DONE
 
 
@@ -104,7 +109,7 @@ def _compose(options: argparse.Namespace) -> int:
 
     from . import midi
     from .plot import plot_rolls
-    from .train import Learner, best_of
+    from .train import Learner
 
     run, corpus = _opened(options)
     observed, length = options.observed, options.length
@@ -123,7 +128,7 @@ def _compose(options: argparse.Namespace) -> int:
             f"got {observed}."
         )
     learner = Learner(run.config)
-    _, params = best_of(run, learner)
+    params = run.restore("best", learner.first_state().params).tree
     begun = original[None, :observed].astype(np.float32)  # [1, N, 88]
     key = jax.random.key(options.seed)
     rolls = learner.compose(params, begun, length, key, options.temperature, options.voices)
@@ -172,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C.
+        The exit code: 0; 2 for a fault that the user can mend; 130 after Ctrl-C; 75 after SIGTERM.
     """
     options = make_parser().parse_args(arguments)
     return run_command(COMMANDS[options.command], options)

@@ -1,6 +1,6 @@
 """The run folder: the folder of `examples.char_lm`, with the settings and facts of this program."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from examples.char_lm.run import Run as CharLMRun
 
@@ -20,8 +20,3 @@ class Run(CharLMRun):
     program = PROGRAM
     config_type = Config
     text_type = Facts
-
-    @classmethod
-    def facts(cls, source: str | None, corpus: Any) -> Facts:
-        """Returns the facts of the pieces that the run keeps."""
-        return Facts(source, corpus.sha256)

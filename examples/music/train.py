@@ -1,6 +1,5 @@
 """Training: what one step does, and how the model is scored."""
 
-import math
 import shlex
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +11,9 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from examples.char_lm.loop import Log, begin, repeat
+from examples.char_lm.files import BEST, CURVES, LOG
+from examples.char_lm.log import Log
+from examples.char_lm.loop import begin, repeat
 from examples.char_lm.train import make_optimizer
 
 from .config import PROGRAM, Config
@@ -170,19 +171,8 @@ def score(learner: Learner, params: nnx.State, pieces: list[np.ndarray]) -> floa
     return total / steps
 
 
-def best_of(run: Run, learner: Learner) -> tuple[int, nnx.State]:
-    """Returns the step and the parameters of the best checkpoint.
-
-    Raises:
-        UserError: if the checkpoint cannot be used.
-    """
-    step, params = run.restore("best", learner.first_state().params)
-    # Orbax places arrays on a device for good. JAX would compile every function again for them.
-    return step, jax.tree.map(np.asarray, params)
-
-
-def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> bool:
-    """Trains to the end or to a Ctrl-C, and saves everything in both cases.
+def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> None:
+    """Trains to the end or to a signal, and saves everything in both cases.
 
     Args:
         run: the run folder, which takes the log, the checkpoints and the curves.
@@ -190,18 +180,15 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         console: where progress is shown.
         resume: start from the last checkpoint, rather than from the first step.
 
-    Returns:
-        Whether the end was reached.
-
     Raises:
-        UserError: if the checkpoint cannot be used, or the loss is no longer finite.
+        Stopped: after Ctrl-C or SIGTERM.
+        UserError: if a file cannot be read or written, or the loss is no longer finite.
     """
     config = run.config
     learner = Learner(config)
-    step, state = begin(run, learner.first_state(), resume)
+    start = begin(run, learner.first_state(), resume)
     pieces = jax.tree.map(jnp.asarray, joined(corpus.parts.train))
-    log = Log(run, step)
-    best = min(log.values("validation_loss"), default=math.inf)
+    log = Log(run.folder / LOG, start.step)
 
     def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
         return learner.train_step(state, pieces)
@@ -210,38 +197,37 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         speed = config.batch * config.window / seconds
         return f"loss {loss:.3f} · {speed:,.0f} steps of music/s"
 
-    def validate(step: int, state: TrainState) -> tuple[str, bool]:
-        nonlocal best
+    def validate(step: int, state: TrainState) -> tuple[str, float]:
         loss = score(learner, state.params, corpus.parts.validation)
         log.note(step, validation_loss=loss)
-        is_best = loss < best
-        best = min(best, loss)
-        return f"step {step:,}: validation {loss:.3f} nats a step", is_best
+        return f"step {step:,}: validation {loss:.3f} nats a step", loss
 
-    finished, state = repeat(
+    def draw() -> None:
+        # A run that diverges in its first step has no curves.
+        if not log.rows:
+            return
+        title = f"{config.layers} × {config.cell} of {config.hidden_size}"
+        plot_curves(log.rows, run.folder / CURVES, title)
+
+    end = repeat(
         run,
         console,
         log,
-        step,
-        state,
+        start,
         train_step=train_step,
         status=status,
         validate=validate,
+        draw=draw,
     )
-    if not finished:
-        return False
-
     # The test part is scored once, by the parameters that validation has chosen.
-    best_step, params = best_of(run, learner)
-    title = f"{config.layers} × {config.cell} of {config.hidden_size}"
-    plot_curves(log.rows, run.folder / "curves.png", title)
-    test = score(learner, params, corpus.parts.test)
+    best = run.restore(BEST, end.tree.params)
+    test = score(learner, best.tree, corpus.parts.test)
     console.print(
-        f"Test part: {test:.3f} nats a step, summed over the keys; validation part {best:.3f}. "
-        f"By the checkpoint of step {best_step:,}, after {log.minutes()}. "
+        f"Test part: {test:.3f} nats a step, summed over the keys; "
+        f"validation part {best.best:.3f}. "
+        f"By the checkpoint of step {best.step:,}, after {log.minutes()}. "
         f"Curves, log and checkpoints are in {run.folder}. To continue a piece:",
         highlight=False,
     )
     folder = shlex.quote(str(run.folder))
     console.print(f"  {PROGRAM} compose {folder}", highlight=False, soft_wrap=True)
-    return True
