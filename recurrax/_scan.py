@@ -498,9 +498,9 @@ class Context:
         ys, states, a = outs
         # Outputs that are a part of the state need not be kept twice.
         part = getattr(layer, "output_part", None)
-        is_part = self.mask is None and part is not None and hasattr(states, "_replace")
-        if is_part and ys.dtype == getattr(states, part).dtype:
-            states = states._replace(**{part: ys})
+        if self.mask is None and isinstance(part, str) and hasattr(states, part):
+            if ys.dtype == getattr(states, part).dtype:
+                states = states._replace(**{part: ys})
         befores = _states_before(state, states, initial, steps)
         return Recorded(final, self.record(layer, params, befores, xs, states, a, self.mask)), ys
 
