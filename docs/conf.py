@@ -29,6 +29,7 @@ def name_default_functions(app, kind, name, value, options, signature, returns):
     if signature is not None:
         function = r"<(?:PjitFunction of <)?function ([\w.]+)(?: at 0x\w+)?>{1,2}"
         signature = re.sub(function, r"\1", signature)
+        signature = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", signature)
     return signature, returns
 
 
