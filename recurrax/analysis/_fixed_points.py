@@ -70,10 +70,10 @@ def fixed_points(
 
     f(s) = s for a fixed point;  |f(s) - s| is small, and a local minimum, for a slow point
 
-    From every start, gradient steps (Adam) go down the squared speed abs(f(s) - s)². They stay in the
-    region of the start. Newton steps follow. A Newton step is damped by the speed, and is halved
-    until it makes the state slower. So it also converges at a point of a line of fixed points. At
-    last, points closer than `distance` become one point.
+    From every start, gradient steps (Adam) go down the squared speed abs(f(s) - s)². They stay in
+    the region of the start. Newton steps follow. A Newton step is damped by the speed, and is
+    halved until it makes the state slower. So it also converges at a point of a line of fixed
+    points. At last, points closer than `distance` become one point.
 
     If `jax_enable_x64` is on, all of this runs in float64, for parameters of any dtype.
 
