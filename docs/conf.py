@@ -29,6 +29,12 @@ def name_default_functions(app, kind, name, value, options, signature, returns):
     if signature is not None:
         function = r"<(?:PjitFunction of <)?function ([\w.]+)(?: at 0x\w+)?>{1,2}"
         signature = re.sub(function, r"\1", signature)
+        signature = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", signature)
+        # A function with a derivative of its own, such as relu, is an object to Python.
+        for field in re.findall(r"(\w+)=<[\w.]+ object>", signature):
+            name_of_default = getattr(getattr(value, field, None), "__name__", "...")
+            shown = f"{field}={name_of_default}"
+            signature = re.sub(rf"{field}=<[\w.]+ object>", shown, signature)
     return signature, returns
 
 

@@ -35,7 +35,7 @@ class FixedPoints(NamedTuple):
     Attributes:
         states: the points as states, with leaves `[N, ...]`.
         vectors: `[N, S]`, the points as vectors, in the order of `flatten_state`.
-        speed: `[N]`, |f(s) - s|, the length of the move in one step.
+        speed: `[N]`, `abs(f(s) - s)`, the length of the move in one step.
         fixed: `bool[N]`, whether the speed is at most `tol`. The other points are slow points.
         jacobians: `[N, S, S]`, the Jacobian of a step at each point.
         eigenvalues: complex `[N, S]`, the eigenvalues of each Jacobian, the largest modulus first.
@@ -70,10 +70,10 @@ def fixed_points(
 
     f(s) = s for a fixed point;  |f(s) - s| is small, and a local minimum, for a slow point
 
-    From every start, gradient steps (Adam) go down the squared speed |f(s) - s|². They stay in the
-    region of the start. Newton steps follow. A Newton step is damped by the speed, and is halved
-    until it makes the state slower. So it also converges at a point of a line of fixed points. At
-    last, points closer than `distance` become one point.
+    From every start, gradient steps (Adam) go down the squared speed abs(f(s) - s)². They stay in
+    the region of the start. Newton steps follow. A Newton step is damped by the speed, and is
+    halved until it makes the state slower. So it also converges at a point of a line of fixed
+    points. At last, points closer than `distance` become one point.
 
     If `jax_enable_x64` is on, all of this runs in float64, for parameters of any dtype.
 
