@@ -121,7 +121,7 @@ titles = ("input, with two gaps", "state of three units: kept", "output of three
 for axis, title in zip(axes, titles, strict=True):
     axis.fill_between(steps, -1, 1, where=~mask, color="lightgrey", step="mid")
     axis.set(title=title, ylim=(-1.1, 1.1))
-axes[2].set(xlabel="step; the masked steps are grey")
+axes[2].set(xlabel="step; the masked steps are gray")
 figure.tight_layout()
 plt.show()
 
