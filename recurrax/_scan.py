@@ -498,9 +498,9 @@ class Context:
         ys, states, a = outs
         # Outputs that are a part of the state need not be kept twice.
         part = getattr(layer, "output_part", None)
-        if self.mask is None and isinstance(part, str) and hasattr(states, part):
-            if ys.dtype == getattr(states, part).dtype:
-                states = states._replace(**{part: ys})
+        same = isinstance(part, str) and ys.dtype == getattr(states, part, ys).dtype
+        if self.mask is None and same and hasattr(states, part):
+            states = states._replace(**{part: ys})
         befores = _states_before(state, states, initial, steps)
         return Recorded(final, self.record(layer, params, befores, xs, states, a, self.mask)), ys
 
