@@ -496,11 +496,8 @@ class Context:
         if self.record is None:
             return final, outs
         ys, states, a = outs
-        # Outputs that are a part of the state need not be kept twice.
-        part = getattr(layer, "output_part", None)
-        same = isinstance(part, str) and ys.dtype == getattr(states, part, ys).dtype
-        if self.mask is None and same and hasattr(states, part):
-            states = states._replace(**{part: ys})
+        if self.mask is None:
+            states = _with_outputs(layer, states, ys)
         befores = _states_before(state, states, initial, steps)
         return Recorded(final, self.record(layer, params, befores, xs, states, a, self.mask)), ys
 
@@ -512,6 +509,16 @@ class Context:
             return [self] * number
         keys = jax.random.split(self.key, number)
         return [dataclasses.replace(self, key=key) for key in keys]
+
+
+def _with_outputs(layer: Layer, states: State, ys: jax.Array) -> State:
+    """Takes the outputs for the part of the states that they equal, so that both are kept once."""
+    part = getattr(layer, "output_part", None)
+    if not isinstance(part, str) or not hasattr(states, part):
+        return states
+    if getattr(states, part).dtype != ys.dtype:
+        return states
+    return states._replace(**{part: ys})
 
 
 def _states_before(entering: State, states: State, initial: State, steps: Steps) -> State:
