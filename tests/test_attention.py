@@ -225,7 +225,7 @@ def test_errors_teach() -> None:
         (lambda: with_memory(params, memory, mask=jnp.ones((S, 2), bool)), r"bool\[2, 5\].*time-major"),
         (lambda: with_memory(params, memory, lengths=jnp.ones(2)), r"int\[2\]"),
         (lambda: with_memory(params, memory, lengths=[1, 2], mask=[True]), "both"),
-        (lambda: with_memory(params.layer, memory), "LuongAttention; got a GRUParams"),
+        (lambda: with_memory(params.layer, memory), "LuongAttention, or of an EALSTMCell; got a GRUParams"),
         (lambda: rx.LuongAttention(rx.GRUCell(H), M, "dot"), '4 features.*"dot"; got 6.*"general"'),
         (lambda: rx.LuongAttention(rx.GRUCell(H), M, "cosine"), "dot, general, concat; got 'cosine'"),
         (lambda: rx.LuongAttention(rx.GRUCell(H), M, attention_size=3), "must be None"),

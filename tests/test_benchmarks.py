@@ -72,7 +72,7 @@ def test_the_load_of_others_is_told_from_our_own(tmp_path: Path) -> None:
     disturbance = quiet.between(first._replace(time=0.0), last._replace(time=2.0), cores=2, spread=0.04)
     assert disturbance == pytest.approx((0.3 / 4, 0.1 / 4, 0.04))
     assert disturbance.faults == ["other programs took 8% of the cores", "the host took 2% of the cores"]
-    assert quiet.Disturbance(0.05, 0.02, 0.11).faults == ["the time of one fixed product spread by 11%"]
+    assert quiet.Disturbance(0.05, 0.02, 0.26).faults == ["the time of one fixed product spread by 26%"]
     assert quiet.spread_of([9.0, 10.0, 10.0, 11.0, 12.0]) == pytest.approx(0.1)
     assert quiet.snapshot(tmp_path / "none") is None
 

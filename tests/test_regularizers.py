@@ -341,7 +341,7 @@ def test_a_cell_in_the_place_of_another_passes_on_all_that_may_be_asked_of_it(ki
         asked |= {name for name in dir(rx.AffineCell) if not name.startswith("_")}
         # What the step consists of is the same for all affine cells; the rest are fields for `init`, and what it calls.
         own |= {field.name for field in dataclasses.fields(rx.AffineCell)}
-        own |= {"split", "shifted", "gate_params", "recurrent_shape", "has_recurrent_bias"}
+        own |= {"step_preactivations", "split", "shifted", "gate_params", "recurrent_shape", "has_recurrent_bias"}
     passed_on = {name for base in kind.__mro__ if issubclass(base, StandIn) for name in vars(base)}
     assert asked - own <= passed_on
 
