@@ -249,6 +249,28 @@ def test_the_gates_of_cells_in_other_forms() -> None:
     assert_close("n", n[:, 1:], f * n[:, :-1] + i * k[:, 1:], 1e-5)
 
 
+@pytest.mark.thorough
+def test_the_gates_of_cells_for_science() -> None:
+    mogrifier = rx.MogrifierLSTMCell(4)
+    params = perturbed_params(mogrifier, XS.shape[-1])
+    trace = rx.trace(mogrifier, params, XS)
+    assert_close("the output of a Mogrifier", trace.ys, trace.gates["output"] * jnp.tanh(trace.states.c), 1e-6)
+
+    entity = rx.EALSTMCell(4, static_size=2)
+    static = normal_like(jax.ShapeDtypeStruct((XS.shape[0], 2), jnp.float32), 5)
+    params = rx.layers.with_memory(perturbed_params(entity, XS.shape[-1]), static)
+    trace = rx.trace(entity, params, XS)
+    assert set(trace.gates) == {"forget", "cell", "output"}
+    assert_close("the output of an EA-LSTM", trace.ys, trace.gates["output"] * jnp.tanh(trace.states.c), 1e-6)
+
+    # The output gate divides the mass of a unit: one part leaves, the other stays.
+    conserving = rx.MCLSTMCell(4, mass_size=1)
+    params = perturbed_params(conserving, XS.shape[-1])
+    trace = rx.trace(conserving, params, jnp.abs(XS))
+    total = trace.ys + trace.states.c
+    assert_close("the mass that leaves", trace.ys, trace.gates["output"] * total, 1e-5)
+
+
 def test_the_gradient_of_a_penalty_is_that_of_a_loop_by_hand() -> None:
     cell = rx.LSTMCell(4)
     params = perturbed_params(cell, 3)

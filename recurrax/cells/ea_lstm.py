@@ -12,9 +12,10 @@ from jax.typing import DTypeLike
 
 from recurrax._arguments import SIZE, describe
 from recurrax._dtype import promote
+from recurrax._layer import Gate
 from recurrax._params import Memory
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import AffineCell, Gates, Update, affine, unchanged
+from recurrax.cells.affine import AffineCell, Gates, Update, affine, gate_of, unchanged
 from recurrax.cells.lstm import LSTMState
 
 
@@ -128,6 +129,17 @@ class EALSTMCell(AffineCell):
         f, g, o = a
         h, c = mix((i, sigmoid(f), update(tanh(g)), sigmoid(o)), state.c)
         return LSTMState(h, c), h
+
+    def pointwise_gates(
+        self, params: EALSTMParams, a: Gates, state: LSTMState, update: Update = unchanged
+    ) -> dict[str, Gate]:
+        """The gates f and o, and the candidate g. The input gate is the same at every step."""
+        f, g, o = a
+        return {
+            "forget": gate_of(jax.nn.sigmoid, f),
+            "cell": gate_of(jnp.tanh, g),
+            "output": gate_of(jax.nn.sigmoid, o),
+        }
 
     def _input_gate(self, memory: Memory | None, c: jax.Array) -> jax.Array:
         """The input gate with the axes of c; absent axes become 1."""

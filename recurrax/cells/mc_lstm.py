@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 from recurrax import initializers
 from recurrax._arguments import SIZE
 from recurrax._dtype import widened
-from recurrax._layer import INITIALIZER, Cell, Initializer
-from recurrax.cells.affine import affine, draw_gates
+from recurrax._layer import INITIALIZER, Cell, Gate, Initializer
+from recurrax.cells.affine import affine, draw_gates, gate_of
 
 
 class MCLSTMParams(NamedTuple):
@@ -169,14 +169,25 @@ class MCLSTMCell(Cell):
         self, params: MCLSTMParams, state: MCLSTMState, z: jax.Array
     ) -> tuple[MCLSTMState, jax.Array]:
         """Sets the gates, distributes the mass, and lets a part of it out."""
-        c = state.c  # [*B, H]
+        masses, a = self._preactivations(params, state.c, z)
+        h, c = self._distribute(a, masses, state.c)
+        return MCLSTMState(c), h
+
+    def gate_values(self, params: MCLSTMParams, state: MCLSTMState, xs: Any) -> dict[str, Gate]:
+        """The output gate. The other gates are matrices."""
+        _, a = self._preactivations(params, state.c, self.project_inputs(params, xs))
+        return {"output": gate_of(jax.nn.sigmoid, widened(a[..., -self.hidden_size :]))}
+
+    def _preactivations(
+        self, params: MCLSTMParams, c: jax.Array, z: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The masses `[*B, M]`, and the pre-activations of all gates."""
         masses, z = jnp.split(z, [self.mass_size], axis=-1)
         stored = jnp.sum(jnp.abs(c), axis=-1, keepdims=True)  # [*B, 1]
         # An empty store has no shares. A divisor of 1 makes them 0.
         share = c / jnp.where(stored == 0, jnp.ones_like(stored), stored)
         a = z.astype(c.dtype) + affine(share, params.recurrent_kernel)  # [*B, G*H]
-        h, c = self._distribute(a, masses, c)
-        return MCLSTMState(c), h
+        return masses, a
 
     # The derivative stores the arguments and computes I and R again.
     @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from recurrax._arguments import OPTIONAL_SIZE, SIZE
 from recurrax._layer import Params
 from recurrax.cells._activation import keeps_output
-from recurrax.cells.affine import Update, affine, unchanged
+from recurrax.cells.affine import Gates, Update, affine, unchanged
 from recurrax.cells.lstm import LSTMCell, LSTMState
 
 
@@ -101,6 +101,8 @@ class MogrifierLSTMCell(LSTMCell):
     params_type: ClassVar[type] = MogrifierLSTMParams
     # The inputs of the step depend on the state.
     is_affine: ClassVar[bool] = False
+    # The gates read `step_preactivations`, as the step does.
+    tells_gates: ClassVar[bool] = True
 
     def init(self, key: jax.Array, input_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws the parameters, with `forget_bias` added to the forget gate's bias."""
@@ -143,6 +145,11 @@ class MogrifierLSTMCell(LSTMCell):
         self, params: Params, state: LSTMState, z: jax.Array, update: Update = unchanged
     ) -> tuple[LSTMState, jax.Array]:
         """Takes the rounds, then the step of an LSTM."""
+        a = self.step_preactivations(params, state, z)
+        return self.pointwise(self.other_params(params), a, state, update)
+
+    def step_preactivations(self, params: Params, state: LSTMState, z: jax.Array) -> Gates:
+        """The pre-activations i, f, g and o, after the rounds."""
         h = state.h  # [*B, P]
         x = z.astype(h.dtype)  # [*B, I]
         for number in range(self.rounds):
@@ -152,11 +159,9 @@ class MogrifierLSTMCell(LSTMCell):
                 h = _gated(h, x, params.r_kernel, params.r_factor, k)
             else:
                 x = _gated(x, h, params.q_kernel, params.q_factor, k)
-        # From here on it is the step of an LSTM.
         projected = affine(x, params.kernel, params.bias)
         u = self.project_state(params, h)
-        a = self.preactivations(self.split(projected), self.split(u))
-        return self.pointwise(self.other_params(params), a, state, update)
+        return self.preactivations(self.split(projected), self.split(u))
 
 
 def _gated(
