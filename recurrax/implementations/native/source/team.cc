@@ -94,8 +94,13 @@ struct Team::Shared {
 
 Team::Team(int size, const Schedule& schedule)
     : size_(size), shared_(std::make_shared<Shared>()) {
+  // A pool whose queue is full runs the function at once, on this thread. As a helper this thread
+  // would wait for itself for ever.
+  const std::thread::id caller = std::this_thread::get_id();
   for (int k = 1; k < size; ++k) {
-    schedule([shared = shared_, k, size] { shared->help(k, size); });
+    schedule([shared = shared_, k, size, caller] {
+      if (std::this_thread::get_id() != caller) shared->help(k, size);
+    });
   }
 }
 
