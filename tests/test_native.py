@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -260,3 +261,15 @@ def test_what_is_available() -> None:
 def test_sources_are_not_compiled_for_one_machine() -> None:
     for file in (Path("setup.py"), *Path(_library.__file__).parent.rglob("*.cc")):
         assert "march=native" not in file.read_text()
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_a_caller_never_waits_for_itself(tmp_path: Path) -> None:
+    source = Path(rx.__file__).parent / "implementations" / "native" / "source"
+    here, program = Path(__file__).parent / "native", tmp_path / "full_queue"
+    files = [here / "full_queue.cc", source / "team.cc"]
+    subprocess.run(["c++", "-std=c++17", "-pthread", f"-I{source}", *files, "-o", program], check=True)
+    # Before it was mended, this program did not end.
+    run = subprocess.run([program], check=True, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "35\n"

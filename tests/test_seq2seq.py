@@ -131,7 +131,7 @@ def test_a_stopped_run_resumes_bit_equal(
 def test_the_model_scores_what_it_writes(finished: Path) -> None:
     run = Run.open(finished)
     learner, part = Learner(run.config), make_corpus(run.config).test
-    params = run.restore("best", learner.first_state().params).tree
+    params = run.restore("best", learner.split.first_state().params).tree
     found, scores = learner.search(params, part.sources, part.lengths)
     # The loss of a text by teacher forcing is its score by beam search.
     complete = np.asarray(found)[:, -1] == dates.STOP

@@ -39,7 +39,7 @@ def choice(default: str, choices: tuple[str, ...], text: str) -> Any:
 class Config:
     """The settings that decide a run.
 
-    The file `config.json` in the run folder holds them, and so does each checkpoint.
+    Each checkpoint holds them.
     """
 
     # The network.

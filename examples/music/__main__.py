@@ -128,7 +128,7 @@ def _compose(options: argparse.Namespace) -> int:
             f"got {observed}."
         )
     learner = Learner(run.config)
-    params = run.restore("best", learner.first_state().params).tree
+    params = run.restore("best", learner.split.first_state().params).tree
     begun = original[None, :observed].astype(np.float32)  # [1, N, 88]
     key = jax.random.key(options.seed)
     rolls = learner.compose(params, begun, length, key, options.temperature, options.voices)

@@ -14,7 +14,7 @@ PROGRAM = program("examples.music")
 class Config:
     """The settings that decide a run.
 
-    The file `config.json` in the run folder holds them, and so does each checkpoint.
+    Each checkpoint holds them.
     """
 
     # The network.

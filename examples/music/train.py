@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 
 from examples.char_lm.files import BEST, CURVES, LOG
 from examples.char_lm.log import Log
 from examples.char_lm.loop import begin, repeat
+from examples.char_lm.split import Split, TrainState
 from examples.char_lm.train import make_optimizer
 
 from .config import PROGRAM, Config
@@ -24,14 +24,6 @@ from .run import Run
 
 # The pieces that are scored at once.
 _ROWS = 32
-
-
-class TrainState(NamedTuple):
-    """Everything that changes from one step to the next; a checkpoint holds it."""
-
-    step: jax.Array
-    params: nnx.State
-    opt_state: optax.OptState
 
 
 class Pieces(NamedTuple):
@@ -104,23 +96,10 @@ class Learner:
 
     def __init__(self, config: Config):
         self.config = config
-        # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
-        parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
-        self.graphdef, _, self.rest = parts
-        self.optimizer = make_optimizer(config)
+        self.split = Split(self._new_model, make_optimizer(config))
 
     def _new_model(self) -> Composer:
         return Composer(self.config, rngs=nnx.Rngs(params=self.config.seed, dropout=0))
-
-    def first_state(self) -> TrainState:
-        """Returns the state before the first step."""
-        params = nnx.state(self._new_model(), nnx.Param)
-        step = jnp.zeros([], jnp.int32)
-        return TrainState(step, params, self.optimizer.init(params))
-
-    def model(self, params: nnx.State) -> Composer:
-        """Returns a model with these parameters."""
-        return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_step(self, state: TrainState, pieces: Pieces) -> tuple[TrainState, jax.Array]:
@@ -132,20 +111,18 @@ class Learner:
         xs, targets, lengths = draw_windows(window_key, pieces, config.batch, config.window)
 
         def loss_of(params: nnx.State) -> jax.Array:
-            total = total_loss(self.model(params), xs, targets, lengths, dropout_key)
+            total = total_loss(self.split.model(params), xs, targets, lengths, dropout_key)
             return total / lengths.sum().astype(total.dtype)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), loss
+        return self.split.next_state(state, grads), loss
 
     @partial(jax.jit, static_argnums=0)
     def evaluate(
         self, params: nnx.State, xs: jax.Array, targets: jax.Array, lengths: jax.Array
     ) -> jax.Array:
         """Returns the sum of the losses of a batch of complete pieces."""
-        return total_loss(self.model(params), xs.astype(jnp.float32), targets, lengths)
+        return total_loss(self.split.model(params), xs.astype(jnp.float32), targets, lengths)
 
     @partial(jax.jit, static_argnums=(0, 3, 6))
     def compose(
@@ -158,7 +135,7 @@ class Learner:
         voices: int,
     ) -> jax.Array:
         """Continues pieces: see `Composer.compose`."""
-        return self.model(params).compose(rolls, length, key, temperature, voices)
+        return self.split.model(params).compose(rolls, length, key, temperature, voices)
 
 
 def score(learner: Learner, params: nnx.State, pieces: list[np.ndarray]) -> float:
@@ -186,7 +163,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     """
     config = run.config
     learner = Learner(config)
-    start = begin(run, learner.first_state(), resume)
+    start = begin(run, learner.split.first_state(), resume)
     pieces = jax.tree.map(jnp.asarray, joined(corpus.parts.train))
     log = Log(run.folder / LOG, start.step)
 

@@ -129,7 +129,7 @@ def _best(run: Any) -> tuple[Any, Any]:
     from .train import Learner
 
     learner = Learner(run.config)
-    return learner, run.restore("best", learner.first_state().params).tree
+    return learner, run.restore("best", learner.split.first_state().params).tree
 
 
 COMMANDS = {"train": _train, "evaluate": _evaluate, "translate": _translate, "resume": _resume}

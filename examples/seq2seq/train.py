@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from rich.table import Table
 from examples.char_lm.files import CURVES, LOG
 from examples.char_lm.log import Log
 from examples.char_lm.loop import begin, repeat
+from examples.char_lm.split import Split, TrainState
 from examples.char_lm.train import make_optimizer
 
 from .config import PROGRAM, Config
@@ -29,36 +30,15 @@ from .run import Run
 _ROWS = 250
 
 
-class TrainState(NamedTuple):
-    """Everything that changes from one step to the next; a checkpoint holds it."""
-
-    step: jax.Array
-    params: nnx.State
-    opt_state: optax.OptState
-
-
 class Learner:
     """The compiled functions that training is made of."""
 
     def __init__(self, config: Config):
         self.config = config
-        # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
-        parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
-        self.graphdef, _, self.rest = parts
-        self.optimizer = make_optimizer(config)
+        self.split = Split(self._new_model, make_optimizer(config))
 
     def _new_model(self) -> Translator:
         return Translator(self.config, rngs=nnx.Rngs(self.config.seed))
-
-    def first_state(self) -> TrainState:
-        """Returns the state before the first step."""
-        params = nnx.state(self._new_model(), nnx.Param)
-        step = jnp.zeros([], jnp.int32)
-        return TrainState(step, params, self.optimizer.init(params))
-
-    def model(self, params: nnx.State) -> Translator:
-        """Returns a model with these parameters."""
-        return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_step(self, state: TrainState, dates: Dates) -> tuple[TrainState, jax.Array]:
@@ -77,19 +57,17 @@ class Learner:
         observed = jax.random.uniform(observed_key, batch.targets.shape) >= share  # [B, 11]
 
         def loss_of(params: nnx.State) -> jax.Array:
-            model = self.model(params)
+            model = self.split.model(params)
             logits = model(batch.sources, batch.lengths, batch.targets, observed, draw_key)
             return _cross_entropy(logits, batch.targets).mean()
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), loss
+        return self.split.next_state(state, grads), loss
 
     @partial(jax.jit, static_argnums=0)
     def evaluate(self, params: nnx.State, dates: Dates) -> tuple[jax.Array, jax.Array]:
         """Returns the loss of each date `[N]`, and its greedy translation `int[N, 11]`."""
-        model = self.model(params)
+        model = self.split.model(params)
         logits = model(dates.sources, dates.lengths, dates.targets)
         losses = _cross_entropy(logits, dates.targets).mean(axis=-1)
         return losses, model.greedy(dates.sources, dates.lengths)
@@ -99,14 +77,14 @@ class Learner:
         self, params: nnx.State, sources: jax.Array, lengths: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Translates by beam search: the texts `int[N, 11]` and their log-probabilities `[N]`."""
-        return self.model(params).search(sources, lengths, self.config.beam)
+        return self.split.model(params).search(sources, lengths, self.config.beam)
 
     @partial(jax.jit, static_argnums=0)
     def attention(
         self, params: nnx.State, sources: jax.Array, lengths: jax.Array, targets: jax.Array
     ) -> jax.Array:
         """Returns how much each character of the targets reads of the sources, `[N, 11, S]`."""
-        return self.model(params).attention(sources, lengths, targets)
+        return self.split.model(params).attention(sources, lengths, targets)
 
 
 def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -165,7 +143,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     """
     config = run.config
     learner = Learner(config)
-    start = begin(run, learner.first_state(), resume)
+    start = begin(run, learner.split.first_state(), resume)
     dates = jax.tree.map(jnp.asarray, corpus.train)
     log = Log(run.folder / LOG, start.step)
 

@@ -127,7 +127,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     corpus = _same_corpus(run)
     learner = Learner(run.config, run.text)
-    best = run.restore("best", learner.first_state().params)
+    best = run.restore("best", learner.split.first_state().params)
     # `PARTS` are the names of the parts in `Corpus`.
     part = getattr(corpus, options.part)
     labels = learner.labels(best.tree, part.examples)
@@ -155,7 +155,7 @@ def _tag(options: argparse.Namespace) -> int:
         raise UserError("--text: there is no text to tag.")
     # The checkpoint is read into arrays of the same shapes.
     learner = Learner(run.config, run.text)
-    best = run.restore("best", learner.first_state().params)
+    best = run.restore("best", learner.split.first_state().params)
     sentences = learner.tag(best.tree, list(pieces(text)))
     show_sentences(Console(), sentences, run.text.types)
     return DONE

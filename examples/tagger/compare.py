@@ -140,7 +140,7 @@ def _options(config: Config) -> list[str]:
 def _score(path: Path, corpus: Corpus, learner: Learner) -> Trained:
     """Scores the best checkpoint of a run on the test part."""
     run = Run.open(path)
-    best = run.restore("best", learner.first_state().params)
+    best = run.restore("best", learner.split.first_state().params)
     labels = learner.labels(best.tree, corpus.test.examples)
     scores = learner.score(corpus.test.sentences, labels)
     return Trained(run.config, read(path / LOG)[-1]["seconds"], scores)

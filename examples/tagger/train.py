@@ -3,18 +3,18 @@
 import operator
 import shlex
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 
 from examples.char_lm.files import CURVES, LOG
 from examples.char_lm.log import Log
 from examples.char_lm.loop import begin, repeat
+from examples.char_lm.split import Split, TrainState
 from examples.char_lm.train import make_optimizer
 from recurrax.data import PaddedBatch, batch_by_length
 
@@ -31,39 +31,18 @@ from .spans import ALL, Score, bio_labels, score, spans_of
 _ROWS = 64
 
 
-class TrainState(NamedTuple):
-    """Everything that changes from one step to the next; a checkpoint holds it."""
-
-    step: jax.Array
-    params: nnx.State
-    opt_state: optax.OptState
-
-
 class Learner:
     """The compiled functions that training is made of."""
 
     def __init__(self, config: Config, facts: Facts):
         self.config = config
         self.facts = facts
-        # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
-        parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
-        self.graphdef, _, self.rest = parts
-        self.optimizer = make_optimizer(config)
+        self.split = Split(self._new_model, make_optimizer(config))
 
     def _new_model(self) -> Tagger:
         # `train_step` brings its own key for dropout.
         rngs = nnx.Rngs(params=self.config.seed, dropout=0)
         return Tagger(self.facts, self.config, rngs=rngs)
-
-    def first_state(self) -> TrainState:
-        """Returns the state before the first step."""
-        params = nnx.state(self._new_model(), nnx.Param)
-        step = jnp.zeros([], jnp.int32)
-        return TrainState(step, params, self.optimizer.init(params))
-
-    def model(self, params: nnx.State) -> Tagger:
-        """Returns a model with these parameters."""
-        return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_step(
@@ -82,21 +61,19 @@ class Learner:
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_of(params: nnx.State) -> jax.Array:
-            model = self.model(params)
+            model = self.split.model(params)
             model.train()
             nnx.reseed(model, dropout=dropout_key)
             emissions = model(xs.chars, xs.pairs, lengths)
             return model.loss(emissions, xs.labels, lengths)
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), loss
+        return self.split.next_state(state, grads), loss
 
     @partial(jax.jit, static_argnums=0)
     def decode(self, params: nnx.State, xs: Example, lengths: jax.Array) -> jax.Array:
         """Returns the labels that the model gives a batch, `int[B, T]`."""
-        model = self.model(params)
+        model = self.split.model(params)
         model.eval()
         return model.decode(model(xs.chars, xs.pairs, lengths), lengths)
 
@@ -172,7 +149,7 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     """
     config = run.config
     learner = Learner(config, corpus.facts)
-    start = begin(run, learner.first_state(), resume)
+    start = begin(run, learner.split.first_state(), resume)
     log = Log(run.folder / LOG, start.step)
     batches = Batches(corpus.train.examples, config)
     validation = corpus.validation
