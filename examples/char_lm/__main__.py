@@ -165,6 +165,7 @@ def _text_of(run: Any) -> Any:
 
     path, source = run.folder / TEXT, run.text.source
     if not path.exists() or digest(path) != run.text.sha256:
+        # The source may have changed since. Only the same text may take the place of the old one.
         warn(f"{str(path)!r} is damaged or absent, so the text is read again.")
         counts = data.count(source, leave_out=run.folder)
         text = data.store(path, source, counts, leave_out=run.folder)

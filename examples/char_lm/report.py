@@ -34,6 +34,7 @@ def about(text: Text, corpus: Corpus, config: Config) -> str:
     duration = "less than a minute"
     if minutes > 1:
         duration = f"about {minutes:,.0f} min"
+    # A newcomer sees here whether the install compiled the fast loop.
     native = recurrax.implementations.available()["native"].rstrip(".")
     uniform, unigram, zipped = baselines(text.vocabulary, corpus)
     return (

@@ -104,6 +104,7 @@ class Run:
         def silent(message: str) -> None:
             """`restore` tells about damaged checkpoints."""
 
+        # The best checkpoint serves where no other one is healthy.
         for kind in (LAST, BEST):
             found = checkpoint.load(folder / kind, silent)
             if found is None:

@@ -152,6 +152,7 @@ def _opened(options: argparse.Namespace) -> tuple[Any, Any]:
     if options.data is not None:
         source = options.data
     corpus = load(source, run.config.steps_per_beat)
+    # Other pieces would be scored as if the run had been trained on them.
     if corpus.sha256 != run.text.sha256:
         raise UserError(
             f"the pieces are no longer those that {str(options.run)!r} began with. Put the old "

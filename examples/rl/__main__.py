@@ -91,6 +91,7 @@ def _runs(
     from .ppo import Learner, train
 
     learner = Learner(task, policy, config)
+    # Every seed has as many parameters.
     params = learner.first_state(0).params
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     runs = []

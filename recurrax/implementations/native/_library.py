@@ -27,10 +27,12 @@ def why_missing() -> str | None:
             " RECURRAX_NATIVE=1 in the environment, the install fails with the reason."
         )
     try:
+        # JAX refuses a library that was built with newer headers than its own.
         library = ctypes.CDLL(str(_FILE))
         for name in (FORWARD, BACKWARD):
             handler = jax.ffi.pycapsule(getattr(library, name))
             jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    # Whatever the reason is, the loops of JAX serve.
     except Exception as error:
         return f"its library does not load: {error}"
     return None
