@@ -66,7 +66,7 @@ def rows(folder: Path) -> list[dict]:
 def last_state(folder: Path) -> list[np.ndarray]:
     run = Run.open(folder)
     with jax.numpy_dtype_promotion("standard"):
-        state = Learner(run.config, run.text).first_state()
+        state = Learner(run.config, run.text).split.first_state()
     return [np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", state).tree)]
 
 
