@@ -212,7 +212,7 @@ def start(
         raise UserError("--process and --coordinator need --processes, how many there are.")
     # `srun` sets this for each of its tasks. JAX reads the rest from Slurm too.
     elif processes is None and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
     return _mesh(sizes)
 
 
@@ -227,12 +227,12 @@ def _join(processes: int, process: int | None, coordinator: str | None) -> None:
         # Other machines cannot connect.
         coordinator = bind = LOOPBACK
     jax.distributed.initialize(
-        coordinator, processes, process, coordinator_bind_address=bind, **_patience()
+        coordinator,
+        processes,
+        process,
+        coordinator_bind_address=bind,
+        shutdown_timeout_seconds=_PATIENCE,
     )
-
-
-def _patience() -> dict[str, int]:
-    return {"shutdown_timeout_seconds": _PATIENCE}
 
 
 def _mesh(sizes: dict[str, int] | None) -> Devices:
