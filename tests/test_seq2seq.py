@@ -56,9 +56,7 @@ def rows(folder: Path) -> list[dict]:
 
 def last_state(folder: Path) -> list[np.ndarray]:
     run = Run.open(folder)
-    return [
-        np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", Learner(run.config).split.first_state()).tree)
-    ]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", Learner(run.config).split.first_state()).tree)]
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
