@@ -1,6 +1,5 @@
 """The example program on several devices and processes, and with several steps in a dispatch."""
 
-import functools
 import os
 import signal
 import socket
@@ -72,7 +71,7 @@ def test_devices_and_processes_agree_and_a_run_changes_between_them(tmp_path: Pa
     end(begin(train("eight", "--mesh", "data=4,model=2"), devices=8))
     np.testing.assert_allclose(losses(tmp_path / "eight"), expected, rtol=0, atol=1e-5)
 
-    said = end(begin(train("two", "--mesh", "data=1,model=2"), processes=2))
+    said = end(begin(train("two"), processes=2))
     np.testing.assert_allclose(losses(tmp_path / "two"), expected, rtol=0, atol=1e-5)
     # The first process alone speaks: the other one says nothing that the program prints.
     assert "2 processes" in said[0]
@@ -84,10 +83,24 @@ def test_devices_and_processes_agree_and_a_run_changes_between_them(tmp_path: Pa
     assert "already" not in said[1]
 
     # A signal to the second process stops both. The run goes on elsewhere.
-    running = begin(train("moved", "--steps", "100000"), processes=2)
-    while not (tmp_path / "moved" / "log.jsonl").exists() or len(losses(tmp_path / "moved")) < 50:
+    running = begin(train("moved", "--checkpoint-every", "10"), processes=2)
+    while not (tmp_path / "moved" / "log.jsonl").exists() or len(losses(tmp_path / "moved")) < 20:
         assert running[0].poll() is None
         time.sleep(0.1)
     running[1].send_signal(signal.SIGTERM)
     said = end(running, code=75)
     assert "all is saved" in said[0]
+    assert len(losses(tmp_path / "moved")) < 100
+    end(begin(["resume", str(tmp_path / "moved"), "--mesh", "data=2,model=2"], devices=4))
+    np.testing.assert_allclose(losses(tmp_path / "moved"), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.thorough
+def test_several_steps_in_a_dispatch_keep_their_meaning(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.py")
+    options = [*TINY.split(), "--eval-every", "13", "--checkpoint-every", "20", "--text", str(text)]
+    end(begin(["train", *options, "--out", str(tmp_path / "one")]))
+    end(begin(["train", *options, "--out", str(tmp_path / "five"), "--steps-per-dispatch", "5"]))
+    np.testing.assert_allclose(losses(tmp_path / "five"), losses(tmp_path / "one"), rtol=0, atol=1e-6)
+    checked = [row["step"] for row in read(tmp_path / "five" / "log.jsonl") if "validation_loss" in row]
+    assert checked == [13, 26, 39, 52, 65, 78, 91, 100]

@@ -28,9 +28,9 @@ _PATIENCE = 60
 class Devices:
     """One device, or a mesh of devices that may belong to several processes.
 
-    A mesh has two axes. The rows of a batch, and their states, are split over `data`. Arrays of the
-    model with two axes or more, and the optimizer's averages of them, are split over `model`
-    by their last axis, if its size is a multiple.
+    A mesh has two axes. The rows of a batch, and their states, are split over `data`. Kernels and
+    embeddings are split over `model` by their last axis, if its size is a multiple. The optimizer's
+    averages of an array lie as the array.
     """
 
     def __init__(self, mesh: Mesh | None = None):

@@ -255,6 +255,8 @@ def train(
             show_sample(step, state.params, f"written after step {step:,}")
 
     def draw() -> None:
+        if not devices.leads:
+            return
         title = f"{config.layers} × {config.cell} of {config.hidden_size}"
         plot(log.rows, run.folder / CURVES, title)
 
@@ -267,7 +269,7 @@ def train(
         status=status,
         validate=validate,
         after_step=after_step,
-        draw=draw if devices.leads else lambda: None,
+        draw=draw,
         devices=devices,
     )
     if not devices.leads:
