@@ -82,7 +82,7 @@ class Devices:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
 
-    def place_rows(self, windows: np.ndarray) -> Any:
+    def place_rows(self, windows: Any) -> Any:
         """Splits windows `int[..., B, window + 1]` by their rows."""
         if self.mesh is None:
             return windows
