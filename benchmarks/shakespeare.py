@@ -258,12 +258,14 @@ def draw(rows: list[dict[str, Any]], target: float, path: Path) -> None:
     axes = figure.add_subplot()
     colors = {"recurrax": "tab:blue", "torch": "tab:orange"}
     names = {"recurrax": "recurrax", "torch": "PyTorch"}
+    styles = ["solid", "dashed", "dotted", "dashdot"]  # One for each run.
     for number, row in enumerate(rows):
         for name, curve in row["curves"].items():
             _, seconds, losses = zip(*curve, strict=True)
-            label = None if number else names[name]
-            axes.plot(seconds, losses, color=colors[name], label=label, linewidth=1.5)
-    axes.axhline(target, color="gray", linestyle=":", label=f"{target} nats a character")
+            label = f"{names[name]}, seed {row['seed']}"
+            style = styles[number % len(styles)]
+            axes.plot(seconds, losses, color=colors[name], linestyle=style, label=label, linewidth=1.5)
+    axes.axhline(target, color="gray", linewidth=1, label=f"{target} nats a character")
     axes.set(xlabel="seconds of training, compilation included", ylabel="validation loss, nats a character")
     axes.set_ylim(top=min(axes.get_ylim()[1], target + 0.6))
     axes.legend()
