@@ -61,7 +61,7 @@ class OscillatorState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class OscillatorCell(recurrax.Cell):
-    """Damped oscillators that push each other."""
+    """Damped oscillators that drive each other."""
 
     damping: float = 0.1  # ζ
     shortest: float = 6.0  # the periods at first, in steps
@@ -158,27 +158,27 @@ except AssertionError as error:
     message = str(error)
 else:
     raise AssertionError("the mistake was not found")
-print(message.strip()[:300])
+print("\n".join(message.strip().splitlines()[:3]))
 
 # %% [markdown]
 # ## See it swing
 #
-# `trace` runs the cell as `scan` does and returns every state. Three units get one push. The
-# kernel is 1 and the units do not push each other, so each shows its own period.
+# `trace` runs the cell as `scan` does and returns every state. Three units get one impulse. The
+# kernel is 1 and the units do not drive each other, so each shows its own period.
 
 # %%
 T = 120
 lonely = OscillatorParams(
     jnp.ones((1, 3)), jnp.zeros((3, 3)), jnp.log(2 * jnp.pi / jnp.array([8.0, 16.0, 32.0]))
 )
-push = jnp.zeros((T, 1)).at[5].set(1.0)
-struck = recurrax.trace(cell, lonely, push)
+impulse = jnp.zeros((T, 1)).at[5].set(1.0)
+struck = recurrax.trace(cell, lonely, impulse)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 1))
 for unit, period in enumerate((8, 16, 32)):
     left.plot(struck.states.h[:, unit], label=f"period {period}")
     right.plot(struck.states.h[:, unit], struck.states.v[:, unit], linewidth=0.9)
-left.set(title="place h after one push", xlabel="step", ylabel="h")
+left.set(title="place h after one impulse", xlabel="step", ylabel="h")
 left.legend(loc="upper right")
 right.set(title="a spiral to rest", xlabel="place h", ylabel="velocity v")
 figure.tight_layout()
@@ -275,7 +275,7 @@ for name, first in (("oscillators", OscillatorCell(16)), ("GRU", recurrax.GRUCel
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
     optimizer = nnx.Optimizer(model, rule, wrt=nnx.Param)
     losses = []
-    for key in jax.random.split(jax.random.key(2), 200):
+    for key in jax.random.split(jax.random.key(2), 150):
         losses.append(float(train_step(model, optimizer, key)))
     curves[f"{name}, then a GRU"] = losses
     xs, which = tones_in_noise(jax.random.key(3), batch=512)

@@ -87,7 +87,7 @@ def draw_batch(random, number):
     return jnp.array(ids), jnp.array(numbers), jnp.array(lengths)
 
 
-train_set = draw_batch(random, 512)
+train_set = draw_batch(random, 4096)
 test_set = draw_batch(random, 512)
 
 # %% [markdown]
@@ -119,7 +119,7 @@ def crf_loss(weights, ids, labels, lengths):
     return -crf.log_likelihood(weights["crf"], emissions, labels, lengths=lengths).mean()
 
 
-def train(loss_of, epochs=20):
+def train(loss_of, epochs=5):
     """Returns the trained weights and the loss of each training step."""
     keys = jax.random.split(jax.random.key(0), 3)
     weights = {
@@ -138,7 +138,7 @@ def train(loss_of, epochs=20):
     state, losses = adam.init(weights), []
     order = np.random.default_rng(1)
     for _ in range(epochs):
-        for rows in order.permutation(512).reshape(16, 32):
+        for rows in order.permutation(4096).reshape(128, 32):
             batch = (part[rows] for part in train_set)
             weights, state, loss = train_step(weights, state, *batch)
             losses.append(float(loss))
@@ -147,13 +147,14 @@ def train(loss_of, epochs=20):
 
 softmax_weights, softmax_losses = train(softmax_loss)
 crf_weights, crf_losses = train(crf_loss)
-print(f"softmax: loss {softmax_losses[0]:.2f}, then {np.mean(softmax_losses[-16:]):.2f}")
-print(f"CRF:     loss {crf_losses[0]:.2f}, then {np.mean(crf_losses[-16:]):.2f}")
+print(f"softmax: loss {softmax_losses[0]:.2f}, then {np.mean(softmax_losses[-128:]):.2f}")
+print(f"CRF:     loss {crf_losses[0]:.2f}, then {np.mean(crf_losses[-128:]):.2f}")
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3))
-axis.plot(softmax_losses, label="softmax at each word")
-axis.plot(crf_losses, label="CRF over the sentence")
+for losses, name in ((softmax_losses, "softmax at each word"), (crf_losses, "CRF")):
+    # The mean of 20 neighbors.
+    axis.plot(np.convolve(losses, np.ones(20) / 20, mode="valid"), label=name)
 axis.set(title="training", xlabel="training step", ylabel="loss of a sentence")
 axis.set(yscale="log")
 axis.legend()
@@ -249,7 +250,7 @@ def draw_lattice(axis, sentence):
         axis.scatter(t, i, s=25 + 400 * float(nodes[t, i]), color="white", edgecolor="black", zorder=4)
     axis.set_xticks(range(len(words)), words)
     axis.set_yticks(range(5), LABELS)
-    axis.set(ylim=(4.6, -0.6), xlim=(-0.4, len(words) - 0.6))
+    axis.set(ylim=(5.2, -0.6), xlim=(-0.4, len(words) - 0.6))
     axis.spines[["top", "right"]].set_visible(False)
     return nodes, scores, path
 
@@ -257,7 +258,7 @@ def draw_lattice(axis, sentence):
 figure, panels = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
 clear, _, _ = draw_lattice(panels[0], "we asked Jordan Hill again")
 unclear, scores, path = draw_lattice(panels[1], "we like Jordan Hill")
-panels[0].set(title="a person: the words around tell it")
+panels[0].set(title="a person: the words beside the name tell it")
 panels[1].set(title="person or place: two paths are likely")
 panels[0].legend(loc="lower left")
 figure.tight_layout()
@@ -267,7 +268,7 @@ plt.show()
 person = [float(nodes[2, LABELS.index("B-PER")]) for nodes in (clear, unclear)]
 print(f"Jordan begins a person: {person[0]:.3f} when asked, {person[1]:.3f} when liked")
 assert person[0] > 0.95
-assert 0.02 < person[1] < 0.98
+assert 0.1 < person[1] < 0.9
 
 # %% [markdown]
 # ## Forward and Viterbi
