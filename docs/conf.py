@@ -1,11 +1,25 @@
-"""Build with `sphinx-build -W docs build/docs`."""
+"""Build with `sphinx-build -W docs build/docs`.
+
+First `python notebooks/run.py build/notebooks`, if the tutorials shall have outputs.
+"""
 
 import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import _diagram_directive
+import _tutorials
+import diagrams
 
 project = "recurrax"
 copyright = "the recurrax authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
+# What `notebooks/run.py` has executed is shown, and nothing is executed here.
+nb_execution_mode = "off"
+nb_number_source_lines = False
 html_theme = "furo"
 html_title = "recurrax"
 autodoc_member_order = "bysource"
@@ -56,8 +70,13 @@ def set_equations(app, kind, name, value, options, lines):
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
+_tutorials.write()
+diagrams.write(_diagram_directive.FOLDER)
+
+
 def setup(app):
     """Connects the functions above to the reference of the API."""
+    app.add_directive("diagram", _diagram_directive.Diagram)
     app.connect("autodoc-skip-member", skip_default_functions)
     app.connect("autodoc-process-signature", name_default_functions)
     app.connect("autodoc-process-docstring", set_equations)

@@ -52,6 +52,8 @@ def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
 # Abstract, shown by the cells that derive from it; or a tool of `check_contract` or a result of `trace`, shown there.
 WITHOUT_EXAMPLE = {"Layer", "AffineCell", "run_segments_apart", "values_and_gradients", "assert_close"}
 WITHOUT_EXAMPLE |= {"Trace", "CellTrace"}
+# `docs/extending.md` writes an implementation with them.
+WITHOUT_EXAMPLE |= {"Implementation", "Steps", "register"}
 
 
 def public(module) -> dict:
@@ -62,10 +64,21 @@ def public(module) -> dict:
     }
 
 
+def reference() -> str:
+    """All pages of the reference, one after another."""
+    pages = sorted((ROOT / "docs" / "api").glob("*.md"))
+    return "\n".join(page.read_text() for page in pages)
+
+
 @pytest.mark.parametrize(
     "module",
     [
         recurrax,
+        recurrax.cells,
+        recurrax.layers,
+        recurrax.data,
+        recurrax.implementations,
+        recurrax.penalties,
         analysis,
         decoding,
         rnn,
@@ -89,10 +102,10 @@ def test_every_public_name_is_documented(module) -> None:
     # A name that the door has too is documented there.
     if module is not recurrax:
         names = {name: v for name, v in names.items() if name not in vars(recurrax)}
-    api = (ROOT / "docs" / "api.md").read_text()
+    api = reference()
     for name, value in names.items():
         full, doc = f"{module.__name__}.{name}", inspect.getdoc(value) or ""
-        assert f":: {full}\n" in api, f"{full} is missing from docs/api.md"
+        assert f":: {full}\n" in api, f"{full} is missing from docs/api/"
         is_record = isinstance(value, type) and issubclass(value, tuple)
         if is_record:
             assert "Attributes:" in doc, f"the docstring of {full} does not say what its fields are"
@@ -104,7 +117,7 @@ def test_every_public_name_is_documented(module) -> None:
     "module", [keras.initializers, keras.regularizers, keras.constraints], ids=lambda m: m.__name__
 )
 def test_a_module_of_small_functions_has_one_example_for_all(module) -> None:
-    assert f".. automodule:: {module.__name__}\n" in (ROOT / "docs" / "api.md").read_text()
+    assert f".. automodule:: {module.__name__}\n" in reference()
     assert ">>>" in inspect.getdoc(module)
     assert all(inspect.getdoc(function) for name, function in public(module).items())
 

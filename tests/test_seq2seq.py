@@ -56,7 +56,8 @@ def rows(folder: Path) -> list[dict]:
 
 def last_state(folder: Path) -> list[np.ndarray]:
     run = Run.open(folder)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.restore("last", Learner(run.config).split.first_state()).tree)]
+    saved = run.restore("last", Learner(run.config).split.first_state())
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(saved.tree)]
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -10,6 +10,7 @@ Read `model.py` for the network and `train.py` for how it learns. The other file
 - `config.py` holds every setting.
 - `data.py` turns files into numbers.
 - `loop.py` repeats the steps of a training, and `stop.py` lets a signal stop it.
+- `devices.py` places arrays on several devices, and lets several processes agree.
 - `run.py` keeps the run folder, with `checkpoint.py`, `log.py`, `lock.py` and `files.py`.
 - `sample.py` writes text.
 - `report.py` says what to expect, and `plot.py` draws the curves.

@@ -1,6 +1,7 @@
 """The command line: `python -m examples.char_lm train|sample|resume`."""
 
 import argparse
+import contextlib
 import itertools
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_RUN, help=out_help)
     overwrite_help = "lose the run that --out may hold"
     parser.add_argument("--overwrite", action="store_true", help=overwrite_help)
+    _add_devices(parser)
     add_settings(parser, Config)
 
 
@@ -114,6 +116,57 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
         "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
     )
 
+    _add_devices(parser)
+
+
+def _add_devices(parser: argparse.ArgumentParser) -> None:
+    mesh_help = "split the batch and the kernels over devices (default: one device)"
+    parser.add_argument("--mesh", type=_mesh_type, metavar="data=N,model=N", help=mesh_help)
+    count = number_type(int, 1, 10**6)
+    processes_help = "processes that train together (default: what Slurm says, or 1)"
+    parser.add_argument("--processes", type=count, metavar="N", help=processes_help)
+    number = number_type(int, 0, 10**6)
+    parser.add_argument("--process", type=number, metavar="N", help="the number of this process")
+    coordinator_help = "address of process 0 (default: a port of this machine alone)"
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help=coordinator_help)
+
+
+def _mesh_type(text: str) -> dict[str, int]:
+    """Reads the sizes of a mesh, such as `data=4,model=2`."""
+    sizes = {}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        if name not in ("data", "model") or name in sizes or not size.isdecimal() or not int(size):
+            raise argparse.ArgumentTypeError(f"must be such as data=4,model=2; got {text!r}")
+        sizes[name] = int(size)
+    return sizes
+
+
+def _start(options: argparse.Namespace) -> Any:
+    from .devices import start
+
+    return start(options.mesh, options.processes, options.process, options.coordinator)
+
+
+def _follow(devices: Any, folder: Path, resume: bool) -> int:
+    """Trains as a process that is not the first: it reads the text, and writes nothing."""
+    from rich.console import Console
+
+    from . import data
+    from .files import TEXT
+    from .run import Run
+    from .train import train
+
+    # The first process makes or opens the run.
+    with devices.together():
+        pass
+    facts = devices.tell(None)
+    run = Run(folder, Config(**facts["config"]), data.Text(**facts["text"]))
+    with devices.together():
+        corpus = data.load(folder / TEXT, run.text)
+    train(run, corpus, Console(quiet=True), resume=resume, devices=devices)
+    return DONE
+
 
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
@@ -126,21 +179,39 @@ def _train(options: argparse.Namespace) -> int:
 
     config = settings(options, Config)
     source, folder = options.text, options.out
-    Run.check_free(folder, options.overwrite)
-    # The files of an old run may lie below the text's folder.
-    counts = data.count(source, leave_out=folder)
-    data.check_size(counts, config)
-    check_memory((counts > 0).sum(), config)
-    with Lock(folder) as lock:
-        # This removes an old run, so every check comes before it.
-        Run.clear(folder, options.overwrite)
-        text = data.store(folder / TEXT, source, counts, leave_out=folder)
-        corpus = data.load(folder / TEXT, text)
-        run = Run(folder, config, text, lock)
-        console = screen()
-        console.print(about(text, corpus, config), highlight=False)
-        train(run, corpus, console)
+    devices = _start(options)
+    if not devices.leads:
+        return _follow(devices, folder, resume=False)
+    with contextlib.ExitStack() as stack:
+        with devices.together():
+            devices.check_batch(config.batch)
+            Run.check_free(folder, options.overwrite)
+            # The files of an old run may lie below the text's folder.
+            counts = data.count(source, leave_out=folder)
+            data.check_size(counts, config)
+            check_memory((counts > 0).sum(), config)
+            lock = stack.enter_context(Lock(folder))
+            # This removes an old run, so every check comes before it.
+            Run.clear(folder, options.overwrite)
+            text = data.store(folder / TEXT, source, counts, leave_out=folder)
+            run = Run(folder, config, text, lock)
+        _lead(run, devices, about, train, resume=False)
     return DONE
+
+
+def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
+    """Trains as the first process, or as the only one."""
+    from . import data
+    from .files import TEXT
+
+    devices.tell(run.facts())
+    with devices.together():
+        corpus = data.load(run.folder / TEXT, run.text)
+    console = screen()
+    console.print(about(run.text, corpus, run.config), highlight=False)
+    if devices.mesh is not None:
+        console.print(f"Mesh: {devices}.", highlight=False)
+    train(run, corpus, console, resume=resume, devices=devices)
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -149,12 +220,16 @@ def _resume(options: argparse.Namespace) -> int:
     from .run import Run
     from .train import train
 
-    run = Run.open(options.run)
-    with Lock(run.folder) as run.lock:
-        corpus = _text_of(run)
-        console = screen()
-        console.print(about(run.text, corpus, run.config), highlight=False)
-        train(run, corpus, console, resume=True)
+    devices = _start(options)
+    if not devices.leads:
+        return _follow(devices, options.run, resume=True)
+    with contextlib.ExitStack() as stack:
+        with devices.together():
+            run = Run.open(options.run)
+            devices.check_batch(run.config.batch)
+            run.lock = stack.enter_context(Lock(run.folder))
+            _text_of(run)
+        _lead(run, devices, about, train, resume=True)
     return DONE
 
 

@@ -51,6 +51,15 @@ class Config:
         0.0, 0.0, 0.95, "share of activations dropped before, between and after the layers"
     )
 
+    dtype: str = choice(
+        "float32",
+        ("float32", "bfloat16"),
+        "dtype of the matrix products; parameters, states and losses stay float32",
+    )
+    remat: int = number(
+        0, 0, 65536, "keep every Nth state for the gradients, compute the rest again; 0 keeps all"
+    )
+
     # The data of a training step.
     windows: str = choice(
         "streams",
@@ -72,6 +81,9 @@ class Config:
     seed: int = number(0, 0, 2**31 - 1, "the seed of all randomness")
 
     # The work between training steps.
+    steps_per_dispatch: int = number(
+        1, 1, 10**6, "steps that the device takes at once, where no other work falls between"
+    )
     eval_every: int = number(250, 1, 10**8, "steps between two validations")
     eval_windows: int = number(150, 1, 10**8, "windows to read of each validation stream, at most")
     sample_every: int = number(500, 1, 10**8, "steps between two samples")

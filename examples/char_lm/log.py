@@ -12,13 +12,15 @@ from .files import append, write
 class Log:
     """The log of a run, in its file and in memory."""
 
-    def __init__(self, path: Path, step: int):
-        """Opens the log of a run that goes on after `step`."""
+    def __init__(self, path: Path, step: int, writes: bool = True):
+        """Opens the log of a run that goes on after `step`. One process alone writes the file."""
         self.path = path
+        self.writes = writes
         # A killed run may have logged steps after its last checkpoint. They are logged again.
         self.rows = [row for row in read(path) if row["step"] <= step]
         lines = map(_line, self.rows)
-        write(path, ["".join(lines).encode()])
+        if writes:
+            write(path, ["".join(lines).encode()])
         self._unsaved: list[str] = []
         self._began = time.monotonic()
         # The clock of a resumed run continues.
@@ -34,7 +36,8 @@ class Log:
 
     def save(self) -> None:
         """Puts the new lines into the file."""
-        append(self.path, "".join(self._unsaved).encode())
+        if self.writes:
+            append(self.path, "".join(self._unsaved).encode())
         self._unsaved.clear()
 
     def minutes(self) -> str:

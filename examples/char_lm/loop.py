@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from .config import UserError
+from .devices import ALONE, Devices
 from .files import BEST, LAST
 from .log import Log
 from .run import Run, Saved
@@ -27,23 +28,27 @@ from .stop import Stop, Stopped
 _DRAW_EVERY = 30.0
 
 
-def begin(run: Run, state: Any, resume: bool) -> Saved:
+def begin(run: Run, state: Any, resume: bool, devices: Devices = ALONE) -> Saved:
     """Returns what training goes on from.
 
     Args:
         run: the run folder.
         state: the state before the first step.
         resume: whether to take the last checkpoint in place of `state`.
+        devices: the processes, of which the first alone reads and writes files.
 
     Raises:
         UserError: if the checkpoint cannot be used.
     """
-    if resume:
-        return run.restore(LAST, state)
     start = Saved(0, state, math.inf)
-    # A run that stops before its first checkpoint can be resumed too.
-    run.save(LAST, *start)
-    return start
+    with devices.together():
+        if resume and devices.leads:
+            start = run.restore(LAST, state)
+        elif devices.leads:
+            # A run that stops before its first checkpoint can be resumed too.
+            run.save(LAST, *start)
+    step, best = devices.tell([start.step, start.best])
+    return Saved(step, devices.tell_arrays(start.tree), best)
 
 
 def repeat(
@@ -57,6 +62,7 @@ def repeat(
     validate: Callable[[int, Any], tuple[str, float]],
     after_step: Callable[[int, Any], None] | None = None,
     draw: Callable[[], None] = lambda: None,
+    devices: Devices = ALONE,
 ) -> Saved:
     """Trains to the end or to a signal, and saves everything in both cases.
 
@@ -67,13 +73,14 @@ def repeat(
         log: takes the loss of each step.
         start: what `begin` returned.
         train_step: takes the number of steps before, and the state; returns the new state and the
-            loss.
+            loss. If it took several steps at once, it returns the loss of each of them.
         status: makes the line of progress, from the loss and the seconds of a step.
         validate: scores the state after a step. It returns what the screen says, and the score;
             lower is better.
         after_step: called after each step, with its number and the state.
         draw: draws the curves. It is called after validations, at most every 30 seconds, and at
             the end.
+        devices: where the state lies, and the processes that take part.
 
     Returns:
         The last step, its state, and the best score.
@@ -114,35 +121,44 @@ def repeat(
 
     def save(kind: str, tree: Any) -> None:
         # A state with a NaN cannot go on, so it never takes the place of an older one.
+        tree = devices.gather(tree)
         finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
         check(finite, "the state", step)
-        run.save(kind, step, tree, best)
+        with devices.together():
+            if devices.leads:
+                # The log must hold every step up to the checkpoint.
+                log.save()
+                run.save(kind, step, tree, best)
 
     def read_loss() -> None:
         nonlocal before, seconds_per_step
-        number, loss_array = awaited.pop(0)
-        # Reading the loss waits until the step is complete.
-        loss = float(loss_array)
-        check(math.isfinite(loss), "the loss", number)
-        log.note(number, loss=loss)
-        seconds = time.monotonic() - before
-        before += seconds
+        last, loss_array = awaited.pop(0)
+        # Reading the losses waits until their steps are complete.
+        losses = np.atleast_1d(loss_array)
+        for number, loss in enumerate(losses.tolist(), last - losses.size + 1):
+            check(math.isfinite(loss), "the loss", number)
+            log.note(number, loss=loss)
+        seconds_of_all = time.monotonic() - before
+        before += seconds_of_all
+        seconds = seconds_of_all / losses.size
         # The time of one step is noisy, so it is averaged. The first step also compiles: when
         # the average is far above the newest time, it begins again.
         if seconds_per_step < 10 * seconds:
             seconds_per_step = 0.95 * seconds_per_step + 0.05 * seconds
         else:
             seconds_per_step = seconds
-        progress.update(task, completed=number, description=status(loss, seconds_per_step))
+        progress.update(task, completed=last, description=status(loss, seconds_per_step))
 
     with progress, Stop() as stop:
         task = progress.add_task("compiling", total=config.steps, completed=step)
+        code = None
         stopping = False
         while step < config.steps and not stopping:
             state, loss_array = train_step(step, state)
-            step += 1
+            step += loss_array.size
             awaited.append((step, loss_array))
-            stopping = stop.code is not None
+            code = devices.stop_code(stop.code)
+            stopping = code is not None
             validating, saving = due(config.eval_every), due(config.checkpoint_every) or stopping
             # JAX computes in the background: the loss of the step before is read meanwhile. What
             # comes next needs all losses.
@@ -162,8 +178,6 @@ def repeat(
             if after_step is not None:
                 after_step(step, state)
             if saving:
-                # The log must hold every step up to the checkpoint.
-                log.save()
                 save(LAST, state)
                 saved_step = step
             if validating and time.monotonic() - drawn > _DRAW_EVERY:
@@ -179,6 +193,6 @@ def repeat(
         console.print(message, highlight=False)
         command = f"  {run.program} resume {shlex.quote(str(run.folder))}"
         console.print(command, highlight=False, soft_wrap=True)
-        assert stop.code is not None
-        raise Stopped(stop.code)
+        assert code is not None
+        raise Stopped(code)
     return Saved(step, state, best)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from recurrax import nnx as rnn
@@ -27,11 +28,17 @@ class CharLM(nnx.Module):
 
     def __init__(self, vocabulary_size: int, config: Config, *, rngs: nnx.Rngs):
         """Makes the parameters."""
+        # With None the products have the dtype of the parameters, float32.
+        dtype = None
+        if config.dtype != "float32":
+            dtype = jnp.dtype(config.dtype)
+        self.remat = config.remat or None
         # Flax draws short rows by default. Training would spend hundreds of steps to lengthen them.
         self.embedding = nnx.Embed(
             vocabulary_size,
             config.embedding_size,
             embedding_init=nnx.initializers.normal(1.0),
+            dtype=dtype,
             rngs=rngs,
         )
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
@@ -45,9 +52,10 @@ class CharLM(nnx.Module):
             config.layers,
             batch_first=True,
             dropout=dropout_between_layers,
+            dtype=dtype,
             rngs=rngs,
         )
-        self.logits = nnx.Linear(config.hidden_size, vocabulary_size, rngs=rngs)
+        self.logits = nnx.Linear(config.hidden_size, vocabulary_size, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, chars: jax.Array, state: Any = None, lengths: jax.Array | None = None
@@ -63,13 +71,15 @@ class CharLM(nnx.Module):
             The logits of each following character, `[B, T, V]`, and the state after the last one.
         """
         xs = self.dropout(self.embedding(chars))  # [B, T, embedding_size]
-        ys, state = self.recurrent(xs, state, lengths=lengths)  # [B, T, hidden_size]
-        return self.logits(self.dropout(ys)), state
+        ys, state = self.recurrent(
+            xs, state, lengths=lengths, remat=self.remat
+        )  # [B, T, hidden_size]
+        return self.logits(self.dropout(ys)).astype(jnp.float32), state
 
     def step(self, char: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         """Reads one character, without dropout: `int[B]` to logits `[B, V]`, and the next state."""
         y, state = self.recurrent.step(self.embedding(char), state)
-        return self.logits(y), state
+        return self.logits(y).astype(jnp.float32), state
 
     def initial_state(self, *batch: int) -> Any:
         """Returns the state before the first character, of `batch` streams or of a single one."""

@@ -127,6 +127,8 @@ class Run:
     def save(self, kind: str, step: int, tree: Any, best: float) -> None:
         """Writes a checkpoint.
 
+        Of several processes, the one with the lock writes.
+
         Args:
             kind: `"last"` or `"best"`.
             step: the training step after which it is written.
@@ -138,7 +140,7 @@ class Run:
         """
         assert self.lock is not None
         self.lock.check()
-        facts = {**self._facts(), "best": best}
+        facts = {**self.facts(), "best": best}
         checkpoint.save(self.folder / kind, step, tree, facts)
 
     def restore(self, kind: str, like: Any) -> Saved:
@@ -159,11 +161,14 @@ class Run:
             )
         facts = dict(found.facts)
         best = facts.pop("best")
-        if facts != self._facts():
+        # An older checkpoint lacks newer settings, whose defaults do what was done before.
+        facts["config"] = {**dataclasses.asdict(self.config_type()), **facts["config"]}
+        if facts != self.facts():
             raise UserError(f"the checkpoints in {str(folder)!r} are of different runs.")
         return Saved(found.step, checkpoint.filled(like, found.arrays), best)
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """Returns the settings and the facts of the text, as JSON holds them."""
         facts = {"config": dataclasses.asdict(self.config), "text": self.text._asdict()}
         # JSON makes lists of tuples, as in the checkpoint that these facts are compared with.
         return json.loads(json.dumps(facts))

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from .config import PROGRAM, Config
 from .data import Corpus, training_windows, validation_windows
+from .devices import ALONE, Devices
 from .files import BEST, CURVES, LOG
 from .log import Log
 from .loop import begin, repeat
@@ -83,8 +84,9 @@ def mean_loss(model: CharLM, windows: jax.Array, rnn_state: Any) -> tuple[jax.Ar
 class Learner:
     """The compiled functions that training is made of."""
 
-    def __init__(self, config: Config, vocabulary_size: int):
+    def __init__(self, config: Config, vocabulary_size: int, devices: Devices = ALONE):
         self.config = config
+        self.devices = devices
         self.vocabulary_size = vocabulary_size
         # `train_step` differentiates by the parameters alone, so they stand apart from the rest.
         parts: tuple[Any, ...] = nnx.split(self._new_model(), nnx.Param, ...)
@@ -142,7 +144,18 @@ class Learner:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, opt_state, rnn_state)
-        return state, loss
+        return self.devices.keep_state(state), self.devices.keep_scalar(loss)
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def train_steps(
+        self, state: TrainState, windows: jax.Array, first: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """Takes several steps: windows `int[N, B, window + 1]`, first `bool[N]`, losses `[N]`."""
+
+        def next_step(state: TrainState, inputs: Any) -> tuple[TrainState, jax.Array]:
+            return self.train_step(state, *inputs)
+
+        return jax.lax.scan(next_step, state, (windows, first))
 
     @partial(jax.jit, static_argnums=0)
     def evaluate(self, params: nnx.State, windows: jax.Array) -> jax.Array:
@@ -159,10 +172,31 @@ class Learner:
 
         first_state = model.initial_state(windows.shape[1])
         _, losses = jax.lax.scan(eval_step, first_state, windows)
-        return losses.mean()
+        return self.devices.keep_scalar(losses.mean())
 
 
-def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -> None:
+def steps_at_once(step: int, config: Config) -> int:
+    """Tells how many steps the device takes after `step`: all of a dispatch, or a single one.
+
+    No validation, checkpoint or sample falls inside. The number follows from the step alone, so
+    a resumed run takes the same steps together.
+    """
+    left = config.steps - step
+    for every in (config.eval_every, config.checkpoint_every, config.sample_every):
+        left = min(left, every - step % every)
+    if left < config.steps_per_dispatch:
+        return 1
+    return config.steps_per_dispatch
+
+
+def train(
+    run: Run,
+    corpus: Corpus,
+    console: Console,
+    *,
+    resume: bool = False,
+    devices: Devices = ALONE,
+) -> None:
     """Trains to the end or to a signal, and saves everything in both cases.
 
     Args:
@@ -170,18 +204,25 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         corpus: the text.
         console: where progress is shown.
         resume: start from the last checkpoint, rather than from the first step.
+        devices: the devices and processes that train.
 
     Raises:
         Stopped: after Ctrl-C or SIGTERM.
         UserError: if a file cannot be read or written, or the loss is no longer finite.
     """
     config, vocabulary = run.config, run.text.vocabulary
-    learner = Learner(config, len(vocabulary))
-    start = begin(run, learner.first_state(), resume)
-    held_out = jnp.asarray(validation_windows(corpus.validation, config))
-    log = Log(run.folder / LOG, start.step)
+    learner = Learner(config, len(vocabulary), devices)
+    start = begin(run, learner.first_state(), resume, devices)
+    start = start._replace(tree=devices.place_state(start.tree))
+    held_out = validation_windows(corpus.validation, config)
+    held_out = devices.place_rows(jnp.asarray(held_out))
+    log = Log(run.folder / LOG, start.step, writes=devices.leads)
 
     def show_sample(step: int, params: nnx.State, title: str) -> None:
+        # All processes gather the parameters; the first one writes.
+        params = devices.gather(params)
+        if not devices.leads:
+            return
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         model = learner.model(params)
         chunks = write(model, vocabulary, length=400, temperature=0.8, key=key)
@@ -190,8 +231,14 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         console.print(panel)
 
     def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
-        windows, first = training_windows(corpus.train, step, config)
-        return learner.train_step(state, windows, np.array(first))
+        count = steps_at_once(step, config)
+        if count == 1:
+            windows, first = training_windows(corpus.train, step, config)
+            return learner.train_step(state, devices.place_rows(windows), np.array(first))
+        parts = [training_windows(corpus.train, step + i, config) for i in range(count)]
+        windows = np.stack([windows for windows, _ in parts])  # [N, B, window + 1]
+        firsts = np.array([first for _, first in parts])
+        return learner.train_steps(state, devices.place_rows(windows), firsts)
 
     def status(loss: float, seconds: float) -> str:
         speed = config.batch * config.window / seconds
@@ -208,6 +255,8 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
             show_sample(step, state.params, f"written after step {step:,}")
 
     def draw() -> None:
+        if not devices.leads:
+            return
         title = f"{config.layers} × {config.cell} of {config.hidden_size}"
         plot(log.rows, run.folder / CURVES, title)
 
@@ -221,7 +270,10 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         validate=validate,
         after_step=after_step,
         draw=draw,
+        devices=devices,
     )
+    if not devices.leads:
+        return
     best = run.restore(BEST, end.tree.params)
     title = f"written by the best checkpoint, of step {best.step:,}"
     show_sample(config.steps, best.tree, title)

@@ -1,0 +1,374 @@
+"""Draws the diagrams of the site, each in two variants: for light and for dark pages.
+
+`python docs/diagrams.py FOLDER` writes them as SVG, and with `png` after the folder as PNG.
+The build of the site calls `write`. In a page, the directive `diagram` shows one of them:
+
+    ```{diagram} lstm
+    ```
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+
+# Ink, fill of a box, color of what is learned, and color of what an unmasked step holds.
+COLORS = {
+    "light": {"ink": "#22272e", "box": "#eef1f5", "learned": "#cfe3ff", "step": "#9cc4f5"},
+    "dark": {"ink": "#dfe3e8", "box": "#2a2f36", "learned": "#1d3f66", "step": "#2f65a0"},
+}
+
+
+class Node:
+    """A shape with four places at which an arrow may begin or end."""
+
+    def __init__(self, x: float, y: float, width: float, height: float):
+        self.x, self.y = x, y
+        self.left, self.right = (x - width / 2, y), (x + width / 2, y)
+        self.bottom, self.top = (x, y - height / 2), (x, y + height / 2)
+
+
+class Picture:
+    """A sheet of paper: boxes, circles, words and arrows. One unit is one step of a grid."""
+
+    def __init__(self, width: float, height: float, theme: str):
+        self.colors = COLORS[theme]
+        self.figure = plt.figure(figsize=(0.8 * width, 0.8 * height))
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+        self.axes.axis("off")
+
+    def word(self, x, y, text, size=11, align="center"):
+        """Writes words."""
+        ink = self.colors["ink"]
+        self.axes.text(x, y, text, size=size, color=ink, ha=align, va="center")
+        return Node(x, y, 0.25 + 0.12 * len(text), 0.5)
+
+    def box(self, x, y, text, width=1.0, height=0.5, fill="box"):
+        """Draws a box with rounded corners. What is learned has a color."""
+        ink, color = self.colors["ink"], self.colors[fill]
+        corner = (x - width / 2 + 0.08, y - height / 2 + 0.08)
+        style = "round,pad=0.08"
+        shape = FancyBboxPatch(
+            corner, width - 0.16, height - 0.16, boxstyle=style, fc=color, ec=ink, lw=1.2, zorder=2
+        )
+        self.axes.add_patch(shape)
+        self.word(x, y, text)
+        return Node(x, y, width, height)
+
+    def frame(self, x, y, text, width, height):
+        """Draws an empty box with its name in the upper left corner."""
+        shape = FancyBboxPatch(
+            (x + 0.1, y + 0.1),
+            width - 0.2,
+            height - 0.2,
+            boxstyle="round,pad=0.1",
+            fc="none",
+            ec=self.colors["ink"],
+            lw=1.2,
+        )
+        self.axes.add_patch(shape)
+        self.word(x + 0.2, y + height - 0.27, text, align="left")
+
+    def circle(self, x, y, text):
+        """Draws an operation on each number."""
+        ink, color = self.colors["ink"], self.colors["box"]
+        self.axes.add_patch(Circle((x, y), 0.22, fc=color, ec=ink, lw=1.2, zorder=2))
+        self.word(x, y, text, size=13)
+        return Node(x, y, 0.44, 0.44)
+
+    def square(self, x, y, filled):
+        """Draws one step of a sequence, filled if it is not masked."""
+        color = self.colors["step"] if filled else "none"
+        style = "-" if filled else ":"
+        ink = self.colors["ink"]
+        shape = Rectangle((x, y), 0.7, 0.5, fc=color, ec=ink, lw=1.2, ls=style, zorder=2)
+        self.axes.add_patch(shape)
+
+    def line(self, *points, style="-"):
+        """Draws a line through the points."""
+        xs, ys = zip(*points, strict=True)
+        self.axes.plot(xs, ys, color=self.colors["ink"], lw=1.2, ls=style, zorder=1)
+
+    def arrow(self, *points):
+        """Draws a line through the points, with a head at the last one."""
+        if len(points) > 2:
+            self.line(*points[:-1])
+        look = {"arrowstyle": "-|>", "color": self.colors["ink"], "lw": 1.2}
+        look |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 11}
+        self.axes.annotate("", points[-1], points[-2], arrowprops=look, zorder=3)
+
+
+def scan(theme):
+    """All inputs pass project_inputs at once.
+
+    Then scan takes step after step. Each step reads the state before it, and gives a state and an
+    output.
+    """
+    p = Picture(9.6, 4.2, theme)
+    p.frame(0.9, 0.95, "scan", 8.1, 2.55)
+    project = p.box(4.95, 1.45, "project_inputs: one product for all steps", 7.2, fill="learned")
+    before = p.word(0.4, 2.5, "state")
+    previous = (0.75, before.y)
+    for t in range(4):
+        x = 2.3 + 1.8 * t
+        step = p.box(x, 2.5, "step", 0.9, fill="learned")
+        p.arrow((x, 0.6), (x, project.bottom[1]))
+        p.arrow((x, project.top[1]), step.bottom)
+        p.arrow(step.top, (x, 3.75))
+        p.word(x, 0.4, f"x{t + 1}")
+        p.word(x, 3.95, f"y{t + 1}")
+        p.arrow(previous, step.left)
+        previous = step.right
+    p.arrow(previous, (9.25, 2.5))
+    return p
+
+
+def elman(theme):
+    """Elman cell: x times the kernel plus h times the recurrent kernel pass tanh.
+
+    The result is the new state and the output.
+    """
+    p = Picture(8.4, 3.2, theme)
+    p.word(0.3, 2.2, "h")
+    product = p.box(2.2, 2.2, "@ recurrent_kernel", 2.5, fill="learned")
+    inputs = p.box(4.4, 1.1, "@ kernel + bias", 2.2, fill="learned")
+    add = p.circle(4.4, 2.2, "+")
+    tanh = p.box(5.8, 2.2, "tanh")
+    p.arrow((0.45, 2.2), product.left)
+    p.arrow(product.right, add.left)
+    p.word(4.4, 0.2, "x")
+    p.arrow((4.4, 0.4), inputs.bottom)
+    p.arrow(inputs.top, add.bottom)
+    p.arrow(add.right, tanh.left)
+    p.arrow(tanh.right, (7.8, 2.2))
+    p.word(8.05, 2.2, "h'")
+    p.arrow((7.0, 2.2), (7.0, 2.85))
+    p.word(7.0, 3.0, "y")
+    return p
+
+
+def products(p, height, text="z + u"):
+    """Draws x and h, and the box in which both meet their kernels."""
+    box = p.box(1.5, 1.1, text, 1.3, fill="learned")
+    p.word(1.5, 0.2, "x")
+    p.arrow((1.5, 0.4), box.bottom)
+    p.word(0.3, height, "h")
+    return box
+
+
+def lstm(theme):
+    """LSTM: the forget gate scales the old memory c.
+
+    The input gate scales the candidate g, which is added. The output gate scales tanh of the new
+    memory and gives h.
+    """
+    p = Picture(9.6, 4.6, theme)
+    box = products(p, 1.1)
+    p.arrow((0.45, 1.1), box.left)
+    # The sums of all four gates come from one product.
+    p.line(box.right, (6.3, 1.1))
+    f = p.box(2.9, 2.0, "f: σ")
+    i = p.box(4.1, 2.0, "i: σ")
+    g = p.box(5.3, 2.0, "g: tanh")
+    o = p.box(6.5, 2.0, "o: σ")
+    p.line((6.3, 1.1), (6.5, 1.1))
+    for gate in (f, i, g, o):
+        p.arrow((gate.x, 1.1), gate.bottom)
+    p.word(0.3, 4.1, "c")
+    forget = p.circle(2.9, 4.1, "×")
+    add = p.circle(4.7, 4.1, "+")
+    write = p.circle(4.7, 3.05, "×")
+    p.arrow((0.45, 4.1), forget.left)
+    p.arrow(f.top, forget.bottom)
+    p.arrow(forget.right, add.left)
+    p.arrow(i.top, (i.x, 3.05), write.left)
+    p.arrow(g.top, (g.x, 3.05), write.right)
+    p.arrow(write.top, add.bottom)
+    p.arrow(add.right, (9.0, 4.1))
+    p.word(9.25, 4.1, "c'")
+    tanh = p.box(7.8, 3.05, "tanh")
+    read = p.circle(7.8, 2.0, "×")
+    p.arrow((7.8, 4.1), tanh.top)
+    p.arrow(tanh.bottom, read.top)
+    p.arrow(o.right, read.left)
+    p.arrow(read.right, (8.9, 2.0))
+    p.word(9.25, 2.0, "h', y")
+    return p
+
+
+def gru(theme):
+    """GRU with reset_after: the reset gate r scales u_n, the product of state and recurrent kernel.
+
+    With z_n it gives the candidate n. The update gate mixes n with the old state.
+    """
+    p = Picture(10.4, 4.4, theme)
+    # The candidate needs both sums apart.
+    box = products(p, 3.9, "z,  u")
+    p.line(box.right, (7.4, 1.1))
+    r = p.box(2.9, 2.0, "r: σ")
+    reset = p.circle(4.2, 2.9, "×")
+    add = p.circle(5.2, 2.9, "+")
+    n = p.box(6.2, 2.9, "tanh", 0.9)
+    z = p.box(7.9, 1.9, "z: σ")
+    mix = p.box(7.9, 2.9, "(1 − z) n + z h", 1.9)
+    p.arrow((2.9, 1.1), r.bottom)
+    p.arrow(r.top, (2.9, 2.9), reset.left)
+    p.arrow((4.2, 1.1), reset.bottom)
+    p.word(4.45, 1.9, "uₙ", align="left")
+    p.arrow(reset.right, add.left)
+    p.arrow((5.2, 1.1), add.bottom)
+    p.word(5.45, 1.9, "zₙ", align="left")
+    p.arrow(add.right, n.left)
+    p.arrow(n.right, mix.left)
+    p.arrow((7.4, 1.1), (7.9, 1.1), z.bottom)
+    p.arrow(z.top, mix.bottom)
+    p.arrow((0.45, 3.9), (7.9, 3.9), mix.top)
+    p.arrow((1.5, 3.9), box.top)
+    p.arrow(mix.right, (9.7, 2.9))
+    p.word(10.0, 2.9, "h', y")
+    return p
+
+
+def linear(theme):
+    """Linear cell: the input alone gives a and b. The new state is a times h plus b.
+
+    No arrow leads from the state to a or b, so all steps can be computed at once.
+    """
+    p = Picture(8.4, 3.4, theme)
+    p.word(0.3, 2.8, "h")
+    scale = p.circle(3.2, 2.8, "×")
+    add = p.circle(5.2, 2.8, "+")
+    a = p.box(3.2, 1.7, "a = 1 − z", 1.4)
+    b = p.box(5.2, 1.7, "b = z n", 1.4)
+    inputs = p.box(4.2, 0.85, "z = σ(x @ kernel),  n = x @ kernel", 4.4, fill="learned")
+    p.word(4.2, 0.15, "x")
+    p.arrow((4.2, 0.3), inputs.bottom)
+    p.arrow((3.2, inputs.top[1]), a.bottom)
+    p.arrow((5.2, inputs.top[1]), b.bottom)
+    p.arrow((0.45, 2.8), scale.left)
+    p.arrow(scale.right, add.left)
+    p.arrow(a.top, scale.bottom)
+    p.arrow(b.top, add.bottom)
+    p.arrow(add.right, (7.4, 2.8))
+    p.word(7.75, 2.8, "h', y")
+    return p
+
+
+def stack(theme):
+    """A stack of two layers over four steps. The first layer is bidirectional.
+
+    One of its cells reads from left to right, one from right to left. The second layer reads both
+    outputs.
+    """
+    p = Picture(9.8, 5.1, theme)
+    p.frame(0.15, 0.75, "Bidirectional", 9.5, 2.15)
+    p.word(0.35, 3.75, "second layer", align="left")
+    p.word(0.35, 2.1, "forward", align="left")
+    p.word(0.35, 1.25, "backward", align="left")
+    for t in range(4):
+        x = 2.6 + 1.8 * t
+        backward = p.box(x + 0.35, 1.25, "cell", 0.75, 0.45, fill="learned")
+        forward = p.box(x - 0.35, 2.1, "cell", 0.75, 0.45, fill="learned")
+        upper = p.box(x, 3.75, "cell", 0.75, 0.45, fill="learned")
+        p.word(x, 0.2, f"x{t + 1}")
+        p.line((x, 0.4), (x, 0.6))
+        p.arrow((x, 0.6), (forward.x, 0.6), forward.bottom)
+        p.arrow((x, 0.6), (backward.x, 0.6), backward.bottom)
+        concat = p.circle(x, 3.15, "∥")
+        p.arrow(forward.top, (forward.x, 3.15), concat.left)
+        p.arrow(backward.top, (backward.x, 3.15), concat.right)
+        p.arrow(concat.top, upper.bottom)
+        p.arrow(upper.top, (x, 4.65))
+        p.word(x, 4.85, f"y{t + 1}")
+        if t:
+            p.arrow((x - 1.8 + 0.375, 3.75), upper.left)
+            p.arrow((x - 1.8 - 0.35 + 0.375, 2.1), forward.left)
+            p.arrow(backward.left, (x - 1.8 + 0.35 + 0.375, 1.25))
+    return p
+
+
+def masks(theme):
+    """Four sequences of eight steps. Filled squares are unmasked steps.
+
+    A bar before a square is a reset: the state returns to the initial state there.
+    """
+    p = Picture(9.6, 3.6, theme)
+    rows = [
+        ("lengths: 8", "11111111", ()),
+        ("lengths: 5", "11111000", ()),
+        ("mask with holes", "11011011", ()),
+        ("reset: two segments", "11111110", (3,)),
+    ]
+    for number, (name, mask, resets) in enumerate(rows):
+        y = 2.9 - 0.75 * number
+        p.word(0.1, y + 0.25, name, align="left")
+        for t, flag in enumerate(mask):
+            p.square(2.8 + 0.8 * t, y, flag == "1")
+        for t in resets:
+            x = 2.75 + 0.8 * t
+            ink = p.colors["ink"]
+            p.axes.plot((x, x), (y - 0.1, y + 0.6), color=ink, lw=4, zorder=4)
+    p.arrow((2.8, 0.3), (9.1, 0.3))
+    p.word(2.35, 0.3, "time")
+    return p
+
+
+def wrapper(theme):
+    """A Flax module holds the parameters of a stack.
+
+    The stack holds a residual layer, which holds a cell, and a dense layer. Each of them is a
+    layer, and scan takes any of them.
+    """
+    p = Picture(9.6, 4.1, theme)
+    p.frame(0.9, 0.2, "Recurrent, a Flax module: holds the parameters", 7.8, 3.7)
+    p.frame(1.5, 0.45, "Stack", 6.6, 2.8)
+    p.frame(2.1, 0.7, "Residual", 3.3, 2.0)
+    cell = p.box(3.6, 1.25, "LSTMCell", 1.5, fill="learned")
+    dense = p.box(6.9, 1.25, "Dense", 1.2, fill="learned")
+    add = p.circle(4.9, 1.25, "+")
+    p.word(0.35, 1.25, "xs")
+    p.arrow((0.6, 1.25), cell.left)
+    p.arrow(cell.right, add.left)
+    p.arrow((2.5, 1.25), (2.5, 2.0), (4.9, 2.0), add.top)
+    p.arrow(add.right, dense.left)
+    p.arrow(dense.right, (9.0, 1.25))
+    p.word(9.3, 1.25, "ys")
+    return p
+
+
+DRAWINGS = {
+    "scan": scan,
+    "elman": elman,
+    "lstm": lstm,
+    "gru": gru,
+    "linear": linear,
+    "stack": stack,
+    "masks": masks,
+    "wrapper": wrapper,
+}
+
+
+def write(folder: Path, form: str = "svg") -> None:
+    """Writes every diagram in both variants. The same program writes the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Letters become paths, so that every reader sees the same picture.
+    with plt.rc_context({"svg.hashsalt": "recurrax", "svg.fonttype": "path"}):
+        for name, draw in DRAWINGS.items():
+            for theme in COLORS:
+                picture = draw(theme)
+                options = {"metadata": {"Date": None}} if form == "svg" else {"dpi": 90}
+                path = folder / f"{name}-{theme}.{form}"
+                background = "white" if theme == "light" else "#131416"
+                if form == "svg":
+                    background = "none"
+                picture.figure.savefig(path, format=form, facecolor=background, **options)
+                plt.close(picture.figure)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), *sys.argv[2:])
