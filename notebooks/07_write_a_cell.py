@@ -41,8 +41,9 @@ from recurrax.testing import check_contract, perturbed_params
 #     v' = (1 - 2ζω) * v + ω² * (tanh(z + h @ recurrent_kernel) - h),  with z = x @ kernel
 #     h' = h + v'
 #
-# A unit by itself swings with the period 2π / ω, in steps, and ζ is its damping. The coRNN of Rusch and Mishra (2021) is
-# a network of such oscillators. Here each unit has a frequency of its own, and learns it.
+# A unit by itself swings with the period 2π / ω, in steps, and ζ is its damping. The coRNN of Rusch
+# and Mishra (2021) is a network of such oscillators. Here each unit has a frequency of its own, and
+# learns it.
 #
 # Parameters and state are `NamedTuple`s of arrays. The cell is a frozen dataclass without arrays.
 

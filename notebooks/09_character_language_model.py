@@ -26,7 +26,7 @@ import ast
 import configparser
 import functools
 import inspect
-import textwrap
+import pprint
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ from recurrax.decoding import beam_search, generate
 # %%
 train_text = "".join(inspect.getsource(module) for module in (argparse, configparser, ast))
 train_text = train_text[:180_000]
-held_out_text = inspect.getsource(textwrap)
+held_out_text = inspect.getsource(pprint)
 found, occurrences = np.unique(list(train_text), return_counts=True)
 vocabulary = [str(character) for character in found[occurrences >= 10]]
 
@@ -70,7 +70,7 @@ print(f"{len(vocabulary)} different ones:", "".join(vocabulary).strip())
 # text is cut into parallel streams, and each stream into windows. The state goes on from window to
 # window. The gradient does not: this is truncated backpropagation through time.
 #
-# Gradients are clipped at a norm of 1. The raw norm is kept for the picture.
+# Gradients are clipped at a norm of 0.5. The raw norm is kept for the picture.
 
 
 # %%
@@ -101,7 +101,7 @@ def train(layer, ids, epochs, streams, steps, rate):
     windows = (len(ids) - streams) // (streams * steps)
     rows = ids[: streams * (len(ids) // streams)].reshape(streams, -1)  # [B, T]
     schedule = optax.cosine_decay_schedule(rate, epochs * windows, 0.1)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(schedule))
     params = layer.init(jax.random.key(0), layer.output_size(1))
     opt_state, losses, norms = optimizer.init(params), [], []
     for _ in range(epochs):
@@ -118,7 +118,7 @@ def train(layer, ids, epochs, streams, steps, rate):
 
 
 layer = make_layer(128, vocabulary)
-params, losses, norms = train(layer, train_ids, epochs=3, streams=16, steps=64, rate=6e-3)
+params, losses, norms = train(layer, train_ids, epochs=5, streams=16, steps=64, rate=1e-2)
 print(f"{len(losses)} training steps")
 
 # %%
@@ -130,12 +130,14 @@ left.set_yticks([3, 10, 30, 100], ["3", "10", "30", "100"])
 left.minorticks_off()
 left.legend()
 right.plot(norms, linewidth=0.8, color="tab:green")
-right.axhline(1, color="tab:red", label="clipped above")
+right.axhline(0.5, color="tab:red", label="clipped above")
 right.set(title="norm of the gradient", xlabel="training step", yscale="log")
+right.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+right.minorticks_off()
 right.legend()
 figure.tight_layout()
 plt.show()
-print(f"clipped in {np.mean(norms > 1):.0%} of the training steps")
+print(f"clipped in {np.mean(norms > 0.5):.0%} of the training steps")
 
 # %% [markdown]
 # ## Perplexity
@@ -169,8 +171,8 @@ assert perplexity["LSTM"] < 0.7 * perplexity["pairs counted"]
 # %% [markdown]
 # ## Sampling
 #
-# `generate` writes a text: it draws a character, reads it, and draws the next one. A **temperature**
-# below 1 makes likely characters likelier. **Top-k** draws among the k likeliest.
+# `generate` writes a text: it draws a character, reads it, and draws the next one. A
+# **temperature** below 1 makes likely characters likelier. **Top-k** draws among the k likeliest.
 
 
 # %%
@@ -208,10 +210,10 @@ print(prompt_text + decode(write(prompt, jax.random.key(1), 1.0, top_k=3).tokens
 assert surprise[0.3] < surprise[0.8] < surprise[1.5]
 
 # %% [markdown]
-# The picture shows the eight likeliest characters after `self.`, at each temperature.
+# The picture shows the eight likeliest characters after `if `, at each temperature.
 
 # %%
-ids = jnp.array(encode("        self.", vocabulary))
+ids = jnp.array(encode("        if ", vocabulary))
 logits = logits_of(layer, params, ids)[1][-1]
 likeliest = np.argsort(-np.asarray(logits))[:8]
 figure, axis = plt.subplots(figsize=(8, 3))
@@ -219,7 +221,7 @@ for number, temperature in enumerate((0.3, 0.8, 1.5)):
     bars = jax.nn.softmax(logits / temperature)[likeliest]
     axis.bar(np.arange(8) + 0.28 * (number - 1), bars, width=0.26, label=f"{temperature}")
 axis.set_xticks(range(8), [repr(vocabulary[number]) for number in likeliest])
-axis.set(title="after self. comes", ylabel="probability")
+axis.set(title="the character after 'if '", ylabel="probability")
 axis.legend(title="temperature")
 plt.show()
 
@@ -249,7 +251,7 @@ assert float(beams.scores[0]) > greedy_score - 1e-3
 
 # %%
 shown_text = "".join(character for character in held_out_text if character in vocabulary)
-shown_text = shown_text[2000:5000]
+shown_text = shown_text[4000:8000]
 xs = jax.nn.one_hot(jnp.array(encode(shown_text, vocabulary)), V)
 states = recurrax.trace(layer.layers[0], params[0], xs).states  # h and c, [T, H]
 
@@ -260,7 +262,7 @@ for name, units in found.items():
     print(f"{name:12s} unit {unit:3d}, correlation {correlation:+.2f}")
     if abs(correlation) > abs(best):
         best_name, best, best_unit = name, correlation, unit
-assert abs(best) > 0.5
+assert abs(best) > 0.4
 
 # %% [markdown]
 # The text, colored by the best of these units: red is positive, blue is negative.
@@ -274,25 +276,27 @@ HTML(analysis.text_html(shown_text[:600], values[:600]))
 
 # %%
 lines = shown_text.splitlines(keepends=True)
-# Begin at a line with a definition.
+# Twelve lines, the first of which is a definition.
 first = next(number for number, line in enumerate(lines) if line.strip().startswith("def "))
-start = sum(len(line) for line in lines[:first])
-figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 6), height_ratios=(2, 1))
-colors = plt.get_cmap("RdBu_r")
-place = start
-for row, line in enumerate(lines[first : first + 10]):
-    for column, character in enumerate(line.rstrip("\n")):
-        value = values[place + column]
-        box = {"facecolor": colors(0.5 + 0.4 * value), "edgecolor": "none", "pad": 1.2}
-        upper.text(column, row, character, family="monospace", fontsize=8, bbox=box)
+start = place = sum(len(line) for line in lines[:first])
+spread = (values - values.mean()) / values.std()
+colors = np.full((12, 80), np.nan)
+figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 6.4), height_ratios=(2, 1))
+for row, line in enumerate(lines[first : first + 12]):
+    for column, character in enumerate(line[:80]):
+        colors[row, column] = spread[place + column]
+        if character != "\n":
+            upper.text(column, row, character, ha="center", va="center", family="monospace")
     place += len(line)
-upper.set(xlim=(-1, 80), ylim=(10, -1), title=f"unit {best_unit} in the text")
+upper.imshow(colors, cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
+upper.set(title=f"unit {best_unit} in the text")
 upper.axis("off")
 window = slice(start, place)
 feature = analysis.text_features(shown_text)[best_name][window]
-lower.plot(values[window], label=f"unit {best_unit}")
-lower.plot(feature / feature.max(), color="grey", label=f"{best_name}, of its largest")
-lower.set(xlabel="character", title=f"the unit and the feature: {best_name}")
+lower.plot(spread[window], label=f"unit {best_unit}")
+lower.plot((feature - feature.mean()) / feature.std(), color="grey", label=best_name)
+lower.set(xlabel="character", ylabel="in standard deviations")
+lower.set(title="the unit, and the feature that it follows")
 lower.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 figure.tight_layout()
 plt.show()
@@ -304,8 +308,8 @@ plt.show()
 # chapters of the 道德经. A character is a step, so nothing needs to be cut into words.
 
 # %%
-classic = """道可道，非常道；名可名，非常名。无名，天地之始；有名，万物之母。故常无欲，以观其妙；常有欲，以观其徼。\
-此两者，同出而异名，同谓之玄。玄之又玄，众妙之门。
+classic = """道可道，非常道；名可名，非常名。无名，天地之始；有名，万物之母。\
+故常无欲，以观其妙；常有欲，以观其徼。此两者，同出而异名，同谓之玄。玄之又玄，众妙之门。
 天下皆知美之为美，斯恶已；皆知善之为善，斯不善已。有无相生，难易相成，长短相形，高下相盈，音声相和，\
 前后相随，恒也。是以圣人处无为之事，行不言之教；万物作而弗始，生而弗有，为而弗恃，功成而弗居。夫唯弗居，是以不去。
 上善若水。水善利万物而不争，处众人之所恶，故几于道。居善地，心善渊，与善仁，言善信，政善治，事善能，动善时。夫唯不争，故无尤。
@@ -356,5 +360,5 @@ for prefix in begins:
     print(f"    {same} of 26 characters as in the book")
 
 # %% [markdown]
-# [Decoding](../docs/decoding.md) has more ways to write. `examples/char_lm` is this model as a program:
-# it saves, resumes, and measures itself.
+# [Decoding](../docs/decoding.md) has more ways to write. `examples/char_lm` is this model as a
+# program: it saves, resumes, and measures itself.

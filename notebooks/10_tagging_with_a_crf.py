@@ -205,10 +205,13 @@ ids, labels, lengths = test_set
 rules = crf.bio_constraints(LABELS)
 softmax_emissions = emissions_of(softmax_weights, ids, lengths)
 emissions = emissions_of(crf_weights, ids, lengths)
+table = crf_weights["crf"]
+best_paths, _ = crf.viterbi(table, emissions, lengths=lengths)
+lawful_paths, _ = crf.viterbi(table, emissions, lengths=lengths, allowed=rules)
 predictions = {
     "softmax": softmax_emissions.argmax(axis=-1),
-    "CRF": crf.viterbi(crf_weights["crf"], emissions, lengths=lengths)[0],
-    "CRF, with rules": crf.viterbi(crf_weights["crf"], emissions, lengths=lengths, allowed=rules)[0],
+    "CRF": best_paths,
+    "CRF, with rules": lawful_paths,
 }
 scores = {}
 for name, labelings in predictions.items():
@@ -247,7 +250,8 @@ def draw_lattice(axis, sentence):
         axis.plot([t, t + 1], [i, j], color="tab:blue", linewidth=width, alpha=0.6, zorder=2)
     axis.plot(path, color="tab:red", linewidth=1.5, zorder=3, label="best path")
     for t, i in itertools.product(range(len(words)), range(5)):
-        axis.scatter(t, i, s=25 + 400 * float(nodes[t, i]), color="white", edgecolor="black", zorder=4)
+        area = 25 + 400 * float(nodes[t, i])
+        axis.scatter(t, i, s=area, color="white", edgecolor="black", zorder=4)
     axis.set_xticks(range(len(words)), words)
     axis.set_yticks(range(5), LABELS)
     axis.set(ylim=(5.2, -0.6), xlim=(-0.4, len(words) - 0.6))
