@@ -34,19 +34,28 @@ from recurrax.losses import crf
 # %% [markdown]
 # ## Names that are persons or places
 #
-# Jordan is a person or a country, and so is every name here. The words beside it tell which: people
-# *said* something, and trains go *to* a place. After "we like" nothing tells. Labels are BIO: `B-PER`
-# begins a person, `I-PER` continues it, and `O` is outside of every name.
+# Jordan is a person or a country, and every name here is like this. The words beside it tell which:
+# people *said* something, and trains go *to* a place. After "we like" nothing tells. Labels are
+# BIO: `B-PER` begins a person, `I-PER` continues it, and `O` is outside of every name.
 
 # %%
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-NAMES = """Jordan Victoria Chelsea Paris Austin Madison Florence Israel Georgia Carolina Lincoln
-Hamilton Houston Jackson Sydney Charlotte Savannah Brooklyn Camden Orlando Hill Lake Woods Rivers
-Ford Stone Banks Field Park West""".split()
+names_text = """
+Jordan Victoria Chelsea Paris Austin Madison Florence Israel Georgia Carolina Lincoln Hamilton
+Houston Jackson Sydney Charlotte Savannah Brooklyn Camden Orlando Hill Lake Woods Rivers Ford Stone
+Banks Field Park West
+"""
+NAMES = names_text.split()
 SENTENCES = (
-    ("{P} said hello", "yesterday {P} laughed", "we asked {P} again")
-    + ("the train to {L}", "it rains in {L} today", "{L} has a harbor")
-    + ("we like {?}", "they spoke about {?} again")
+    # P is a person, L a place, and ? one of the two.
+    "{P} said hello",
+    "yesterday {P} laughed",
+    "we asked {P} again",
+    "the train to {L}",
+    "it rains in {L} today",
+    "{L} has a harbor",
+    "we like {?}",
+    "they spoke about {?} again",
 )
 
 
@@ -230,9 +239,8 @@ assert scores["CRF"][0] > scores["softmax"][0]
 # ## The lattice
 #
 # A sentence of T words and L labels has L to the power of T labelings. They are the paths through a
-# lattice of T columns. The area of a circle is the probability of its label (`marginals`). The width
-# of a line is the probability of its pair (`pair_marginals`). The red path is the best one
-# (`viterbi`).
+# lattice of T columns. A large circle is a likely label (`marginals`). A thick blue line is a likely
+# pair of labels (`pair_marginals`). The red path is the best one (`viterbi`).
 
 
 # %%
@@ -350,5 +358,5 @@ assert forbidden.mean() < -0.5
 assert min(goes_on) > forbidden.max()
 
 # %% [markdown]
-# [The page on tagging](../docs/tagging.md) has the same model as a Flax module. `examples/tagger` is
-# a program that reads a Chinese newspaper.
+# [The page on tagging](../docs/tagging.md) has the same model as a Flax module. `examples/tagger`
+# is a program that reads a Chinese newspaper.

@@ -309,5 +309,7 @@ plt.show()
 
 # %% [markdown]
 # Without a choice, `scan` takes the implementation that is fastest on the platform: the loop on a
-# CPU. On a GPU the tree has enough cores. [Long sequences](../docs/long_sequences.md) says more: time
-# spread over devices, and Newton's method for cells that are not linear.
+# CPU. On a GPU the tree has enough cores.
+#
+# [Long sequences](../docs/long_sequences.md) says more: time spread over devices, and Newton's
+# method for cells that are not linear.

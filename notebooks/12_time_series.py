@@ -330,6 +330,7 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The network needs only its state to go on: it can read a row, wait, and read the next one. See
-# [decoding](../docs/decoding.md) for `unroll`, with inputs that are known in advance and gaps in the
-# record.
+# The network needs only its state to go on: it can read a row, wait, and read the next one.
+#
+# [Decoding](../docs/decoding.md) has more on `unroll`: inputs that are known in advance, and gaps
+# in the record.
