@@ -239,8 +239,8 @@ assert scores["CRF"][0] > scores["softmax"][0]
 # ## The lattice
 #
 # A sentence of T words and L labels has L to the power of T labelings. They are the paths through a
-# lattice of T columns. A large circle is a likely label (`marginals`). A thick blue line is a likely
-# pair of labels (`pair_marginals`). The red path is the best one (`viterbi`).
+# lattice of T columns. A large circle is a likely label (`marginals`). A thick blue line is a
+# likely pair of labels (`pair_marginals`). The red path is the best one (`viterbi`).
 
 
 # %%
