@@ -179,9 +179,9 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 1
 for unit, period in enumerate((8, 16, 32)):
     left.plot(struck.states.h[:, unit], label=f"period {period}")
     right.plot(struck.states.h[:, unit], struck.states.v[:, unit], linewidth=0.9)
-left.set(title="place h after one impulse", xlabel="step", ylabel="h")
+left.set(title="place after an impulse at step 5", xlabel="step", ylabel="h")
 left.legend(loc="upper right")
-right.set(title="a spiral to rest", xlabel="place h", ylabel="velocity v")
+right.set(title="place and velocity: a spiral to rest", xlabel="h", ylabel="v")
 figure.tight_layout()
 plt.show()
 
@@ -298,6 +298,9 @@ plt.show()
 assert shares["oscillators"] > 0.8
 
 # %% [markdown]
+# The oscillators hear a tone from the first training step on. A GRU must first learn to hear, so it
+# needs more training steps.
+#
 # The module takes lengths and resets. Its layer may run in both directions.
 
 # %%
