@@ -348,7 +348,7 @@ def classic_step(token, state):
     return logits, state
 
 
-begins = ("道可道，", "上善若水。")
+begins = ("道可道，非常", "上善若水。水善")
 for prefix in begins:
     tokens = jnp.array(encode(prefix, characters))
     state = classic_layer.initial_state()

@@ -346,7 +346,7 @@ for i, j in itertools.product(range(5), range(5)):
     axis.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
 axis.set_xticks(range(5), LABELS)
 axis.set_yticks(range(5), LABELS)
-axis.set(title="learned transitions", xlabel="label", ylabel="label before")
+axis.set(title="score of each transition, as learned", xlabel="label", ylabel="label before it")
 figure.tight_layout()
 plt.show()
 

@@ -194,7 +194,7 @@ assert error < 1e-4
 # In an LRU the factor a is a complex number λ for each unit, and the same at every step. Its
 # modulus says how fast the unit forgets: half of it is left after log 0.5 / log |λ| steps. Its
 # phase says how fast the unit turns. `min_radius`, `max_radius` and `max_phase` choose the part of
-# the disk from which `init` draws.
+# the disk from which `init` draws. The grey circle is |λ| = 1, where nothing is forgotten.
 
 # %%
 choices = {
@@ -242,7 +242,8 @@ for modulus, period in ((0.8, 40), (0.97, 40), (0.97, 10)):
     expected = (modulus * np.exp(2j * np.pi / period)) ** np.arange(120)
     assert np.allclose(h, expected, atol=1e-4)
     axis.plot(h.real, label=f"|λ| = {modulus}, one turn in {period} steps")
-axis.set(title="the real part of h after an impulse: λ to the power t", xlabel="step")
+axis.set(title="after an impulse the state is λ to the power t")
+axis.set(xlabel="step t", ylabel="real part of h")
 axis.legend()
 plt.show()
 
@@ -251,7 +252,8 @@ plt.show()
 #
 # The rounds can be counted, and hold on every machine. The time cannot: a tree does more work than
 # a loop, and wins only where enough cores share it. The cell below measures the forward pass on
-# this machine. Each time is divided by the time of the loop over the same steps, in turns.
+# this machine. Each time is divided by the time of the loop over the same steps. Above 1, the loop
+# is faster.
 
 # %%
 LENGTHS = (64, 512, 4096)
@@ -297,7 +299,7 @@ for name in NAMES:
     left.loglog(lengths, counts[name], marker="o", label=name)
     right.loglog(lengths, ratios[name], marker="o", label=name)
 left.set(title="rounds that must follow each other", xlabel="steps", ylabel="rounds, about")
-right.set(title="time, of the loop's time, on this machine", xlabel="steps", ylabel="ratio")
+right.set(title="time on this machine", xlabel="steps", ylabel="time / time of the loop")
 for axis in (left, right):
     axis.set_xticks(lengths, [str(length) for length in LENGTHS])
     axis.minorticks_off()

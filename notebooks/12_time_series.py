@@ -144,14 +144,15 @@ def judge(name, middle_values, low, high):
     coverage = np.mean((truth >= low) & (truth <= high))
     error = np.sqrt(np.mean((truth - middle_values) ** 2))
     width = np.mean(high - low)
-    print(f"{name:12s} in the interval {coverage:.0%}, error {error:.1f}, mean width {width:.0f}")
+    print(f"{name:16s} {coverage:8.0%} {width:11.0f} {error:11.1f}")
     return coverage, error
 
 
 test_steps = np.flatnonzero(is_test) - 1  # the outputs about these years
 narrow = [to_counts(mean + sign * BOUND * std)[test_steps] for sign in (0, -1, 1)]
 network = [to_counts(mean + sign * BOUND * factor * std)[test_steps] for sign in (0, -1, 1)]
-judge("GRU as it is", *narrow)
+print(f"{'':16s} {'in it':>8s} {'mean width':>11s} {'error':>11s}")
+judge("GRU, as it is", *narrow)
 results = {"GRU": judge("GRU, factor", *network)}
 for name, back in (("last year", 1), ("last cycle", 11)):
     differences = roots[back:] - roots[:-back]
