@@ -250,12 +250,12 @@ assert float(beams.scores[0]) > greedy_score - 1e-3
 # the network of these facts.
 
 # %%
-shown_text = "".join(character for character in held_out_text if character in vocabulary)
-shown_text = shown_text[4000:8000]
-xs = jax.nn.one_hot(jnp.array(encode(shown_text, vocabulary)), V)
+known_text = "".join(character for character in held_out_text if character in vocabulary)
+xs = jax.nn.one_hot(jnp.array(encode(known_text, vocabulary)), V)
 states = recurrax.trace(layer.layers[0], params[0], xs).states  # h and c, [T, H]
 
-found = analysis.find_units(jnp.tanh(states.c), analysis.text_features(shown_text), number=1)
+features = analysis.text_features(known_text)
+found = analysis.find_units(jnp.tanh(states.c), features, number=1)
 best_name, best = None, 0.0
 for name, units in found.items():
     unit, correlation = int(units.units[0]), float(units.correlations[0])
@@ -269,20 +269,21 @@ assert abs(best) > 0.4
 
 # %%
 values = np.sign(best) * np.tanh(np.asarray(states.c[:, best_unit]))
-HTML(analysis.text_html(shown_text[:600], values[:600]))
+# Begin at the definition of a function.
+start = known_text.index("    def pprint(")
+shown = slice(start, start + 600)
+HTML(analysis.text_html(known_text[shown], values[shown]))
 
 # %% [markdown]
 # The same as a picture, and the unit beside its feature.
 
 # %%
-lines = shown_text.splitlines(keepends=True)
-# Twelve lines, the first of which is a definition.
-first = next(number for number, line in enumerate(lines) if line.strip().startswith("def "))
-start = place = sum(len(line) for line in lines[:first])
+lines = known_text[start:].splitlines(keepends=True)
+place = start
 spread = (values - values.mean()) / values.std()
 colors = np.full((12, 80), np.nan)
 figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 6.4), height_ratios=(2, 1))
-for row, line in enumerate(lines[first : first + 12]):
+for row, line in enumerate(lines[:12]):
     for column, character in enumerate(line[:80]):
         colors[row, column] = spread[place + column]
         if character != "\n":
@@ -292,7 +293,7 @@ upper.imshow(colors, cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
 upper.set(title=f"unit {best_unit} in the text")
 upper.axis("off")
 window = slice(start, place)
-feature = analysis.text_features(shown_text)[best_name][window]
+feature = features[best_name][window]
 lower.plot(spread[window], label=f"unit {best_unit}")
 lower.plot((feature - feature.mean()) / feature.std(), color="grey", label=best_name)
 lower.set(xlabel="character", ylabel="in standard deviations")

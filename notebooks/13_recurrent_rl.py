@@ -17,11 +17,12 @@
 # - the maze and the agent, in about a hundred lines,
 # - that a GRU learns it, and that a network without a memory cannot,
 # - what the state remembers on the way,
-# - a mistake that hides well: the flag `reset` one step early. The agent then learns nothing, and
+# - a mistake that hides well: the flag `reset` one step early. The agent then never learns, and
 #   `check_replay` names the cause.
 
 # %%
 import functools
+import textwrap
 from typing import NamedTuple
 
 import jax
@@ -48,12 +49,12 @@ for place in range(7):
 for place in ((6, 1), (6, -1)):
     axis.add_patch(plt.Rectangle(place, 1, 1, facecolor="whitesmoke", edgecolor="black"))
 axis.text(0.5, 0.5, "sign:\nleft", ha="center", va="center", color="tab:blue")
-axis.text(3.5, 0.5, "the corridor: nothing to see", ha="center", va="center", color="grey")
+axis.text(3.5, 1.3, "the corridor: nothing to see", ha="center", va="center", color="grey")
 axis.text(6.5, 0.5, "end", ha="center", va="center", color="tab:blue")
 axis.text(6.5, 1.5, "left: 1", ha="center", va="center", color="tab:green")
 axis.text(6.5, -0.5, "right: 0", ha="center", va="center", color="tab:red")
-axis.annotate("", (6.3, -0.45), (0.5, -0.45), arrowprops={"arrowstyle": "->", "color": "grey"})
-axis.text(3.3, -0.85, "remember the sign on the way", ha="center", va="center", color="grey")
+axis.annotate("", (5.8, -0.3), (0.5, -0.3), arrowprops={"arrowstyle": "->", "color": "grey"})
+axis.text(3.2, -0.7, "remember the sign on the way", ha="center", va="center", color="grey")
 axis.set(xlim=(-0.1, 7.1), ylim=(-1.1, 2.1), aspect="equal", title="a maze with 6 places")
 axis.axis("off")
 plt.show()
@@ -166,7 +167,7 @@ def play(layer, params, world, key):
 
 # %%
 DISCOUNT = 0.95
-UPDATES = 250
+UPDATES = 150
 
 
 def returns_of(steps, last_values):
@@ -210,10 +211,14 @@ def update(layer, params, opt_state, world, key, early=False):
     xs = observe(after.maze)
     _, ys = recurrax.step(layer, params, xs, after.state, reset=after.resets)
     returns = returns_of(steps, ys[:, 3])
-    for _ in range(4):
+
+    def learn(_, learned):
+        params, opt_state = learned
         grads = jax.grad(loss_of)(params, layer, world.state, steps, resets, returns)
         updates, opt_state = adam.update(grads, opt_state)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), opt_state
+
+    params, opt_state = jax.lax.fori_loop(0, 4, learn, (params, opt_state))
     solved = steps.rewards.sum() / steps.dones.sum()
     return params, opt_state, after, solved
 
@@ -278,14 +283,17 @@ states = recurrax.trace(gru.layers[0], params[0], xs).states.h  # [2, T, H]
 _, ys = recurrax.scan(gru, params, xs)
 actions = np.asarray(jax.nn.softmax(ys[..., :3]))  # [2, T, 3]
 
-figure, (left, upper, lower) = plt.subplots(1, 3, figsize=(12, 3.2), width_ratios=(1.2, 1, 1))
-left.plot(jnp.linalg.norm(states[0] - states[1], axis=-1), marker="o")
-left.set(title="distance between the two states", xlabel="place", ylim=(0, None))
-for axis, row, sign in ((upper, 0, "left"), (lower, 1, "right")):
+figure, panels = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+panels[0].plot(jnp.linalg.norm(states[0] - states[1], axis=-1), marker="o")
+panels[0].set(title="left sign against right sign", ylim=(0, None))
+panels[0].set(ylabel="distance of the states")
+for axis, row, sign in ((panels[1], 0, "left"), (panels[2], 1, "right")):
     image = axis.imshow(actions[row].T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axis.set(title=f"the sign says {sign}", xlabel="place")
+    axis.set(title=f"actions after the sign: {sign}")
     axis.set_yticks(range(3), ["go on", "left", "right"])
-figure.colorbar(image, ax=(upper, lower), label="probability")
+for axis in panels:
+    axis.set(xlabel="place; 10 is the end", xticks=range(0, PLACES + 1, 2))
+figure.colorbar(image, ax=panels[2], label="probability")
 plt.show()
 
 # %%
@@ -297,9 +305,10 @@ for row, sign in enumerate(("left", "right")):
 # %% [markdown]
 # ## One step early
 #
-# Why did the third agent fail? Its rollouts were right: it played with the right flags. Only the
-# stored flags were early. So learning forgot the sign just before the turn, and never saw what the
-# sign was good for. No error was raised, and its loss fell.
+# Why did the third agent fail? It played with the right flags. Only the stored flags were early.
+# So learning forgot the sign just before each turn, and never saw what the sign is good for. It
+# even became worse than a guess: it judged turns from a state that no rollout had. Nothing raised
+# an error.
 #
 # PPO has a number that tells. Before the first gradient step, learning computes what the rollout
 # computed. So the **ratio** of probabilities is 1 everywhere.
@@ -326,22 +335,25 @@ print(f"resets aligned: the ratio is 1 within {float(jnp.abs(aligned - 1).max())
 print(f"one step early: from {float(early.min()):.2f} to {float(early.max()):.2f}")
 
 # %%
-figure, (upper, lower) = plt.subplots(2, 1, figsize=(10, 4.4), sharex=True)
+figure, panels = plt.subplots(2, 1, figsize=(10, 4.4), sharex=True, layout="constrained")
 for axis, ratio, flags, title in (
-    (upper, aligned, resets, "resets aligned"),
-    (lower, early, steps.dones, "resets one step early"),
+    (panels[0], aligned, resets, "resets aligned"),
+    (panels[1], early, steps.dones, "resets one step early"),
 ):
-    for row in range(4):
-        axis.semilogy(ratio[:, row], marker=".", color=f"C{row}", label=f"episode row {row}")
-    for t in np.flatnonzero(flags[:, 0]):
-        axis.axvline(t, color="C0", linewidth=0.8, linestyle=":")
-    axis.set(title=f"{title} (dotted: those of row 0)", ylabel="ratio", ylim=(0.05, 20))
-lower.set(xlabel="step of the rollout")
-upper.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-figure.tight_layout()
+    for row in range(3):
+        axis.plot(ratio[:, row], marker=".", color=f"C{row}", label=f"maze {row}")
+    for number, t in enumerate(np.flatnonzero(flags[:, 0])):
+        label = "resets of maze 0" if number == 0 else None
+        axis.axvline(t, color="C0", linewidth=0.8, linestyle=":", label=label)
+    axis.set(title=title, ylabel="ratio", ylim=(0, 1.5))
+panels[1].set(xlabel="step of the rollout")
+panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 plt.show()
 
 # %% [markdown]
+# With early flags the ratio falls at the end of an episode: the agent has just forgotten where to
+# turn. It also falls at the beginning of the next episode, which keeps an old state.
+#
 # `check_replay` makes a test of this. It replays what is stored, step by step. If an output
 # differs, it tries other flags and other states, and names the change that helps.
 
@@ -363,7 +375,8 @@ except AssertionError as caught:
     message = str(caught)
 else:
     raise AssertionError("the mistake was not found")
-print(message)
+for line in message.splitlines():
+    print(textwrap.fill(line, 90))
 assert "one step early" in message
 
 # %% [markdown]
