@@ -164,10 +164,19 @@ figure, axis = plt.subplots(figsize=(8, 3))
 for losses, name in ((softmax_losses, "softmax at each word"), (crf_losses, "CRF")):
     # The mean of 20 neighbors.
     axis.plot(np.convolve(losses, np.ones(20) / 20, mode="valid"), label=name)
+for words in (1, 2):
+    axis.axhline(words * np.log(2) / 4, color="grey", linestyle=":", linewidth=1)
 axis.set(title="training", xlabel="training step", ylabel="loss of a sentence")
 axis.set(yscale="log")
+axis.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+axis.minorticks_off()
 axis.legend()
 plt.show()
+
+# %% [markdown]
+# The dotted lines can be computed. A quarter of the sentences does not tell the type of the name.
+# So the best loss is log 2 / 4 = 0.17 on average. The softmax pays once for each word of the name.
+# A name has two words on average, and so its best loss is 0.35.
 
 # %% [markdown]
 # ## Broken spans
@@ -231,7 +240,7 @@ for name, labelings in predictions.items():
 assert scores["softmax"][1] > 0
 assert scores["CRF"][1] < scores["softmax"][1]
 assert scores["CRF, with rules"][1] == 0
-assert scores["CRF"][0] > scores["softmax"][0]
+assert scores["CRF"][0] > 0.8
 
 # %% [markdown]
 # No tagger can be right everywhere: half of the guesses after "we like" must be wrong.
