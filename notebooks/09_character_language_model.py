@@ -172,7 +172,8 @@ assert perplexity["LSTM"] < 0.7 * perplexity["pairs counted"]
 # ## Sampling
 #
 # `generate` writes a text: it draws a character, reads it, and draws the next one. A
-# **temperature** below 1 makes likely characters likelier. **Top-k** draws among the k likeliest.
+# **temperature** below 1 makes likely characters likelier: the text repeats itself. Above 1 it makes
+# mistakes. **Top-k** draws among the k likeliest.
 
 
 # %%
@@ -187,7 +188,7 @@ def read_prompt(tokens, state, lengths):
 
 
 @functools.partial(jax.jit, static_argnames=("length", "top_k"))
-def write(prompt, key=None, temperature=None, length=160, top_k=None):
+def write(prompt, key=None, temperature=None, length=200, top_k=None):
     options = {"key": key, "temperature": temperature, "top_k": top_k, "length": length}
     state = layer.initial_state()
     return generate(model_step, state, prompt, read_prompt=read_prompt, **options)
@@ -201,12 +202,13 @@ prompt_text = "    def __init__(self, "
 prompt = jnp.array(encode(prompt_text, vocabulary))
 surprise = {}
 for temperature in (0.3, 0.8, 1.5):
-    text = write(prompt, jax.random.key(1), temperature)
+    text = write(prompt, jax.random.key(2), temperature)
     surprise[temperature] = -float(text.log_probs.mean())
     print(f"--- temperature {temperature}: {surprise[temperature]:.2f} a character\n")
-    print(prompt_text + decode(text.tokens), "\n")
+    print(prompt_text + decode(text.tokens).rstrip(), "\n")
 print("--- temperature 1, top 3\n")
-print(prompt_text + decode(write(prompt, jax.random.key(1), 1.0, top_k=3).tokens))
+text = write(prompt, jax.random.key(2), 1.0, top_k=3)
+print(prompt_text + decode(text.tokens).rstrip())
 assert surprise[0.3] < surprise[0.8] < surprise[1.5]
 
 # %% [markdown]

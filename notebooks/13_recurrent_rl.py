@@ -335,24 +335,25 @@ print(f"resets aligned: the ratio is 1 within {float(jnp.abs(aligned - 1).max())
 print(f"one step early: from {float(early.min()):.2f} to {float(early.max()):.2f}")
 
 # %%
-figure, panels = plt.subplots(2, 1, figsize=(10, 4.4), sharex=True, layout="constrained")
+figure, panels = plt.subplots(2, 1, figsize=(10, 4.4), sharex=True, sharey=True)
 for axis, ratio, flags, title in (
     (panels[0], aligned, resets, "resets aligned"),
     (panels[1], early, steps.dones, "resets one step early"),
 ):
     for row in range(3):
-        axis.plot(ratio[:, row], marker=".", color=f"C{row}", label=f"maze {row}")
+        axis.semilogy(ratio[:, row], marker=".", color=f"C{row}", label=f"maze {row}")
     for number, t in enumerate(np.flatnonzero(flags[:, 0])):
         label = "resets of maze 0" if number == 0 else None
         axis.axvline(t, color="C0", linewidth=0.8, linestyle=":", label=label)
-    axis.set(title=title, ylabel="ratio", ylim=(0, 1.5))
+    axis.set(title=title, ylabel="ratio")
 panels[1].set(xlabel="step of the rollout")
 panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# With early flags the ratio falls at the end of an episode: the agent has just forgotten where to
-# turn. It also falls at the beginning of the next episode, which keeps an old state.
+# With early flags the ratio is wrong at the end of each episode: the agent has just forgotten where
+# to turn. It is also wrong at the beginning of the next episode, which keeps an old state.
 #
 # `check_replay` makes a test of this. It replays what is stored, step by step. If an output
 # differs, it tries other flags and other states, and names the change that helps.
