@@ -172,8 +172,8 @@ assert perplexity["LSTM"] < 0.7 * perplexity["pairs counted"]
 # ## Sampling
 #
 # `generate` writes a text: it draws a character, reads it, and draws the next one. A
-# **temperature** below 1 makes likely characters likelier: the text repeats itself. Above 1 it makes
-# mistakes. **Top-k** draws among the k likeliest.
+# **temperature** below 1 makes likely characters likelier: the text repeats itself. A temperature
+# above 1 makes mistakes. **Top-k** draws among the k likeliest.
 
 
 # %%
