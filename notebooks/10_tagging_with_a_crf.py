@@ -164,8 +164,8 @@ figure, axis = plt.subplots(figsize=(8, 3))
 for losses, name in ((softmax_losses, "softmax at each word"), (crf_losses, "CRF")):
     # The mean of 20 neighbors.
     axis.plot(np.convolve(losses, np.ones(20) / 20, mode="valid"), label=name)
-for words in (1, 2):
-    axis.axhline(words * np.log(2) / 4, color="grey", linestyle=":", linewidth=1)
+axis.axhline(np.log(2) / 2, color="grey", linestyle=":", linewidth=1, label="best possible")
+axis.axhline(np.log(2) / 4, color="grey", linestyle=":", linewidth=1)
 axis.set(title="training", xlabel="training step", ylabel="loss of a sentence")
 axis.set(yscale="log")
 axis.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
