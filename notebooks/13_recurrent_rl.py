@@ -167,7 +167,7 @@ def play(layer, params, world, key):
 
 # %%
 DISCOUNT = 0.95
-UPDATES = 120
+UPDATES = 100
 
 
 def returns_of(steps, last_values):
