@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import _benchmark_directive
 import _diagram_directive
 import _tutorials
 import diagrams
@@ -22,6 +23,12 @@ nb_execution_mode = "off"
 nb_number_source_lines = False
 html_theme = "furo"
 html_title = "recurrax"
+# The theme's own choice for dark pages is too faint in places.
+pygments_dark_style = "a11y-dark"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+# A prime, as in h', is no quotation mark.
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -70,13 +77,21 @@ def set_equations(app, kind, name, value, options, lines):
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
+def set_language(app, name, template, context, doctree):
+    """Says that a page is in Chinese, so that browsers choose its letters and its voice."""
+    if name == "zh":
+        context["language"] = "zh-CN"
+
+
 _tutorials.write()
 diagrams.write(_diagram_directive.FOLDER)
 
 
 def setup(app):
-    """Connects the functions above to the reference of the API."""
+    """Connects the functions above to the build, and adds the directives."""
     app.add_directive("diagram", _diagram_directive.Diagram)
+    app.add_directive("benchmark", _benchmark_directive.Benchmark)
     app.connect("autodoc-skip-member", skip_default_functions)
     app.connect("autodoc-process-signature", name_default_functions)
     app.connect("autodoc-process-docstring", set_equations)
+    app.connect("html-page-context", set_language)

@@ -341,6 +341,78 @@ def wrapper(theme):
     return p
 
 
+def layers(theme):
+    """The kinds of layers. Every cell is a layer.
+
+    Affine cells and linear cells are two kinds of cells. Stack, Bidirectional and other layers
+    hold layers.
+    """
+    p = Picture(11.0, 4.3, theme)
+    p.frame(0.1, 0.1, "Layer: a sequence and a state in, a sequence and a state out", 10.8, 4.1)
+    p.frame(0.4, 0.35, "Cell: computes one step", 6.4, 3.2)
+    p.frame(0.7, 0.6, "AffineCell", 2.8, 2.3)
+    p.frame(3.7, 0.6, "LinearCell", 2.8, 2.3)
+    p.word(2.1, 1.85, "u = h @ kernel")
+    p.word(2.1, 1.2, "Elman, LSTM, GRU")
+    p.word(5.1, 1.85, "h' = a h + b")
+    p.word(5.1, 1.2, "minGRU, LRU, S5")
+    # Layers that are no cells.
+    p.frame(7.0, 0.35, "made of layers", 3.7, 3.2)
+    p.word(8.85, 2.3, "Stack, Bidirectional,")
+    p.word(8.85, 1.75, "Residual, Zoneout,")
+    p.word(8.85, 1.2, "your own")
+    return p
+
+
+def state(theme):
+    """Two parts of a sequence. The state after the first part enters the second part.
+
+    A stream hands the state on in the same way, one step at a time.
+    """
+    p = Picture(10.4, 3.0, theme)
+    p.word(0.6, 1.5, "initial")
+    before = (1.05, 1.5)
+    for name, x in (("first part", 2.9), ("second part", 5.7), ("one step", 8.2)):
+        width = 1.0 if name == "one step" else 1.9
+        run = "step" if name == "one step" else "scan"
+        box = p.box(x, 1.5, run, width, fill="learned")
+        p.word(x, 0.25, name)
+        p.arrow((x, 0.5), box.bottom)
+        p.arrow(box.top, (x, 2.5))
+        p.word(x, 2.75, "y" if name == "one step" else "ys")
+        p.arrow(before, box.left)
+        before = box.right
+        # The name of what goes from one box to the next.
+        p.word(box.right[0] + 0.5, 1.75, "state", size=10)
+    p.arrow(before, (10.1, 1.5))
+    return p
+
+
+def implementations(theme):
+    """Scan checks the arguments and puts time first. Then it chooses an implementation.
+
+    The implementations compute the same numbers in different ways: a loop, a loop in C++, or all
+    steps at once.
+    """
+    p = Picture(11.2, 3.9, theme)
+    check = p.box(1.2, 1.95, "check,\ntime first", 1.7, 0.9)
+    choose = p.box(3.9, 1.95, "choose", 1.4)
+    restore = p.box(10.1, 1.95, "restore\nthe axes", 1.6, 0.9)
+    p.arrow(check.right, choose.left)
+    ways = [
+        ("hoisted: a loop, with a rule", 3.45),
+        ("native: a loop in C++", 2.45),
+        ("associative: all steps at once", 1.45),
+        ("xla: the plain loop", 0.45),
+    ]
+    for text, y in ways:
+        way = p.box(6.95, y, text, 3.4, fill="learned")
+        p.arrow(choose.right, (4.9, choose.y), (4.9, y), way.left)
+        p.line(way.right, (8.95, y), (8.95, 1.95))
+    p.arrow((8.95, 1.95), restore.left)
+    return p
+
+
 DRAWINGS = {
     "scan": scan,
     "elman": elman,
@@ -350,6 +422,9 @@ DRAWINGS = {
     "stack": stack,
     "masks": masks,
     "wrapper": wrapper,
+    "layers": layers,
+    "state": state,
+    "implementations": implementations,
 }
 
 
