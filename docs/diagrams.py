@@ -406,7 +406,7 @@ def implementations(theme):
         ("xla: the plain loop", 0.45),
     ]
     for text, y in ways:
-        way = p.box(6.95, y, text, 3.4, fill="learned")
+        way = p.box(6.95, y, text, 3.4)
         p.arrow(choose.right, (4.9, choose.y), (4.9, y), way.left)
         p.line(way.right, (8.95, y), (8.95, 1.95))
     p.arrow((8.95, 1.95), restore.left)

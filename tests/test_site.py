@@ -126,7 +126,7 @@ def variables(theme: str) -> dict[str, str]:
         selectors.append("body[data-theme=dark]")
     found = {}
     for selector in selectors:
-        for block in re.findall(rf"(?:^|[}}\n]){re.escape(selector)}\s*{{([^}}]*)}}", css):
+        for block in re.findall(rf"(?:^|[{{}}\n]){re.escape(selector)}\s*{{([^}}]*)}}", css):
             found |= dict(re.findall(r"--(color-[\w-]+):\s*([^;]+)", block))
     return found
 
