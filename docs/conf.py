@@ -27,8 +27,10 @@ html_title = "recurrax"
 pygments_dark_style = "a11y-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-# A prime, as in h', is no quotation mark.
-smartquotes = False
+# Only dashes are set, since a prime, as in h', is no quotation mark.
+smartquotes_action = "D"
+# In docstrings, single backticks mean code.
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -47,6 +49,9 @@ def skip_default_functions(app, kind, name, value, skip, options):
 
 def name_default_functions(app, kind, name, value, options, signature, returns):
     """Shows the name of a default: `tanh` for `<PjitFunction of <function tanh at 0x7f>>`."""
+    # The attributes of a protocol are described, and nobody calls it.
+    if getattr(value, "_is_protocol", False):
+        return "", returns
     if signature is not None:
         function = r"<(?:PjitFunction of <)?function ([\w.]+)(?: at 0x\w+)?>{1,2}"
         signature = re.sub(function, r"\1", signature)
