@@ -153,12 +153,14 @@ def newton() -> Rows:
             text = f"> {results['limit']}"
         case = (row["parameters"], row["steps"])
         found.setdefault((row["cell"], row["jacobian"]), {})[case] = text
+    # The columns: drawn and trained parameters, the shortest and the longest sequence.
     rows = [["cell", "Jacobian"]]
     cases = []
     for parameters in ("drawn", "trained"):
         for steps in (shortest, longest):
             cases.append((parameters, steps))
             rows[0].append(f"{parameters}, T = {steps:,}")
+    # With damping there are as many rows again; `benchmarks/results/newton.md` has them.
     for (cell, jacobian), figures in found.items():
         if "damped" not in jacobian:
             rows.append([cell, jacobian, *(figures[case] for case in cases)])

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import _benchmark_directive
+import _counts
 import _diagram_directive
 import _tutorials
 import diagrams
@@ -100,3 +101,4 @@ def setup(app):
     app.connect("autodoc-process-signature", name_default_functions)
     app.connect("autodoc-process-docstring", set_equations)
     app.connect("html-page-context", set_language)
+    app.connect("source-read", _counts.add_counts)

@@ -274,8 +274,11 @@ def layer_norm(theme):
         p.arrow((0.45, y), product.left)
         p.arrow(product.right, norm.left)
         p.arrow(norm.right, scale.left)
-        p.arrow(scale.right, (8.0, y), (8.0, 1.5 + 0.22 * (1 if y > 1.5 else -1)))
+        p.line(scale.right, (8.0, y))
+    # Both sums meet in the middle.
     add = p.circle(8.0, 1.5, "+")
+    p.arrow((8.0, 2.3), add.top)
+    p.arrow((8.0, 0.7), add.bottom)
     p.arrow(add.right, (9.0, 1.5))
     p.word(9.5, 1.5, "gates")
     return p
@@ -355,6 +358,7 @@ def elapsed(theme):
     gate = p.box(4.5, 1.2, "t = σ(a dt + b)", 2.0)
     p.word(4.5, 0.25, "dt")
     p.arrow((4.5, 0.45), gate.bottom)
+    # One network feeds the candidates and the gate.
     for node in (f, g, gate):
         p.arrow(network.right, (3.1, 2.4), (3.1, node.y), node.left)
     mix = p.box(7.3, 2.4, "(1 − t) f + t g", 1.9)
@@ -378,6 +382,7 @@ def convolution(theme):
     p.word(0.3, 2.9, "h")
     p.grid(0.6, 1.9, window)
     p.word(0.3, 1.3, "x")
+    # The window of the gates, and the place that they compute.
     kernels_box = p.box(4.4, 1.9, "convolutions,\nthen the gates", 2.4, 0.9, fill="learned")
     for y in (2.87, 1.27):
         p.arrow((2.2, y), (2.7, y), (2.7, 1.9), kernels_box.left)
@@ -558,14 +563,14 @@ def state(theme):
     p = Picture(10.4, 3.0, theme)
     p.word(0.6, 1.5, "initial")
     before = (1.05, 1.5)
-    for name, x in (("first part", 2.9), ("second part", 5.7), ("one step", 8.2)):
-        width = 1.0 if name == "one step" else 1.9
-        run = "step" if name == "one step" else "scan"
+    parts = [("first part", "scan", "ys", 2.9, 1.9), ("second part", "scan", "ys", 5.7, 1.9)]
+    parts.append(("one step", "step", "y", 8.2, 1.0))
+    for name, run, output, x, width in parts:
         box = p.box(x, 1.5, run, width, fill="learned")
         p.word(x, 0.25, name)
         p.arrow((x, 0.5), box.bottom)
         p.arrow(box.top, (x, 2.5))
-        p.word(x, 2.75, "y" if name == "one step" else "ys")
+        p.word(x, 2.75, output)
         p.arrow(before, box.left)
         before = box.right
         # The name of what goes from one box to the next.
@@ -585,6 +590,7 @@ def implementations(theme):
     choose = p.box(3.9, 1.95, "choose", 1.4)
     restore = p.box(10.1, 1.95, "restore\nthe axes", 1.6, 0.9)
     p.arrow(check.right, choose.left)
+    # Four of the implementations, each with its height.
     ways = [
         ("hoisted: a loop, with a rule", 3.45),
         ("native: a loop in C++", 2.45),
