@@ -105,6 +105,24 @@ def shakespeare() -> Rows:
     return rows
 
 
+def race() -> Rows:
+    """The seconds of training until a validation loss is reached."""
+    rows = [["seed", "recurrax", "PyTorch", "recurrax, at the end", "PyTorch, at the end"]]
+    for run in read("shakespeare_target")["runs"]:
+        cells = [str(run["seed"])]
+        for name in ("recurrax", "torch"):
+            seconds = run["seconds_to_target"][name]
+            # A loss that was not reached has no time.
+            text = NONE
+            if seconds is not None:
+                text = f"{seconds:.0f} s"
+            cells.append(text)
+        for name in ("recurrax", "torch"):
+            cells.append(f"{run['validation_loss'][name]:.4f}")
+        rows.append(cells)
+    return rows
+
+
 def remat() -> Rows:
     """What `remat` saves, and what it costs."""
     rows = [["kept", "temporary memory", "of the first row", "time, of the first row"]]
@@ -238,6 +256,7 @@ TABLES = {
     "one_core_training": one_core_training,
     "trace": trace,
     "shakespeare": shakespeare,
+    "race": race,
     "remat": remat,
     "linear": linear,
     "matrix_memory": matrix_memory,
