@@ -1,8 +1,11 @@
 """The built site: links lead somewhere, and everybody can read it. `.ci/run` builds it and names its folder in SITE."""
 
 import itertools
+import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -89,6 +92,48 @@ def test_everybody_can_read_every_page(pages: dict) -> None:
         for link in page.article.find_all("a", href=True):
             if not link.text.strip() and not link.find("img"):
                 faults.append(f"{name}: a link without words: {link['href']}")
+    assert not faults, "\n".join(faults)
+
+
+# Opens each page in a frame, as wide as a phone and as a desk, and says by how much it is too wide.
+MEASURE = """<body><pre></pre><script>
+async function measure(pages) {
+  const found = [];
+  for (const width of [390, 1280]) {
+    for (const page of pages) {
+      const frame = document.createElement("iframe");
+      frame.style = `width: ${width}px; height: 800px; border: 0`;
+      const loaded = new Promise(done => { frame.onload = done; });
+      frame.src = page;
+      document.body.append(frame);
+      await loaded;
+      const root = frame.contentDocument.documentElement;
+      const content = frame.contentDocument.querySelector(".content");
+      const excess = [root, content].map(part => part.scrollWidth - part.clientWidth);
+      found.push([page, width, Math.max(...excess)]);
+      frame.remove();
+    }
+  }
+  document.querySelector("pre").textContent = JSON.stringify(found);
+}
+measure(PAGES);
+</script></body>"""
+
+
+def test_no_page_is_too_wide_or_has_an_error_in_a_browser(pages: dict, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    places = [(SITE / name).resolve().as_uri() for name in pages]
+    (tmp_path / "measure.html").write_text(MEASURE.replace("PAGES", json.dumps(places)))
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    options += ["--enable-logging=stderr", "--virtual-time-budget=300000", f"--user-data-dir={tmp_path / 'browser'}"]
+    command = [browser, *options, "--dump-dom", (tmp_path / "measure.html").as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    found = json.loads(re.search(r"<pre>(.*?)</pre>", run.stdout, re.DOTALL)[1])
+    assert len(found) == 2 * len(pages)
+    faults = [f"{page} is {excess} px too wide at {width} px" for page, width, excess in found if excess > 0]
+    faults += [line for line in run.stderr.splitlines() if "CONSOLE" in line]
     assert not faults, "\n".join(faults)
 
 
