@@ -31,7 +31,7 @@ from examples.char_lm.train import Learner
 from fault_injection import Faults, contents, result, write_text
 
 TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --dropout 0.1 "
-TINY += "--steps 30 --eval-every 6 --checkpoint-every 10 --no-report"
+TINY += "--steps 30 --eval-every 6 --checkpoint-every 10 --sample-every 9 --no-report"
 
 
 class Killed(BaseException):
@@ -220,7 +220,7 @@ def test_damaged_files_of_a_run(finished: Path, text: Path, tmp_path: Path, caps
     (run / "text.bin").write_bytes((run / "text.bin").read_bytes()[1:])
     error = told(capsys, ["resume", run], code=0)
     assert f"the checkpoint '{newest}' is damaged" in error
-    assert "2 of 35 are left out" in error
+    assert "2 of 38 are left out" in error
     assert "so the text is read again" in error
     last, best, rows = result(finished)
     assert result(run) == (last, best, [row for row in rows if row["step"] not in (4, 5)])

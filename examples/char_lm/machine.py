@@ -123,8 +123,9 @@ def characters_per_second(rows: list[dict[str, Any]], config: Config) -> float |
     seconds = [row["seconds"] for row in rows if "loss" in row]
     if len(seconds) < 2:
         return None
-    # All steps of a dispatch are logged at once, so a span has several dispatches.
-    span = min(10 * config.steps_per_dispatch, len(seconds) - 1)
+    # All steps of a dispatch are logged at once. A span has complete dispatches, 10 steps or more.
+    span = config.steps_per_dispatch * math.ceil(10 / config.steps_per_dispatch)
+    span = min(span, len(seconds) - 1)
     spans = [last - first for first, last in zip(seconds, seconds[span:], strict=False)]
     # The clock of the log counts milliseconds.
     seconds_per_step = max(statistics.median(spans), 0.0005) / span
