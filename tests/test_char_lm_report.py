@@ -231,9 +231,10 @@ def test_the_speed_is_that_of_training_steps():
 )
 def test_the_advice_follows_from_the_curves(validation: tuple[float, ...], training: float, expected: str):
     rows = [{"step": 1, "loss": training, "seconds": 0.0}]
-    assert "no validation" in _advice(rows)
+    assert "no validation" in _advice(rows, 1.5)
     rows += [{"step": step, "validation_loss": loss, "seconds": 1.0} for step, loss in enumerate(validation, 1)]
-    assert expected in _advice(rows)
+    assert expected in _advice(rows, 1.5)
+    assert "has read 50% of its text" in _advice(rows, 0.5)
 
 
 def test_tensorboard_reads_the_log(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

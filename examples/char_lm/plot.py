@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+from PIL import Image
 
 from .files import write
 
@@ -73,9 +75,12 @@ def curves(rows: Rows, title: str, baselines: Mapping[str, float] | None = None)
     )
 
     low, high = min(mean.min(), validation.min()), training.max()
+    place: Any = "upper right"
     if baselines:
         # The first steps fall fast. They would be a vertical line on a scale of equal steps.
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        place = "center right"
         axes.set_xlim(1, steps[-1] * 1.05)
         for name, bits in baselines.items():
             line: dict[str, Any] = {"color": BASELINE_COLOR, "linestyle": "--"}
@@ -98,7 +103,7 @@ def curves(rows: Rows, title: str, baselines: Mapping[str, float] | None = None)
     axes.set(xlabel="training step", ylabel="bits per character")
     axes.set_title(title, loc="left", fontsize=11)
     finish(axes)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc=place)
     return figure
 
 
@@ -115,6 +120,8 @@ def gradient_norms(rows: Rows, clip: float) -> Figure:
         line: dict[str, Any] = {"color": BASELINE_COLOR, "linestyle": "--", "linewidth": 0.9}
         axes.axhline(clip, label="--clip", **line)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     axes.set_xlim(0, steps[-1] * 1.01)
     axes.set(xlabel="training step", ylabel="norm of all gradients")
     finish(axes)
@@ -137,8 +144,8 @@ def curve(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the steps that logged `name`, and its values."""
     # Training steps and validations have rows apart.
     points = [(row["step"], row[name]) for row in rows if name in row]
-    steps, values = np.array(points).reshape(-1, 2).T
-    return steps, values
+    columns: np.ndarray = np.array(points).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
 
 
 def in_bits(steps: np.ndarray, nats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,9 +170,12 @@ def finish(axes: Axes) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """Returns a figure as a PNG file."""
+    """Returns a figure as a PNG file of 256 colors, which is a third as large as with all."""
     picture = io.BytesIO()
     figure.savefig(picture)
+    few_colors = Image.open(picture).convert("RGB").quantize(256)
+    picture = io.BytesIO()
+    few_colors.save(picture, "png", optimize=True)
     return picture.getvalue()
 
 

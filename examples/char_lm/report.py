@@ -65,7 +65,7 @@ def write_report(run: Run, corpus: Corpus, best: Saved, model: CharLM) -> None:
         "summary": _escape(_summary(run, corpus, rows, count)),
         "baselines": _baselines(best, others),
         "curves": _curves(rows, title, others),
-        "advice": _escape(_advice(rows)),
+        "advice": _escape(_advice(rows, _epochs(rows, corpus, config))),
         "samples": _samples(rows, draw_sample(model, vocabulary, config, config.steps), best),
         "norms": _norms(rows, config),
         "memory": _memory(model, corpus, config),
@@ -129,7 +129,12 @@ def _curves(rows: Rows, title: str, others: dict[str, float]) -> str:
     return closer + entire
 
 
-def _advice(rows: Rows) -> str:
+def _epochs(rows: Rows, corpus: Corpus, config: Config) -> float:
+    """Returns how often training has read its text."""
+    return rows[-1]["step"] * config.batch * config.window / len(corpus.train)
+
+
+def _advice(rows: Rows, epochs: float) -> str:
     """Compares the last training losses with the validation."""
     if not has_validation(rows):
         return "The log has no validation yet."
@@ -141,6 +146,12 @@ def _advice(rows: Rows) -> str:
         f"The last training steps need {learned:.2f} bits per character, "
         f"the held-out text {validation[-1]:.2f}. "
     )
+    if epochs < 1:
+        return compared + (
+            f"Training has read {epochs:.0%} of its text, so it cannot know the text by heart. "
+            "More --steps, a larger --hidden-size or more --layers may help."
+        )
+    compared += f"Training has read its text {epochs:.1f} times. "
     if validation[-1] > 1.02 * validation[best]:
         return compared + (
             f"The validation was best at step {steps[best]:,.0f} and has become worse since: "
@@ -214,7 +225,7 @@ def _memory(model: CharLM, corpus: Corpus, config: Config) -> str:
         text = (
             "A gate is nearly shut below 0.1 and nearly open above 0.9. The table has the share "
             f"of {xs.shape[0] * xs.shape[1]:,} steps on held-out text, as the mean over units. "
-            "A forget or update gate that stays open or shut is a long memory."
+            "A unit whose forget or update gate stays open has a long memory."
         )
         parts = [f"<p>{text}</p>", _table(heads, lines), *pictures]
     return "\n".join([*parts, _reach(model, corpus, config)])
