@@ -324,6 +324,7 @@ def _report(options: argparse.Namespace) -> int:
     from .train import Learner
 
     run = Run.open(options.run)
+    # `report` may run beside a training, so it writes nothing but the report.
     if _is_damaged(run):
         raise UserError(
             f"{str(run.folder / TEXT)!r} is damaged or absent; this makes it again: "

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from .files import write
@@ -79,7 +79,7 @@ def curves(rows: Rows, title: str, baselines: Mapping[str, float] | None = None)
     if baselines:
         # The first steps fall fast. They would be a vertical line on a scale of equal steps.
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
         place = "center right"
         axes.set_xlim(1, steps[-1] * 1.05)
         for name, bits in baselines.items():
@@ -120,8 +120,9 @@ def gradient_norms(rows: Rows, clip: float) -> Figure:
         line: dict[str, Any] = {"color": BASELINE_COLOR, "linestyle": "--", "linewidth": 0.9}
         axes.axhline(clip, label="--clip", **line)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(LogFormatter())
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(0, steps[-1] * 1.01)
     axes.set(xlabel="training step", ylabel="norm of all gradients")
     finish(axes)

@@ -146,12 +146,14 @@ def _advice(rows: Rows, epochs: float) -> str:
         f"The last training steps need {learned:.2f} bits per character, "
         f"the held-out text {validation[-1]:.2f}. "
     )
+    # A text that was read once at most cannot be learned by heart: the parts differ in kind.
     if epochs < 1:
         return compared + (
             f"Training has read {epochs:.0%} of its text, so it cannot know the text by heart. "
             "More --steps, a larger --hidden-size or more --layers may help."
         )
     compared += f"Training has read its text {epochs:.1f} times. "
+    # A validation rises a little by chance.
     if validation[-1] > 1.02 * validation[best]:
         return compared + (
             f"The validation was best at step {steps[best]:,.0f} and has become worse since: "
@@ -249,7 +251,8 @@ def _reach(model: CharLM, corpus: Corpus, config: Config) -> str:
     axes = plot_gradients({"all layers": norms}, axes=figure.add_subplot())
     axes.axvline(config.window, color="#777777", linewidth=0.9, linestyle=":", label="--window")
     axes.legend(frameon=False)
-    caption = f"How strongly the last output depends on earlier characters. {told}"
+    places = f"It is the mean of {len(norms)} places of the held-out text."
+    caption = f"How strongly the last output depends on earlier characters. {told} {places}"
     return _picture(figure, f"The norm of gradients by distance in time. {told}", caption)
 
 
