@@ -146,11 +146,6 @@ def test_a_report_answers_what_a_newcomer_asks(text: Path, tmp_path: Path, capsy
     for word in ("From step 17", "gzip", "forget", "output", jax.__version__, "--hidden-size", "run is finished"):
         assert word in content, word
 
-    # The command writes the same page again, and refuses a damaged text.
-    (run / "report.html").unlink()
-    assert main(["report", str(run)]) == 0
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
-    assert (run / "report.html").read_text() == content
     (run / "text.bin").write_bytes(b"")
     assert main(["report", str(run)]) == 2
     assert f"resume {run}" in capsys.readouterr().err
@@ -159,13 +154,25 @@ def test_a_report_answers_what_a_newcomer_asks(text: Path, tmp_path: Path, capsy
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "pictures"),
-    [("--cell gru --layers 2", 6), ("--cell rnn --steps-per-dispatch 3", 4), ("--cell gru --dtype bfloat16", 5)],
+    [
+        ("--cell gru --layers 2", 6),
+        ("--cell rnn --steps-per-dispatch 3", 4),
+        ("--cell gru --dtype bfloat16 --mesh data=2", 5),
+    ],
 )
-def test_a_report_of_every_cell(options: str, pictures: int, text: Path, tmp_path: Path):
+def test_a_report_of_every_cell(
+    options: str, pictures: int, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = tmp_path / "run"
     assert train(text, run, options) == 0
     content = check_report(run, pictures)
     assert ("no gates" in content) == ("rnn" in options)
+    # The command writes the same page again.
+    (run / "report.html").unlink()
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert (run / "report.html").read_text() == content
     # An older run has neither sessions nor gradient norms.
     (run / "sessions.jsonl").unlink()
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -179,6 +186,7 @@ def test_a_report_of_every_cell(options: str, pictures: int, text: Path, tmp_pat
     assert len(machine.read_sessions(run / "sessions.jsonl")) == 1
 
 
+@pytest.mark.thorough
 def test_the_log_has_the_norm_of_all_gradients():
     config = Config(hidden_size=4, embedding_size=4, batch=2, window=5, clip=0.01)
     learner = Learner(config, 7)
