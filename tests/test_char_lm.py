@@ -220,6 +220,7 @@ def test_streams_keep_the_state_and_begin_anew_with_each_epoch(text: Path, tmp_p
     np.testing.assert_allclose(losses, jnp.tile(expected, 2), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_chinese_text_of_a_thousand_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     draw, alphabet = random.Random(0), "".join(chr(0x4E00 + i) for i in range(1026)) + "\n"
     lyrics = tmp_path / "歌詞.txt"
