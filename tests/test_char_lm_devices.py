@@ -45,7 +45,7 @@ def end(started: list[subprocess.Popen], code: int = 0) -> list[str]:
     said = []
     try:
         for process in started:
-            output, error = process.communicate(timeout=120)
+            output, error = process.communicate(timeout=300)
             said.append(output + error)
         assert [process.returncode for process in started] == [code] * len(started), said
     finally:
