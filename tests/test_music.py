@@ -211,7 +211,7 @@ def test_published_data_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture
         checked_file(jsb, tmp_path)
     (tmp_path / jsb.file).write_bytes(b"another version")
     assert published(["jsb", "--data", str(tmp_path)]) == 2
-    assert f"must have the SHA-256 {jsb.sha256[:16]}" in capsys.readouterr().err
+    assert f"must have the SHA256 {jsb.digest.removeprefix('sha256:')[:16]}" in capsys.readouterr().err
 
     row = {"preset": "jsb", "cell": "lstm", "parameters": 1234, "seconds": 10.0, "test": 8.0}
     table = report.table(jsb, [row | {"seed": 1, "test": 8.5}, row | {"seed": 0}, row | {"preset": "nottingham"}])
@@ -221,7 +221,7 @@ def test_published_data_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture
 
     recipe = changed(jsb.recipes["lstm"], ["epochs=3", "rate=0.5"])
     assert (recipe.epochs, recipe.rate, recipe.rows) == (3, 0.5, jsb.recipes["lstm"].rows)
-    with pytest.raises(ValueError, match="must name a number of the recipe: hidden_size, layers"):
+    with pytest.raises(UserError, match="must name a number of the recipe: hidden_size, layers"):
         changed(recipe, ["units=3"])
 
 
