@@ -148,6 +148,7 @@ def is_param(leaf: object) -> bool:
     return isinstance(leaf, nnx.Param)
 
 
+@THOROUGH
 def test_the_model_ties_its_weights_and_drops_as_asked() -> None:
     recipe = dataclasses.replace(SMALL, embedding_dropout=0.4, output_dropout=0.5, layers=1, weight_drop=0.0)
     model = text.CharacterModel(recipe, 5, rngs=nnx.Rngs(params=0, dropout=1))
@@ -178,6 +179,32 @@ def test_windows_hold_every_target_once() -> None:
     np.testing.assert_array_equal(windows.chars[1, :, 0], windows.targets[0, :, -1])
 
 
+def command_of(folder: Path, runs: str = "runs") -> list[str]:
+    out = str(folder / f"{runs}.json")
+    return ["text8", "--data", str(folder), "--seeds", "0", "--out", out, "--runs", str(folder / runs)]
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    """The log without its times, which no two runs share."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") >= 0 for line in lines)
+    return lines
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> list[int]:
+    """Stops a run by a signal in one of its updates; returns the list of all updates to come."""
+    train_step, seen = text.Learner.train_step, []
+
+    def counted(self, state, windows, first):
+        seen.append(int(state.trained.step))
+        if len(seen) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_step(self, state, windows, first)
+
+    monkeypatch.setattr(text.Learner, "train_step", counted)
+    return seen
+
+
 def test_a_run_learns_stops_and_goes_on(
     small: Preset,
     tmp_path: Path,
@@ -185,31 +212,99 @@ def test_a_run_learns_stops_and_goes_on(
     capsys: pytest.CaptureFixture[str],
     standard_promotion: None,
 ) -> None:
-    command = ["text8", "--data", str(tmp_path), "--seeds", "0", "--out", str(tmp_path / "out.json")]
-    command += ["--runs", str(tmp_path / "runs")]
-    train_step, seen = text.Learner.train_step, []
-
-    def ctrl_c_in_step_7(self, state, windows, first):
-        seen.append(int(state.trained.step))
-        if len(seen) == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-        return train_step(self, state, windows, first)
-
-    monkeypatch.setattr(text.Learner, "train_step", ctrl_c_in_step_7)
+    command, seen = command_of(tmp_path), count_steps(monkeypatch, stop_at=7)
     assert main(command) == 130
-    said = capsys.readouterr().out
-    assert "benchmarks.published text8 --cells lstm --seeds 0 --runs" in said
-    assert not (tmp_path / "out.json").exists()
+    assert "benchmarks.published text8 --cells lstm --seeds 0 --runs" in capsys.readouterr().out
+    assert not (tmp_path / "runs.json").exists()
     assert main(command) == 0
-    # Each of the 22 updates of both epochs ran once.
+    # Each update of both epochs ran once.
     assert seen == list(range(44))
-    [row] = rows_of(tmp_path / "out.json")
+    [row] = rows_of(tmp_path / "runs.json")
     assert row["recipe"] == dataclasses.asdict(SMALL)
     assert row["best_epoch"] == 2
-    # A blind guess costs log2(14) = 3.8 bits.
+    # A blind guess costs log2(13) = 3.7 bits.
     assert row["test"] < 3
     assert row["validation"] < 3
     assert "| lstm | 1.27 |" in report.table(small, [row])
     assert main(command) == 0
     assert "(kept)" in capsys.readouterr().out
     assert len(seen) == 44
+
+
+@THOROUGH
+def test_a_stopped_run_ends_as_another_one(
+    small: Preset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    standard_promotion: None,
+) -> None:
+    with monkeypatch.context() as patch:
+        count_steps(patch, stop_at=26)
+        assert main(command_of(tmp_path, "stopped")) == 130
+    assert main(command_of(tmp_path, "stopped")) == 0
+    assert main(command_of(tmp_path, "other")) == 0
+    folders = [tmp_path / runs / "text8-lstm-0" for runs in ("stopped", "other")]
+    assert log_of(folders[0]) == log_of(folders[1])
+    rows = [rows_of(tmp_path / f"{runs}.json")[0] for runs in ("stopped", "other")]
+    assert rows[0]["test"] == rows[1]["test"]
+    # A finished run gets its other scores without an update.
+    seen = count_steps(monkeypatch, stop_at=0)
+    assert main([*command_of(tmp_path, "other"), "--dynamic"]) == 0
+    [row] = rows_of(tmp_path / "other.json")
+    assert row["test"] == rows[1]["test"]
+    # The slowest rule hardly moves the parameters of a model that 44 updates have made.
+    assert row["dynamic"].keys() == {"rate", "decay", "window", "validation", "test"}
+    assert row["dynamic"]["test"] == pytest.approx(row["test"], abs=0.1)
+    assert not seen
+    # A trial shows no test figure, and keeps nothing.
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*command_of(tmp_path, "other"), "--tune", "epochs=1"]) == 0
+    assert "'validation'" in (said := capsys.readouterr().out)
+    assert "'test'" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main([*command_of(tmp_path, "other"), "--again"]) == 0
+    assert len(seen) == 22 + 44
+
+
+@THOROUGH
+def test_dynamic_evaluation_is_its_rule(small: Preset, tmp_path: Path, standard_promotion: None) -> None:
+    found = texts.read(small, tmp_path / "text8")
+    learner = text.Learner(text.settings(SMALL, found, seed=0), found.characters)
+    params = learner.first_state().params
+    training = dynamic.windows_of(found.train[:41], 2, dynamic.WINDOW)
+    sizes = dynamic.gradient_sizes(learner, params, training)
+    part = dynamic.windows_of(found.test[:51], 1, dynamic.WINDOW)
+    # Without learning the losses are those of an evaluation.
+    still = dynamic.losses(learner, params, sizes, part, dynamic.Rule(0.0, 0.0))
+    np.testing.assert_allclose(still, learner.losses(params, part), rtol=1e-5)
+
+    # The rule as the paper writes it, parameter by parameter.
+    rate, decay = 0.003, 0.2
+    [only] = [jax.tree.map(lambda leaf: leaf[0], training)]
+    count = only.mask.sum()
+    state = learner.zero_state(params, 2)
+    grads = jax.grad(lambda p: learner.window_loss(p, state, only)[0] / count)(params)
+    root = [np.abs(np.asarray(leaf)) for leaf in jax.tree.leaves(grads)]
+    for got, expected in zip(jax.tree.leaves(sizes), root, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-8)
+    mean = np.mean([leaf.mean() for leaf in root])
+    now, state, expected = params, learner.zero_state(params, 1), []
+    leaves, structure = jax.tree.flatten(params)
+    for number in range(3):
+        window = jax.tree.map(lambda leaf, n=number: leaf[n], part)
+
+        def mean_loss(p, window=window, state=state):
+            total, after = learner.window_loss(p, state, window)
+            return total / window.mask.sum(), (total, after)
+
+        (_, (total, state)), grads = jax.value_and_grad(mean_loss, has_aux=True)(now)
+        expected.append(float(total))
+        moved = []
+        for leaf, first, grad, size in zip(jax.tree.leaves(now), leaves, jax.tree.leaves(grads), root, strict=True):
+            back = np.minimum(decay * size / mean, 1)
+            moved.append(leaf + back * (first - leaf) - rate * grad / (size + 2e-5))
+        now = jax.tree.unflatten(structure, moved)
+    got = dynamic.losses(learner, params, sizes, part, dynamic.Rule(rate, decay))
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert not np.allclose(got, still, rtol=1e-4)
