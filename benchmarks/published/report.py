@@ -34,12 +34,12 @@ def table(preset: Preset, rows: list[Row]) -> str:
     for cell, published in preset.published.items():
         runs = runs_of(preset, cell, rows)
         if not runs:
-            lines.append(f"| {cell} | {published:.2f} | not run | | | |")
+            lines.append(f"| {cell} | {published:g} | not run | | | |")
             continue
         tests = [row["test"] for row in runs]
         mean, seconds = statistics.fmean(tests), statistics.fmean(row["seconds"] for row in runs)
         seeds = ", ".join(f"{test:.3f}" for test in tests)
-        cells = [cell, f"{published:.2f}", f"{mean:.3f}", seeds, f"{runs[0]['parameters']:,}", f"{seconds:.0f}"]
+        cells = [cell, f"{published:g}", f"{mean:.3f}", seeds, f"{runs[0]['parameters']:,}", f"{seconds:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
