@@ -133,7 +133,7 @@ def trainer_of(preset: Preset, options: argparse.Namespace) -> Train:
         WrongDataError: if the data is absent, or another version.
     """
     path = checked_file(preset, options.data)
-    # What follows imports jax, which takes seconds; wrong data is told before.
+    # Wrong data is told before these imports, which take a second.
     if isinstance(preset.recipes["lstm"], TextRecipe):
         from benchmarks.published.text import train_in
         from benchmarks.published.texts import read as read_texts
@@ -142,6 +142,7 @@ def trainer_of(preset: Preset, options: argparse.Namespace) -> Train:
 
         def train_text(cell: str, recipe: TextRecipe, seed: int) -> dict[str, Any]:
             train = partial(train_in, preset=preset, cell=cell, recipe=recipe, texts=texts, seed=seed)
+            # A trial has a folder of its own, which goes with it.
             if options.tune:
                 with tempfile.TemporaryDirectory() as folder:
                     return train(Path(folder), adapts=options.dynamic, tests=False)
@@ -174,24 +175,36 @@ def run(preset: Preset, options: argparse.Namespace) -> None:
         if options.tune:
             recipe = changed(recipe, options.tune)
         for seed in options.seeds:
+            # What decides a run. A row of the results adds what was found.
             facts = {"preset": preset.name, "cell": cell, "seed": seed, "recipe": dataclasses.asdict(recipe)}
-            done = [row for row in read(options.out) if facts.items() <= row.items()]
-            if options.dynamic:
-                done = [row for row in done if "dynamic" in row]
-            if done and not options.again and not options.tune:
-                print(report.line(done[0]), "(kept)")
+            done = kept(facts, options)
+            if done is not None:
+                print(report.line(done), "(kept)")
                 continue
 
             found = train(cell, recipe, seed)
+            # A trial leaves no row, so that no table can hold it.
             if options.tune:
                 print(f"{cell}, seed {seed}, {' '.join(options.tune)}: {found}", flush=True)
                 continue
             row = facts | {"published": preset.published[cell]} | found | about()
+            # Another program may have written its rows meanwhile.
             others = [row for row in read(options.out) if not _same_run(row, facts)]
             write(options.out, [*others, row])
             print(report.line(row), flush=True)
     if not options.tune:
         print(report.table(preset, read(options.out)))
+
+
+def kept(facts: dict[str, Any], options: argparse.Namespace) -> dict[str, Any] | None:
+    """Returns the row of a run that need not be repeated, or None."""
+    if options.again or options.tune:
+        return None
+    for row in read(options.out):
+        lacks = options.dynamic and "dynamic" not in row
+        if facts.items() <= row.items() and not lacks:
+            return row
+    return None
 
 
 def _same_run(row: dict[str, Any], facts: dict[str, Any]) -> bool:

@@ -20,9 +20,9 @@ import numpy as np
 
 # The characters that are predicted before the parameters learn from them.
 WINDOW = 20
-# The grids of the authors' program are for windows of 5. It rescales them in this way.
-_RATES = tuple(rate * WINDOW / 5 for rate in (3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 1e-4))
-_DECAYS = tuple(decay * WINDOW / 5 for decay in (1e-3, 2e-3, 3e-3, 5e-3))
+# The grids of the authors' program, for windows of 5 characters.
+_RATES = np.array([3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 1e-4])
+_DECAYS = np.array([1e-3, 2e-3, 3e-3, 5e-3])
 _EPSILON = 2e-5
 # The validation characters that choose from the grids, as in the authors' quick search.
 _SEARCHED = 30_000
@@ -127,11 +127,16 @@ def scores(learner: Any, params: Any, texts: Any, tests: bool) -> dict[str, floa
         found = np.asarray(losses(learner, params, sizes, windows, rule), np.float64)
         return found.sum() / windows.mask.sum() / math.log(2)
 
+    # The authors' program rescales its grids in this way where windows have another length.
+    scale = WINDOW / 5
     begin = texts.validation[:_SEARCHED]
-    tried = {}
-    for rate, decay in itertools.product(_RATES, _DECAYS):
-        tried[Rule(rate, decay)] = bits(begin, Rule(rate, decay))
-    best = min(tried, key=tried.__getitem__)
+    best, fewest = None, math.inf
+    for rate, decay in itertools.product((scale * _RATES).tolist(), (scale * _DECAYS).tolist()):
+        rule = Rule(rate, decay)
+        found = bits(begin, rule)
+        if found < fewest:
+            best, fewest = rule, found
+    assert best is not None
     row = best._asdict() | {"window": WINDOW, "validation": round(bits(texts.validation, best), 4)}
     if tests:
         row["test"] = round(bits(texts.test, best), 4)
