@@ -256,6 +256,7 @@ def test_a_stopped_run_ends_as_another_one(
     # The slowest rule hardly moves the parameters of a model that 44 updates have made.
     assert row["dynamic"].keys() == {"rate", "decay", "window", "validation", "test"}
     assert row["dynamic"]["test"] == pytest.approx(row["test"], abs=0.1)
+    assert f", by dynamic evaluation {row['dynamic']['test']:.4f}; published 1.27" in capsys.readouterr().out
     assert not seen
     # A trial shows no test figure, and keeps nothing.
     before = sorted(tmp_path.rglob("*"))

@@ -12,9 +12,12 @@ Row = dict[str, Any]
 
 def line(row: Row) -> str:
     """Describes a run in one line."""
+    adapted = ""
+    if "dynamic" in row:
+        adapted = f", by dynamic evaluation {row['dynamic']['test']:.4f}"
     return (
         f"{row['preset']}, {row['cell']}, seed {row['seed']}: validation {row['validation']:.4f} at epoch "
-        f"{row['best_epoch']}, test {row['test']:.4f}; published {row['published']}. {row['seconds']:.0f} s"
+        f"{row['best_epoch']}, test {row['test']:.4f}{adapted}; published {row['published']}. {row['seconds']:.0f} s"
     )
 
 
