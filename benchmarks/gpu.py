@@ -11,6 +11,7 @@ part that is stopped leaves what it has. `--parts` chooses. `--rehearse` takes t
 - `mlstm`: the matrix memory, step by step and in chunks.
 - `crf`: the sum over labelings one step after another and at once, by the number of labels.
 - `k_best`: the k best labelings against the best one, and against those of a CPU.
+- `text`: an update of each recipe of text in `benchmarks.published`, at full size.
 - `speed`: `benchmarks.speed` against PyTorch and Flax.
 - `newton`: `benchmarks.newton`.
 """
@@ -248,6 +249,40 @@ def k_best(options: argparse.Namespace) -> Iterator[Row]:
         yield {"shape": (rows, steps, size), "k": k, "times": figures, "equal_labels": equal, "score_error": error}
 
 
+def text(options: argparse.Namespace) -> Iterator[Row]:
+    """An update of each full-size recipe of text, on random characters, and the hours that a complete run takes."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.published.presets import PRESETS
+    from benchmarks.published.text import Learner, Settings
+
+    # The characters of the alphabet and of the training part. Those of the Penn Treebank are rounded.
+    sizes = {"ptb-char": (50, 5_000_000), "text8": (27, 90_000_000), "enwik8": (205, 90_000_000)}
+    for name, (alphabet, length) in sizes.items():
+        recipe = PRESETS[name].recipes["lstm"]
+        if options.rehearse:
+            recipe = dataclasses.replace(recipe, hidden_size=4, embedding_size=3, layers=1, batch=2, window=5)
+        learner = Learner(Settings(**dataclasses.asdict(recipe)), alphabet)
+        shape = (recipe.batch, recipe.window + 1)
+        windows = jax.random.randint(jax.random.key(0), shape, 0, alphabet).astype(jnp.uint8)
+
+        def update(state: Any, windows: jax.Array, learner: Any = learner) -> Any:
+            return learner.train_step(state, windows, jnp.array(False))
+
+        args = (learner.first_state(), windows)
+        figures = times({"update": update}, args, "", options.rounds, options.seconds)["update"]
+        row: Row = {"preset": name, "recipe": dataclasses.asdict(recipe)} | figures
+        if "seconds" in figures:
+            row["characters_per_second"] = recipe.batch * recipe.window / figures["seconds"]
+            row["hours"] = recipe.epochs * length / row["characters_per_second"] / 3600
+        yield row
+        if options.rehearse:
+            return
+
+
 def tests(options: argparse.Namespace) -> Iterator[Row]:
     """Runs the files of tests one after another, on the GPU first, in full float32."""
     settings = {
@@ -291,8 +326,9 @@ MEASURED: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "mlstm": functools.partial(linear, family="mLSTM"),
     "crf": crf,
     "k_best": k_best,
+    "text": text,
 }
-PARTS = ("tests", "cudnn", "loops", "flags", "linear", "mlstm", "crf", "k_best", "speed", "newton")
+PARTS = ("tests", "cudnn", "loops", "flags", "linear", "mlstm", "crf", "k_best", "text", "speed", "newton")
 
 
 # The processes ---------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_the_seconds_to_a_loss() -> None:
 
 @pytest.mark.thorough
 def test_the_checks_for_a_gpu_are_rehearsed(tmp_path: Path) -> None:
-    parts = ["tests", "cudnn", "loops", "flags", "linear", "mlstm", "crf", "k_best"]
+    parts = ["tests", "cudnn", "loops", "flags", "linear", "mlstm", "crf", "k_best", "text"]
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--parts", *parts, "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=Path(__file__).parents[1])
     assert json.loads((tmp_path / "endings.json").read_text()) == {"all": "done", "flags_none": "done"}
@@ -184,6 +184,7 @@ def test_the_checks_for_a_gpu_are_rehearsed(tmp_path: Path) -> None:
     assert {row["implementation"] for row in rows_of["linear"]} >= {"sequential", "associative", "blocked"}
     assert rows_of["crf"][0]["times"]["associative"]["seconds"] > 0
     assert rows_of["k_best"][0]["equal_labels"] == 1
+    assert rows_of["text"][0]["hours"] > 0
     assert "needs an NVIDIA GPU" in rows_of["cudnn"][0]["refused"]
 
 

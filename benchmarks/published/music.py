@@ -86,6 +86,20 @@ def key_logits(pieces: list[np.ndarray]) -> np.ndarray:
     return np.log(share / (1 - share)).astype(np.float32)
 
 
+class Trained(NamedTuple):
+    """What changes from one update to the next.
+
+    Attributes:
+        params: the parameters that the optimizer moves.
+        averaged: their moving average, which is scored.
+        opt_state: the state of the optimizer.
+    """
+
+    params: Any
+    averaged: Any
+    opt_state: Any
+
+
 class Trainer:
     """The compiled functions of a run."""
 
@@ -116,13 +130,19 @@ class Trainer:
         """The module with these parameters."""
         return nnx.merge(self.graphdef, params, self.rest, copy=True)
 
-    @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-    def epoch(self, params: Any, opt_state: Any, windows: Windows, key: jax.Array) -> tuple[Any, Any, jax.Array]:
-        """Takes an update for each window; returns the parameters, the optimizer's state and the mean loss."""
+    def first(self) -> Trained:
+        """What training begins with."""
+        # The first epoch takes the memory of its arguments, so no two of them share any.
+        params, averaged = (jax.tree.map(jnp.array, self.params) for _ in range(2))
+        return Trained(params, averaged, self.optimizer.init(params))
+
+    @partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def epoch(self, trained: Trained, windows: Windows, key: jax.Array) -> tuple[Trained, jax.Array]:
+        """Takes an update for each window; returns what changed, and the mean loss."""
         number, rows = windows.reset.shape[:2]
 
         def update(before: tuple, of_window: tuple) -> tuple[tuple, jax.Array]:
-            params, opt_state, state = before
+            (params, averaged, opt_state), state = before
             window, key = of_window
 
             def loss_of(params: Any) -> tuple[jax.Array, Any]:
@@ -137,12 +157,14 @@ class Trainer:
             # The state enters as a constant: truncated backpropagation through time.
             (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
             updates, opt_state = self.optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, state), loss
+            params = optax.apply_updates(params, updates)
+            averaged = optax.incremental_update(params, averaged, 1 - self.recipe.average)
+            return (Trained(params, averaged, opt_state), state), loss
 
-        state = self.model(params).initial_state((rows,))
+        state = self.model(trained.params).initial_state((rows,))
         keys = jax.random.split(key, number)
-        (params, opt_state, _), losses = jax.lax.scan(update, (params, opt_state, state), (windows, keys))
-        return params, opt_state, losses.mean()
+        (trained, _), losses = jax.lax.scan(update, (trained, state), (windows, keys))
+        return trained, losses.mean()
 
     @partial(jax.jit, static_argnums=0)
     def total(self, params: Any, xs: jax.Array, targets: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -184,18 +206,17 @@ def train(
     """
     began = time.monotonic()
     trainer = Trainer(cell, recipe, parts.train, seed)
-    params, draw = trainer.params, np.random.default_rng(seed)
-    opt_state = trainer.optimizer.init(params)
-    best, best_epoch, best_params = math.inf, 0, params
+    trained, draw = trainer.first(), np.random.default_rng(seed)
+    best, best_epoch, best_params = math.inf, 0, trainer.params
     key = jax.random.key(seed + 1)
     for epoch in range(1, recipe.epochs + 1):
         windows = windows_of(parts.train, recipe.rows, recipe.window, draw)
-        params, opt_state, loss = trainer.epoch(params, opt_state, windows, jax.random.fold_in(key, epoch))
-        validation = trainer.score(params, parts.validation)
+        trained, loss = trainer.epoch(trained, windows, jax.random.fold_in(key, epoch))
+        validation = trainer.score(trained.averaged, parts.validation)
         told(epoch, float(loss), validation)
         if validation < best:
             # `epoch` reuses the memory of its arguments, so the best parameters are copied.
-            best, best_epoch, best_params = validation, epoch, jax.tree.map(np.array, params)
+            best, best_epoch, best_params = validation, epoch, jax.tree.map(np.array, trained.averaged)
     row = {"parameters": trainer.parameters, "best_epoch": best_epoch, "validation": round(best, 4)}
     if tests:
         row["test"] = round(trainer.score(best_params, parts.test), 4)

@@ -12,9 +12,12 @@ Row = dict[str, Any]
 
 def line(row: Row) -> str:
     """Describes a run in one line."""
+    adapted = ""
+    if "dynamic" in row:
+        adapted = f", by dynamic evaluation {row['dynamic']['test']:.4f}"
     return (
         f"{row['preset']}, {row['cell']}, seed {row['seed']}: validation {row['validation']:.4f} at epoch "
-        f"{row['best_epoch']}, test {row['test']:.4f}; published {row['published']}. {row['seconds']:.0f} s"
+        f"{row['best_epoch']}, test {row['test']:.4f}{adapted}; published {row['published']}. {row['seconds']:.0f} s"
     )
 
 
@@ -34,12 +37,12 @@ def table(preset: Preset, rows: list[Row]) -> str:
     for cell, published in preset.published.items():
         runs = runs_of(preset, cell, rows)
         if not runs:
-            lines.append(f"| {cell} | {published:.2f} | not run | | | |")
+            lines.append(f"| {cell} | {published:g} | not run | | | |")
             continue
         tests = [row["test"] for row in runs]
         mean, seconds = statistics.fmean(tests), statistics.fmean(row["seconds"] for row in runs)
         seeds = ", ".join(f"{test:.3f}" for test in tests)
-        cells = [cell, f"{published:.2f}", f"{mean:.3f}", seeds, f"{runs[0]['parameters']:,}", f"{seconds:.0f}"]
+        cells = [cell, f"{published:g}", f"{mean:.3f}", seeds, f"{runs[0]['parameters']:,}", f"{seconds:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,6 @@
 """The loop of a training: it repeats steps, shows progress, validates, and saves."""
 
 import math
-import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -200,8 +199,7 @@ def repeat(
     if step < config.steps:
         message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
         console.print(message, highlight=False)
-        command = f"  {run.program} resume {shlex.quote(str(run.folder))}"
-        console.print(command, highlight=False, soft_wrap=True)
+        console.print(f"  {run.resume_command}", highlight=False, soft_wrap=True)
         assert code is not None
         raise Stopped(code)
     return Saved(step, state, best)

@@ -15,7 +15,7 @@ from .files import BEST, CURVES, EVENTS, LAST, LOG, REPORT, SESSIONS, TEXT
 from .lock import Lock
 
 _IF_ABSENT = {
-    LAST: "begin again with train --overwrite",
+    LAST: "begin again with {}",
     BEST: "it is written with the first validation",
 }
 
@@ -46,10 +46,11 @@ class Run:
     Each checkpoint also holds the settings and the vocabulary. A run begins with its first
     checkpoint, of step 0: a folder without a checkpoint holds no run.
 
-    Another program derives a class with its own settings and facts.
+    Another program derives a class with its own settings and facts, and its own commands.
     """
 
     program = PROGRAM
+    restart = "train --overwrite"
     config_type: Any = Config
     text_type: Any = Text
 
@@ -59,6 +60,11 @@ class Run:
         self.config = config
         self.text = text
         self.lock = lock
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return f"{self.program} resume {shlex.quote(str(self.folder))}"
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -125,8 +131,7 @@ class Run:
             return cls(folder, config, text)
         if cls.exists(folder):
             raise UserError(
-                f"all checkpoints in {str(folder)!r} are damaged. "
-                "Begin again with train --overwrite."
+                f"all checkpoints in {str(folder)!r} are damaged. Begin again with {cls.restart}."
             )
         raise UserError(f"there is no run in {str(folder)!r}. To begin one: {cls.program} train.")
 
@@ -163,7 +168,8 @@ class Run:
         found = checkpoint.load(folder, warn)
         if found is None:
             raise UserError(
-                f"there is no intact checkpoint in {str(folder)!r}: {_IF_ABSENT[kind]}."
+                f"there is no intact checkpoint in {str(folder)!r}: "
+                f"{_IF_ABSENT[kind].format(self.restart)}."
             )
         facts = dict(found.facts)
         best = facts.pop("best")
