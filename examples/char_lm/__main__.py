@@ -128,7 +128,16 @@ def _add_devices(parser: argparse.ArgumentParser) -> None:
     number = number_type(int, 0, 10**6)
     parser.add_argument("--process", type=number, metavar="N", help="the number of this process")
     coordinator_help = "address of process 0 (default: a port of this machine alone)"
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help=coordinator_help)
+    address = _address_type
+    parser.add_argument("--coordinator", type=address, metavar="HOST:PORT", help=coordinator_help)
+
+
+def _address_type(text: str) -> str:
+    """Reads an address, such as `node1:8476`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be such as node1:8476; got {text!r}")
+    return text
 
 
 def _mesh_type(text: str) -> dict[str, int]:
@@ -165,7 +174,9 @@ def _follow(devices: Any, folder: Path, resume: bool) -> int:
     with devices.together():
         corpus = data.load(folder / TEXT, run.text)
     train(run, corpus, Console(quiet=True), resume=resume, devices=devices)
-    return DONE
+    # The first process still writes.
+    with devices.together():
+        return DONE
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -180,9 +191,9 @@ def _train(options: argparse.Namespace) -> int:
     config = settings(options, Config)
     source, folder = options.text, options.out
     devices = _start(options)
-    if not devices.leads:
-        return _follow(devices, folder, resume=False)
-    with contextlib.ExitStack() as stack:
+    with devices.linked(), contextlib.ExitStack() as stack:
+        if not devices.leads:
+            return _follow(devices, folder, resume=False)
         with devices.together():
             devices.check_batch(config.batch)
             Run.check_free(folder, options.overwrite)
@@ -212,6 +223,8 @@ def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
     if devices.mesh is not None:
         console.print(f"Mesh: {devices}.", highlight=False)
     train(run, corpus, console, resume=resume, devices=devices)
+    with devices.together():
+        pass
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -221,9 +234,9 @@ def _resume(options: argparse.Namespace) -> int:
     from .train import train
 
     devices = _start(options)
-    if not devices.leads:
-        return _follow(devices, options.run, resume=True)
-    with contextlib.ExitStack() as stack:
+    with devices.linked(), contextlib.ExitStack() as stack:
+        if not devices.leads:
+            return _follow(devices, options.run, resume=True)
         with devices.together():
             run = Run.open(options.run)
             devices.check_batch(run.config.batch)

@@ -15,14 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .command import FAILED
+from .command import FAILED, fail, warn
 from .config import UserError
-from .stop import Stopped
 
 # The address at which the processes of one machine meet. No other machine can reach it.
 LOOPBACK = "127.0.0.1:8476"
-# A process that ended waits so long for the others, in seconds.
-_PATIENCE = 60
+# A process that ended waits so long for the others, in seconds. Then it lets them fail.
+_PATIENCE = 10
 
 
 class Devices:
@@ -163,7 +162,7 @@ class Devices:
         """Surrounds work that may fail in one process alone: then all processes end.
 
         Raises:
-            Stopped: if the work failed in another process, which says why.
+            UserError: if the work failed in another process, which says why.
         """
         if self.processes == 1:
             yield
@@ -174,7 +173,23 @@ class Devices:
             self._send(FAILED).block_until_ready()
             raise
         if int(self._send(0)):
-            raise Stopped(FAILED)
+            raise UserError("another process failed, and all end. Its own message says why.")
+
+    @contextlib.contextmanager
+    def linked(self) -> Iterator[None]:
+        """Surrounds all work of this process: when another process was killed, this one ends."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            # A model that does not fit has a message of its own.
+            if self.processes == 1 or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            fail(
+                f"the link to another process broke: {str(error).partition(chr(10))[0]} "
+                "If it was killed, `resume` goes on from the newest checkpoint."
+            )
+            # JAX would wait for the other process, and then abort.
+            os._exit(FAILED)
 
     def _send(self, code: int) -> jax.Array:
         """Returns the largest code of all processes, which may still be on its way."""
@@ -226,6 +241,8 @@ def _join(processes: int, process: int | None, coordinator: str | None) -> None:
     if coordinator is None:
         # Other machines cannot connect.
         coordinator = bind = LOOPBACK
+    if process == 0:
+        warn(f"process 0 waits at {coordinator} for {processes - 1} more.")
     jax.distributed.initialize(
         coordinator,
         processes,

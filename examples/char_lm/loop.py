@@ -111,8 +111,9 @@ def repeat(
         if finite:
             return
         # What led there helps to choose other settings.
-        log.save()
-        draw()
+        with devices.together():
+            log.save()
+            draw()
         raise UserError(
             f"{what} is no longer finite at step {at}. "
             f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
@@ -180,14 +181,17 @@ def repeat(
             if saving:
                 save(LAST, state)
                 saved_step = step
-            if validating and time.monotonic() - drawn > _DRAW_EVERY:
-                draw()
-                drawn = time.monotonic()
+            if validating:
+                with devices.together():
+                    if time.monotonic() - drawn > _DRAW_EVERY:
+                        draw()
+                        drawn = time.monotonic()
             if not awaited:
                 # The time of a validation is no time of a step.
                 before = time.monotonic()
 
-    draw()
+    with devices.together():
+        draw()
     if step < config.steps:
         message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
         console.print(message, highlight=False)
