@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,8 +29,11 @@ def port() -> int:
 
 def begin(arguments: list[str], processes: int = 1, devices: int = 1) -> list[subprocess.Popen]:
     """Starts the processes of a program."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    # The cache of the tests: a run that goes on compiles nothing again.
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     coordinator = f"127.0.0.1:{port()}"
     started = []
     for number in range(processes):
@@ -48,7 +52,7 @@ def end(started: list[subprocess.Popen], code: int = 0) -> list[str]:
         for process in started:
             output, error = process.communicate(timeout=120)
             said.append(output + error)
-        assert [process.returncode for process in started] == [code] * len(started), said
+        assert [process.returncode for process in started] == [code] * len(started), "\n".join(said)
     finally:
         for process in started:
             process.kill()

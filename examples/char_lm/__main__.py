@@ -146,7 +146,10 @@ def _mesh_type(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, _, size = part.partition("=")
         if name not in ("data", "model") or name in sizes or not size.isdecimal() or not int(size):
-            raise argparse.ArgumentTypeError(f"must be such as data=4,model=2; got {text!r}")
+            raise argparse.ArgumentTypeError(
+                "must give the axes data and model, or one of them, a size from 1, "
+                f"such as data=4,model=2; got {text!r}"
+            )
         sizes[name] = int(size)
     return sizes
 
@@ -221,7 +224,7 @@ def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
     console = screen()
     console.print(about(run.text, corpus, run.config), highlight=False)
     if devices.mesh is not None:
-        console.print(f"Mesh: {devices}.", highlight=False)
+        console.print(f"Mesh: {devices}. The loop of JAX runs there.", highlight=False)
     train(run, corpus, console, resume=resume, devices=devices)
     with devices.together():
         pass
