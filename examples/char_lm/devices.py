@@ -51,11 +51,21 @@ class Devices:
         """Describes the mesh."""
         if self.mesh is None:
             return "one device"
-        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
         owners = "one process"
         if self.processes > 1:
             owners = f"{self.processes} processes"
-        return f"{self.mesh.size} devices ({sizes}) of {owners}"
+        return f"{self.mesh.size} devices ({self.sizes()}) of {owners}"
+
+    def sizes(self) -> str:
+        """Returns the sizes of the axes as `--mesh` takes them."""
+        assert self.mesh is not None
+        return ",".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+
+    def options(self) -> str:
+        """Returns the options with which one process goes on with the same devices."""
+        if self.mesh is None or self.processes > 1:
+            return ""
+        return f" --mesh {self.sizes()}"
 
     def check_batch(self, batch: int) -> None:
         """Makes sure that the rows of a batch can be split.

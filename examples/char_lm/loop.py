@@ -195,7 +195,7 @@ def repeat(
     if step < config.steps:
         message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
         console.print(message, highlight=False)
-        command = f"  {run.program} resume {shlex.quote(str(run.folder))}"
+        command = f"  {run.program} resume {shlex.quote(str(run.folder))}{devices.options()}"
         console.print(command, highlight=False, soft_wrap=True)
         assert code is not None
         raise Stopped(code)
