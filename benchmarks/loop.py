@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loop.json")
     options = parser.parse_args()
     # One validation of one window at the end, which is not timed.
-    rare = {"eval_every": 10**8, "eval_windows": 1, "sample_every": 10**8, "checkpoint_every": 50}
+    rare = {"eval_every": 10**8, "eval_windows": 1, "sample_every": 10**8, "checkpoint_every": 50, "report": False}
     sizes = {"steps": options.steps, "hidden_size": options.hidden_size, "batch": options.batch}
     config = Config(**sizes, **rare)
     # All turns share the compiled functions.

@@ -1,10 +1,14 @@
 """Trains one character-level LSTM with recurrax and with PyTorch, on the same batches, and compares where they end.
 
     python -m benchmarks.shakespeare --text tiny_shakespeare.txt
+    python -m benchmarks.shakespeare --text tiny_shakespeare.txt --target 1.55 --steps 2400 --cores 2
 
 Any UTF-8 text will do. Both start from the very same weights; with `--own-weights` each draws its own from the same
 distributions. They live in processes of their own, of one core each, and train in turn, a round of steps each: they
 share the machine's good and bad moments, so that the ratio of their times means something.
+
+With `--target` both are validated after every 100 steps. The results tell how many seconds of training each needed to
+reach that validation loss, its compilation included and the validation not, and a picture shows both curves.
 """
 
 import argparse
@@ -28,6 +32,8 @@ from rich.table import Table
 from benchmarks import quiet
 
 PARTS = {"weight_ih": "kernel", "weight_hh": "recurrent_kernel", "bias_ih": "bias", "bias_hh": "recurrent_bias"}
+# With a target, the losses are validated whenever this many steps are done.
+VALIDATION_STEPS = 100
 # Takes `chars` `[B, T+1]` and the state (None at first); returns loss and state.
 Step = Callable[[np.ndarray, Any], tuple[Any, Any]]
 
@@ -47,6 +53,8 @@ class Config(NamedTuple):
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip: float = 1.0
+    cores: int = 1
+    target: float | None = None
 
 
 def read_corpus(path: str) -> tuple[int, np.ndarray, np.ndarray]:
@@ -175,19 +183,22 @@ def run_through(step: Step, windows: Iterable[np.ndarray], state: Any) -> tuple[
 
 
 def serve(pipe: Any, name: str, config: Config, text: str, weights: Path | None) -> None:
-    """A contender's process: it trains a round each time it is asked to, and validates at the end."""
+    """A contender's process: it trains the steps that it is sent, and validates at the word "validate"."""
     if hasattr(os, "sched_setaffinity"):
         # OpenMP's threads spin while they wait for each other, which on a busy machine costs PyTorch dear.
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: config.cores])
     vocabulary_size, train, validation = read_corpus(text)
     steps_of = {"recurrax": recurrax_steps, "torch": torch_steps}[name]
     (train_step, validation_step), state = steps_of(config, vocabulary_size, weights), None
     pipe.send("ready")
-    while steps := pipe.recv():
+    while (steps := pipe.recv()) is not None:
+        if steps == "validate":
+            losses, _ = run_through(validation_step, validation_windows(config, validation), None)
+            pipe.send(statistics.fmean(losses))
+            continue
         began = time.perf_counter()
         losses, state = run_through(train_step, (train_window(config, train, step) for step in steps), state)
         pipe.send((statistics.fmean(losses), time.perf_counter() - began))
-    pipe.send(statistics.fmean(run_through(validation_step, validation_windows(config, validation), None)[0]))
 
 
 def race(config: Config, text: str, weights: Path | None) -> dict[str, Any]:
@@ -198,15 +209,25 @@ def race(config: Config, text: str, weights: Path | None) -> dict[str, Any]:
         spawn.Process(target=serve, args=(theirs, name, config, text, weights), daemon=True).start()
         theirs.close()  # So that a contender that dies is noticed at once.
         pipes[name].recv()
+    curves: dict[str, list[tuple[int, float, float]]] = {name: [] for name in rounds}
+
+    def validate(name: str, step: int) -> None:
+        """Adds a point to a curve: the step, the seconds of training, the validation loss."""
+        pipes[name].send("validate")
+        curves[name].append((step, sum(seconds for _, seconds in rounds[name]), pipes[name].recv()))
+
     for number, start in enumerate(range(0, config.steps, config.round_steps)):
+        stop = min(start + config.round_steps, config.steps)
         for name in list(rounds)[:: -1 if number % 2 else 1]:
-            pipes[name].send(range(start, min(start + config.round_steps, config.steps)))
+            pipes[name].send(range(start, stop))
             rounds[name].append(pipes[name].recv())
+            if stop == config.steps or (config.target and stop % VALIDATION_STEPS == 0):
+                validate(name, stop)
     for name in rounds:
         pipes[name].send(None)
-    final = {name: pipes[name].recv() for name in rounds}
+    final = {name: curve[-1][2] for name, curve in curves.items()}
     times = [ours / theirs for (_, ours), (_, theirs) in zip(rounds["recurrax"], rounds["torch"], strict=True)]
-    return {
+    row = {
         **config._asdict(),
         "initial_weights": "shared" if weights else "own",
         "validation_loss": final,
@@ -215,14 +236,54 @@ def race(config: Config, text: str, weights: Path | None) -> dict[str, Any]:
         "time_ratio_of_rounds": times,
         "train_loss_of_rounds": {name: [loss for loss, _ in done] for name, done in rounds.items()},
     }
+    if config.target:
+        row["curves"] = curves
+        row["seconds_to_target"] = {name: seconds_to(config.target, curve) for name, curve in curves.items()}
+    return row
+
+
+def seconds_to(target: float, curve: list[tuple[int, float, float]]) -> float | None:
+    """The seconds of training after which the loss first was at most the target; None if it never was."""
+    for _, seconds, loss in curve:
+        if loss <= target:
+            return seconds
+    return None
+
+
+def draw(rows: list[dict[str, Any]], target: float, path: Path) -> None:
+    """Draws the validation losses of all runs over the seconds of training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    colors = {"recurrax": "tab:blue", "torch": "tab:orange"}
+    names = {"recurrax": "recurrax", "torch": "PyTorch"}
+    styles = ["solid", "dashed", "dotted", "dashdot"]  # One for each run.
+    for number, row in enumerate(rows):
+        for name, curve in row["curves"].items():
+            _, seconds, losses = zip(*curve, strict=True)
+            label = f"{names[name]}, seed {row['seed']}"
+            style = styles[number % len(styles)]
+            axes.plot(seconds, losses, color=colors[name], linestyle=style, label=label, linewidth=1.5)
+    axes.axhline(target, color="gray", linewidth=1, label=f"{target} nats a character")
+    axes.set(xlabel="seconds of training, compilation included", ylabel="validation loss, nats a character")
+    axes.set_ylim(top=min(axes.get_ylim()[1], target + 0.6))
+    axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Prints the validation losses and the ratios, recurrax : PyTorch."""
-    table = Table("seed", "steps", "weights", "recurrax", "PyTorch", "loss ratio", "time ratio")
+    """Prints the validation losses and the ratios, recurrax : PyTorch, and the seconds to the target."""
+    titles = ["seed", "steps", "weights", "recurrax", "PyTorch", "loss ratio", "time ratio"]
+    if rows[0]["target"]:
+        titles += [f"recurrax, s to {rows[0]['target']}", "PyTorch"]
+    table = Table(*titles)
     for row in rows:
         losses = [f"{loss:.4f}" for loss in (*row["validation_loss"].values(), row["validation_loss_ratio"])]
-        table.add_row(str(row["seed"]), str(row["steps"]), row["initial_weights"], *losses, f"{row['time_ratio']:.2f}")
+        cells = [str(row["seed"]), str(row["steps"]), row["initial_weights"], *losses, f"{row['time_ratio']:.2f}"]
+        for seconds in row.get("seconds_to_target", {}).values():
+            cells.append("never" if seconds is None else f"{seconds:.0f}")
+        table.add_row(*cells)
     Console().print(table)
 
 
@@ -233,6 +294,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200, help="training steps; default %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--own-weights", action="store_true", help="each draws its own initial weights")
+    parser.add_argument("--cores", type=int, default=1, help="cores of each contender; default %(default)s")
+    parser.add_argument("--target", type=float, help="a validation loss; how soon does each reach it?")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "shakespeare.json")
     quiet.add_option(parser)
     options = parser.parse_args()
@@ -240,13 +303,16 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Console().status("") as status:
         for seed in options.seeds:
-            config, weights = Config(seed, options.steps), None if options.own_weights else Path(folder) / "weights.npz"
+            config = Config(seed, options.steps, cores=options.cores, target=options.target)
+            weights = None if options.own_weights else Path(folder) / "weights.npz"
             status.update(f"seed {seed}, {len(rows)} of {len(options.seeds)} done")
             rows.append(race(config, options.text, weights))
     show(rows)
     versions = {name: version(name) for name in ("jax", "flax", "optax", "torch", "numpy")}
     about = {"date": datetime.date.today().isoformat(), "versions": versions, "machine": watch.verdict(), "runs": rows}
     options.out.write_text(json.dumps(about, indent=1) + "\n")
+    if options.target:
+        draw(rows, options.target, options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import _benchmark_directive
+import _counts
 import _diagram_directive
 import _tutorials
 import diagrams
@@ -22,6 +24,14 @@ nb_execution_mode = "off"
 nb_number_source_lines = False
 html_theme = "furo"
 html_title = "recurrax"
+# The theme's own choice for dark pages is too faint in places.
+pygments_dark_style = "a11y-dark"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+# Only dashes are set, since a prime, as in h', is no quotation mark.
+smartquotes_action = "D"
+# In docstrings, single backticks mean code.
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -40,6 +50,9 @@ def skip_default_functions(app, kind, name, value, skip, options):
 
 def name_default_functions(app, kind, name, value, options, signature, returns):
     """Shows the name of a default: `tanh` for `<PjitFunction of <function tanh at 0x7f>>`."""
+    # The attributes of a protocol are described, and nobody calls it.
+    if getattr(value, "_is_protocol", False):
+        return "", returns
     if signature is not None:
         function = r"<(?:PjitFunction of <)?function ([\w.]+)(?: at 0x\w+)?>{1,2}"
         signature = re.sub(function, r"\1", signature)
@@ -70,13 +83,22 @@ def set_equations(app, kind, name, value, options, lines):
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
+def set_language(app, name, template, context, doctree):
+    """Says that a page is in Chinese, so that browsers choose its letters and its voice."""
+    if name == "zh":
+        context["language"] = "zh-CN"
+
+
 _tutorials.write()
 diagrams.write(_diagram_directive.FOLDER)
 
 
 def setup(app):
-    """Connects the functions above to the reference of the API."""
+    """Connects the functions above to the build, and adds the directives."""
     app.add_directive("diagram", _diagram_directive.Diagram)
+    app.add_directive("benchmark", _benchmark_directive.Benchmark)
     app.connect("autodoc-skip-member", skip_default_functions)
     app.connect("autodoc-process-signature", name_default_functions)
     app.connect("autodoc-process-docstring", set_equations)
+    app.connect("html-page-context", set_language)
+    app.connect("source-read", _counts.add_counts)

@@ -89,6 +89,18 @@ class Picture:
         shape = Rectangle((x, y), 0.7, 0.5, fc=color, ec=ink, lw=1.2, ls=style, zorder=2)
         self.axes.add_patch(shape)
 
+    def grid(self, x, y, rows, size=0.25):
+        """Draws a matrix of letters as squares. A dot is an empty place."""
+        ink = self.colors["ink"]
+        fills = {"#": self.colors["learned"], "x": self.colors["step"], "-": "none"}
+        for number, row in enumerate(rows):
+            for place, letter in enumerate(row):
+                if letter == ".":
+                    continue
+                corner = (x + size * place, y - size * (number + 1))
+                shape = Rectangle(corner, size, size, fc=fills[letter], ec=ink, lw=0.8, zorder=2)
+                self.axes.add_patch(shape)
+
     def line(self, *points, style="-"):
         """Draws a line through the points."""
         xs, ys = zip(*points, strict=True)
@@ -198,6 +210,185 @@ def lstm(theme):
     p.arrow(o.right, read.left)
     p.arrow(read.right, (8.9, 2.0))
     p.word(9.25, 2.0, "h', y")
+    return p
+
+
+def peephole(theme):
+    """LSTM with peepholes, drawn as dotted lines.
+
+    The forget gate and the input gate also see the old memory c. The output gate sees the new
+    memory.
+    """
+    p = lstm(theme)
+    p.line((1.9, 4.1), (1.9, 2.6), (3.5, 2.6), (3.5, 2.15), style=":")
+    p.arrow((3.45, 2.15), (3.6, 2.15))
+    p.line((1.9, 2.6), (1.9, 2.0), (2.3, 2.0), style=":")
+    p.arrow((2.25, 2.0), (2.4, 2.0))
+    p.line((6.9, 4.1), (6.9, 2.4), style=":")
+    p.arrow((6.9, 2.45), (6.9, 2.25))
+    return p
+
+
+def mgu(theme):
+    """MGU: one gate f. It scales u_n, the product of state and recurrent kernel.
+
+    It also mixes the candidate n with the old state.
+    """
+    p = Picture(10.4, 4.4, theme)
+    box = products(p, 3.9, "z,  u")
+    f = p.box(2.9, 2.0, "f: σ")
+    reset = p.circle(4.2, 2.9, "×")
+    add = p.circle(5.2, 2.9, "+")
+    n = p.box(6.2, 2.9, "tanh", 0.9)
+    mix = p.box(8.2, 2.9, "(1 − f) n + f h", 1.9)
+    # The sums lie below, and the gate goes to two places.
+    p.line(box.right, (5.2, 1.1))
+    p.arrow((2.9, 1.1), f.bottom)
+    p.arrow(f.top, (2.9, 2.9), reset.left)
+    p.arrow(f.right, (8.2, 2.0), mix.bottom)
+    p.arrow((4.2, 1.1), reset.bottom)
+    p.word(4.3, 1.5, "uₙ", align="left")
+    p.arrow((5.2, 1.1), add.bottom)
+    p.word(5.3, 1.5, "zₙ", align="left")
+    p.arrow(reset.right, add.left)
+    p.arrow(add.right, n.left)
+    p.arrow(n.right, mix.left)
+    p.arrow((0.45, 3.9), (8.2, 3.9), mix.top)
+    p.arrow((1.5, 3.9), box.top)
+    p.arrow(mix.right, (9.8, 2.9))
+    p.word(10.1, 2.9, "h', y")
+    return p
+
+
+def layer_norm(theme):
+    """Layer normalization: both products are normalized before they are added.
+
+    Each has its own scale. The gates of the cell follow.
+    """
+    p = Picture(10.2, 3.0, theme)
+    for name, kernel, y in (("h", "@ recurrent_kernel", 2.3), ("x", "@ kernel", 0.7)):
+        p.word(0.3, y, name)
+        product = p.box(2.2, y, kernel, 2.5, fill="learned")
+        norm = p.box(4.7, y, "LN", 0.8)
+        scale = p.box(6.5, y, "* scale + bias", 1.9, fill="learned")
+        p.arrow((0.45, y), product.left)
+        p.arrow(product.right, norm.left)
+        p.arrow(norm.right, scale.left)
+        p.line(scale.right, (8.0, y))
+    # Both sums meet in the middle.
+    add = p.circle(8.0, 1.5, "+")
+    p.arrow((8.0, 2.3), add.top)
+    p.arrow((8.0, 0.7), add.bottom)
+    p.arrow(add.right, (9.0, 1.5))
+    p.word(9.5, 1.5, "gates")
+    return p
+
+
+def kernels(theme):
+    """Four recurrent kernels of six units. A filled square is a weight.
+
+    The full kernel connects all units. The diagonal one connects each unit with itself. In blocks,
+    units of one head meet. A kernel of low rank is a product of two thin matrices.
+    """
+    p = Picture(11.3, 2.7, theme)
+    diagonal = ["-" * i + "#" + "-" * (5 - i) for i in range(6)]
+    blocks = ["###---"] * 3 + ["---###"] * 3
+    shown = [("full: LSTM, GRU", ["######"] * 6), ("diagonal: IndRNN", diagonal)]
+    shown.append(("blocks: two heads", blocks))
+    for number, (name, rows) in enumerate(shown):
+        x = 0.6 + 2.7 * number
+        p.grid(x, 2.5, rows)
+        p.word(x + 0.75, 0.5, name)
+    # Two thin matrices side by side.
+    p.grid(8.5, 2.5, ["##"] * 6)
+    p.word(9.15, 2.0, "×")
+    p.grid(9.3, 2.25, ["######"] * 2)
+    p.word(9.65, 0.5, "low rank")
+    return p
+
+
+def matrix_memory(theme):
+    """mLSTM: the memory is a matrix. The forget gate scales it.
+
+    The input gate adds the product of value and key. The query reads the memory, and the output
+    gate scales the result. The normalizer is left out.
+    """
+    p = Picture(10.4, 3.9, theme)
+    p.word(0.3, 2.6, "c")
+    forget = p.circle(1.6, 2.6, "×")
+    add = p.circle(3.6, 2.6, "+")
+    memory = Node(5.6, 2.6, 1.0, 1.0)
+    p.grid(5.1, 3.1, ["xxxx"] * 4)
+    write = p.box(3.6, 1.4, "i * v kᵀ", 1.4)
+    gate = p.box(1.6, 1.4, "f: σ", 0.9)
+    read = p.box(7.6, 2.6, "@ q", 0.9)
+    out = p.circle(8.9, 2.6, "×")
+    o = p.box(8.9, 1.4, "o: σ", 0.9)
+    p.arrow((0.45, 2.6), forget.left)
+    p.arrow(gate.top, forget.bottom)
+    p.arrow(forget.right, add.left)
+    p.arrow(write.top, add.bottom)
+    p.arrow(add.right, memory.left)
+    p.arrow(memory.right, read.left)
+    p.arrow(read.right, out.left)
+    p.arrow(o.top, out.bottom)
+    p.arrow(out.right, (9.7, 2.6))
+    p.word(9.95, 2.6, "y")
+    # The new memory also goes to the next step.
+    p.arrow((6.4, 2.6), (6.4, 3.6), (9.7, 3.6))
+    p.word(9.95, 3.6, "c'")
+    inputs = p.box(5.2, 0.55, "x @ kernel + bias", 8.2, fill="learned")
+    for node in (gate, write, o):
+        p.arrow((node.x, inputs.top[1]), node.bottom)
+    p.arrow((7.6, inputs.top[1]), read.bottom)
+    return p
+
+
+def elapsed(theme):
+    """CfC: a network reads input and state. It gives two candidates.
+
+    A gate mixes them. The gate depends on dt, the time since the last step.
+    """
+    p = Picture(10.0, 3.8, theme)
+    p.word(0.4, 2.4, "x, h")
+    network = p.box(2.0, 2.4, "backbone", 1.5, fill="learned")
+    p.arrow((0.8, 2.4), network.left)
+    f = p.box(4.5, 3.2, "tanh(f)", 1.2)
+    g = p.box(4.5, 2.4, "tanh(g)", 1.2)
+    gate = p.box(4.5, 1.2, "t = σ(a dt + b)", 2.0)
+    p.word(4.5, 0.25, "dt")
+    p.arrow((4.5, 0.45), gate.bottom)
+    # One network feeds the candidates and the gate.
+    for node in (f, g, gate):
+        p.arrow(network.right, (3.1, 2.4), (3.1, node.y), node.left)
+    mix = p.box(7.3, 2.4, "(1 − t) f + t g", 1.9)
+    p.arrow(f.right, (7.3, 3.2), mix.top)
+    p.arrow(g.right, mix.left)
+    p.arrow(gate.right, (7.3, 1.2), mix.bottom)
+    p.arrow(mix.right, (9.2, 2.4))
+    p.word(9.6, 2.4, "h', y")
+    return p
+
+
+def convolution(theme):
+    """A convolutional cell: the state has a place for each pixel.
+
+    The gates of a place see the inputs and the state in a small window over that place.
+    """
+    p = Picture(9.6, 3.7, theme)
+    window = ["------", "-xxx--", "-xxx--", "-xxx--", "------"]
+    place = ["------", "------", "--x---", "------", "------"]
+    p.grid(0.6, 3.5, window)
+    p.word(0.3, 2.9, "h")
+    p.grid(0.6, 1.9, window)
+    p.word(0.3, 1.3, "x")
+    # The window of the gates, and the place that they compute.
+    kernels_box = p.box(4.4, 1.9, "convolutions,\nthen the gates", 2.4, 0.9, fill="learned")
+    for y in (2.87, 1.27):
+        p.arrow((2.2, y), (2.7, y), (2.7, 1.9), kernels_box.left)
+    p.grid(6.9, 2.5, place)
+    p.arrow(kernels_box.right, (6.85, 1.9))
+    p.word(8.9, 1.9, "h', y")
     return p
 
 
@@ -341,15 +532,98 @@ def wrapper(theme):
     return p
 
 
+def layers(theme):
+    """The kinds of layers. Every cell is a layer.
+
+    Affine cells and linear cells are two kinds of cells. Stack, Bidirectional and other layers
+    hold layers.
+    """
+    p = Picture(11.0, 4.3, theme)
+    p.frame(0.1, 0.1, "Layer: a sequence and a state in, a sequence and a state out", 10.8, 4.1)
+    p.frame(0.4, 0.35, "Cell: computes one step", 6.4, 3.2)
+    p.frame(0.7, 0.6, "AffineCell", 2.8, 2.3)
+    p.frame(3.7, 0.6, "LinearCell", 2.8, 2.3)
+    p.word(2.1, 1.85, "u = h @ kernel")
+    p.word(2.1, 1.2, "Elman, LSTM, GRU")
+    p.word(5.1, 1.85, "h' = a h + b")
+    p.word(5.1, 1.2, "minGRU, LRU, S5")
+    # Layers that are no cells.
+    p.frame(7.0, 0.35, "made of layers", 3.7, 3.2)
+    p.word(8.85, 2.3, "Stack, Bidirectional,")
+    p.word(8.85, 1.75, "Residual, Zoneout,")
+    p.word(8.85, 1.2, "your own")
+    return p
+
+
+def state(theme):
+    """Two parts of a sequence. The state after the first part enters the second part.
+
+    A stream hands the state on in the same way, one step at a time.
+    """
+    p = Picture(10.4, 3.0, theme)
+    p.word(0.6, 1.5, "initial")
+    before = (1.05, 1.5)
+    parts = [("first part", "scan", "ys", 2.9, 1.9), ("second part", "scan", "ys", 5.7, 1.9)]
+    parts.append(("one step", "step", "y", 8.2, 1.0))
+    for name, run, output, x, width in parts:
+        box = p.box(x, 1.5, run, width, fill="learned")
+        p.word(x, 0.25, name)
+        p.arrow((x, 0.5), box.bottom)
+        p.arrow(box.top, (x, 2.5))
+        p.word(x, 2.75, output)
+        p.arrow(before, box.left)
+        before = box.right
+        # The name of what goes from one box to the next.
+        p.word(box.right[0] + 0.5, 1.75, "state", size=10)
+    p.arrow(before, (10.1, 1.5))
+    return p
+
+
+def implementations(theme):
+    """Scan checks the arguments and puts time first. Then it chooses an implementation.
+
+    The implementations compute the same numbers in different ways: a loop, a loop in C++, or all
+    steps at once.
+    """
+    p = Picture(11.2, 3.9, theme)
+    check = p.box(1.2, 1.95, "check,\ntime first", 1.7, 0.9)
+    choose = p.box(3.9, 1.95, "choose", 1.4)
+    restore = p.box(10.1, 1.95, "restore\nthe axes", 1.6, 0.9)
+    p.arrow(check.right, choose.left)
+    # Four of the implementations, each with its height.
+    ways = [
+        ("hoisted: a loop, with a rule", 3.45),
+        ("native: a loop in C++", 2.45),
+        ("associative: all steps at once", 1.45),
+        ("xla: the plain loop", 0.45),
+    ]
+    for text, y in ways:
+        way = p.box(6.95, y, text, 3.4)
+        p.arrow(choose.right, (4.9, choose.y), (4.9, y), way.left)
+        p.line(way.right, (8.95, y), (8.95, 1.95))
+    p.arrow((8.95, 1.95), restore.left)
+    return p
+
+
 DRAWINGS = {
     "scan": scan,
     "elman": elman,
     "lstm": lstm,
+    "peephole": peephole,
     "gru": gru,
+    "mgu": mgu,
+    "layer_norm": layer_norm,
+    "kernels": kernels,
+    "matrix_memory": matrix_memory,
+    "elapsed": elapsed,
+    "convolution": convolution,
     "linear": linear,
     "stack": stack,
     "masks": masks,
     "wrapper": wrapper,
+    "layers": layers,
+    "state": state,
+    "implementations": implementations,
 }
 
 

@@ -19,6 +19,9 @@
 # 3. Flax NNX and optax train it further.
 # 4. The tagger is written as ONNX, and onnxruntime serves it.
 #
+# You will see one curve of the loss, across PyTorch and Flax, and a picture of the tags that
+# onnxruntime gives to a line of Python.
+#
 # The notebook needs `pip install torch onnxruntime` and the extras `interop` and `examples` of
 # recurrax.
 
@@ -31,6 +34,7 @@ from collections import Counter
 from pathlib import Path
 
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import onnxruntime
 import optax
@@ -169,6 +173,7 @@ def batches(examples, size=32):
 torch.manual_seed(0)
 model = Tagger()
 adam = torch.optim.Adam(model.parameters(), 1e-2)
+torch_losses = []
 for step, batch in zip(range(40), batches(train), strict=False):
     ids, tags = batch.xs
     ids = torch.from_numpy(ids).long()
@@ -180,6 +185,7 @@ for step, batch in zip(range(40), batches(train), strict=False):
     adam.zero_grad()
     loss.backward()
     adam.step()
+    torch_losses.append(loss.item())
     if step % 10 == 9:
         print(f"step {step + 1}: {loss.item():.3f} nats")
 
@@ -263,11 +269,28 @@ tagger = NNXTagger(embedding, layer, params)
 optimizer = nnx.Optimizer(tagger, optax.adam(5e-3), wrt=nnx.Param)
 
 before = accuracy(tagger(ids, lengths))
+nnx_losses = []
 for batch in batches(train):
-    loss = train_step(tagger, optimizer, *batch.xs, batch.lengths)
+    nnx_losses.append(float(train_step(tagger, optimizer, *batch.xs, batch.lengths)))
 after = accuracy(tagger(ids, lengths))
 print(f"right tags: {before:.1%} before, {after:.1%} after")
 assert after > before
+
+# %% [markdown]
+# The loss goes on where PyTorch stopped.
+
+# %%
+switch = len(torch_losses)
+figure, axis = plt.subplots(figsize=(9, 3))
+axis.plot(range(switch), torch_losses, color="tab:orange", label="PyTorch")
+axis.plot(range(switch, switch + len(nnx_losses)), nnx_losses, label="Flax NNX")
+axis.axvline(switch - 0.5, color="grey", linewidth=0.8, linestyle=":")
+axis.set(title="one training in two libraries", xlabel="training step", yscale="log")
+axis.set(ylabel="loss, nats a token")
+axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.001", "0.01", "0.1", "1"])
+axis.minorticks_off()
+axis.legend()
+plt.show()
 
 # %% [markdown]
 # ## To ONNX
@@ -306,3 +329,14 @@ inputs = {"ids": encode(tokens)[None], "lengths": np.array([len(tokens)], np.int
 (logits,) = session.run(["ys"], inputs)
 for token, best in zip(tokens, logits[0].argmax(-1), strict=True):
     print(f"{token}/{TAGS[best]}", end=" ")
+
+# %%
+odds = np.exp(logits[0])
+probabilities = odds / odds.sum(axis=-1, keepdims=True)  # [T, tags]
+figure, axis = plt.subplots(figsize=(9, 3))
+image = axis.imshow(probabilities.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+axis.set_xticks(range(len(tokens)), tokens, family="monospace", rotation=45, ha="right")
+axis.set_yticks(range(len(TAGS)), TAGS)
+axis.set(title="what onnxruntime says about each token")
+figure.colorbar(image, label="probability of the tag")
+plt.show()

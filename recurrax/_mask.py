@@ -120,6 +120,20 @@ class Steps:
         right_padded: whether `mask` is made of lengths: all masked steps of a row are at its end.
         batch_major: whether the caller's sequences have the axis of time after the batch. So they
             lie in memory. An implementation gets them with time first in any case.
+
+    Example:
+        The flags of one step of two rows. The first row restarts, and the second row is masked.
+
+        >>> import jax.numpy as jnp
+        >>> from recurrax.implementations import Steps
+        >>> flags = Steps(mask=jnp.array([True, False]), restart=jnp.array([True, False]))
+        >>> state = flags.restarted(jnp.array([1.0, 2.0]), initial=jnp.zeros(2))
+        >>> state.tolist()
+        [0.0, 2.0]
+        >>> flags.keep_masked(state + 5, state).tolist()
+        [5.0, 2.0]
+        >>> flags.zero_masked(jnp.array([7.0, 8.0])).tolist()
+        [7.0, 0.0]
     """
 
     mask: jax.Array | None = None

@@ -147,6 +147,7 @@ def test_weights_equal_those_of_other_libraries(keras) -> None:
     np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_padding_of_the_memory_has_no_influence() -> None:
     layer = rx.BahdanauAttention(rx.ElmanCell(H), M)
     params, xs = perturbed_params(layer, I), normal(3, 4, I)

@@ -33,6 +33,7 @@ def test_what_is_packed_comes_back(lengths: list[int], more: int) -> None:
     assert rx.data.pack(given, 7, rows=R + more).xs["x"].shape == (R + more, 7, 3)
 
 
+@pytest.mark.thorough
 def test_packed_sequences_do_not_meet() -> None:
     layer, given = rx.Bidirectional(rx.LSTMCell(4)), sequences([3, 5, 0, 2, 6, 1])
     params, packed = perturbed_params(layer, 3), rx.data.pack(given, 7)

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from benchmarks import quiet
+from benchmarks.shakespeare import seconds_to
 from benchmarks.speed import report
 from benchmarks.speed.cases import all_cases
 from benchmarks.speed.race import ratios
@@ -142,6 +143,30 @@ def test_the_loop_is_measured(tmp_path: Path) -> None:
     rows = {row["contender"]: row for row in json.loads(out.read_text())["rows"]}
     assert rows["bare"]["ratio"] == 1
     assert rows["loop"]["ratio"] > 0
+
+
+@pytest.mark.thorough
+def test_the_race_to_a_loss(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out, text = tmp_path / "race.json", tmp_path / "text.txt"
+    text.write_text("an example of a text\n" * 1000)
+    command = [sys.executable, "-m", "benchmarks.shakespeare", "--text", str(text), "--steps", "2", "--seeds", "0"]
+    command += ["--target", "2.5", "--busy", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=Path(__file__).parents[1])
+    (run,) = json.loads(out.read_text())["runs"]
+    assert run["validation_loss_ratio"] == pytest.approx(1, abs=1e-4)
+    for name, curve in run["curves"].items():
+        ((step, seconds, loss),) = curve
+        assert (step, loss) == (2, run["validation_loss"][name])
+        assert seconds > 0
+        assert run["seconds_to_target"][name] == (seconds if loss <= 2.5 else None)
+    assert out.with_suffix(".png").exists()
+
+
+def test_the_seconds_to_a_loss() -> None:
+    curve = [(100, 5.0, 2.0), (200, 9.0, 1.5), (300, 14.0, 1.6)]
+    assert seconds_to(1.5, curve) == 9.0
+    assert seconds_to(1.4, curve) is None
 
 
 @pytest.mark.thorough

@@ -21,7 +21,7 @@ from examples.char_lm.data import Corpus, encode, training_windows, validation_w
 from examples.char_lm.run import Run
 from examples.char_lm.train import Learner
 
-TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02"
+TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --no-report"
 
 
 def write_text(path: Path) -> Path:
@@ -215,17 +215,18 @@ def test_streams_keep_the_state_and_begin_anew_with_each_epoch(text: Path, tmp_p
     assert float(learner.evaluate(state.params, windows_read)) == pytest.approx(float(entire.mean()), rel=1e-5)
     losses = []
     for step in range(2 * windows):
-        state, loss = learner.train_step(state, *training_windows(corpus.train, step, config))
-        losses.append(float(loss))
+        state, measured = learner.train_step(state, *training_windows(corpus.train, step, config))
+        losses.append(float(measured["loss"]))
     np.testing.assert_allclose(losses, jnp.tile(expected, 2), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_chinese_text_of_a_thousand_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     draw, alphabet = random.Random(0), "".join(chr(0x4E00 + i) for i in range(1026)) + "\n"
     lyrics = tmp_path / "歌詞.txt"
     lyrics.write_text(alphabet + "".join(draw.choices(alphabet[:50], k=10_000 - len(alphabet))), "utf-8")
     out = tmp_path / "run"
-    options = "--cell rnn --hidden-size 256 --window 35 --batch 32 --steps 8 --learning-rate 0.01 --warmup 0"
+    options = "--cell rnn --window 35 --batch 32 --steps 8 --learning-rate 0.01 --warmup 0 --no-report"
     assert main(["train", "--text", str(lyrics), "--out", str(out), *options.split()]) == 0
     losses = [row["loss"] for row in rows(out) if "loss" in row]
     assert losses[0] == pytest.approx(np.log(1027), rel=0.05)

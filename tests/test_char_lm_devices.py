@@ -18,7 +18,7 @@ from fault_injection import write_text
 
 ROOT = Path(__file__).parent.parent
 TINY = "--hidden-size 16 --embedding-size 8 --batch 8 --window 10 --warmup 5 --steps 100 --dropout 0.1 "
-TINY += "--learning-rate 0.01 --eval-every 50 --checkpoint-every 50 --sample-every 1000"
+TINY += "--learning-rate 0.01 --eval-every 50 --checkpoint-every 50 --sample-every 1000 --no-report"
 
 
 def port() -> int:
@@ -50,7 +50,7 @@ def end(started: list[subprocess.Popen], code: int = 0) -> list[str]:
     said = []
     try:
         for process in started:
-            output, error = process.communicate(timeout=120)
+            output, error = process.communicate(timeout=300)
             said.append(output + error)
         assert [process.returncode for process in started] == [code] * len(started), "\n".join(said)
     finally:

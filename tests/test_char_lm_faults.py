@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from examples.char_lm import checkpoint, command, data, report
+from examples.char_lm import checkpoint, command, data, expect
 from examples.char_lm import train as training
 from examples.char_lm.__main__ import main
 from examples.char_lm.config import Config, UserError
@@ -31,7 +31,7 @@ from examples.char_lm.train import Learner
 from fault_injection import Faults, contents, result, write_text
 
 TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --dropout 0.1 "
-TINY += "--steps 30 --eval-every 6 --checkpoint-every 10"
+TINY += "--steps 30 --eval-every 6 --checkpoint-every 10 --sample-every 9 --no-report"
 
 
 class Killed(BaseException):
@@ -220,7 +220,7 @@ def test_damaged_files_of_a_run(finished: Path, text: Path, tmp_path: Path, caps
     (run / "text.bin").write_bytes((run / "text.bin").read_bytes()[1:])
     error = told(capsys, ["resume", run], code=0)
     assert f"the checkpoint '{newest}' is damaged" in error
-    assert "2 of 35 are left out" in error
+    assert "2 of 38 are left out" in error
     assert "so the text is read again" in error
     last, best, rows = result(finished)
     assert result(run) == (last, best, [row for row in rows if row["step"] not in (4, 5)])
@@ -295,12 +295,12 @@ def test_what_is_not_finite_stops_the_run(
     train_step, run = Learner.train_step, tmp_path / "run"
 
     def overflow_in_step_20(self, state, *windows):
-        after, loss = train_step(self, state, *windows)
+        after, measured = train_step(self, state, *windows)
         if int(after.step) != 20:
-            return after, loss
+            return after, measured
         if what == "loss":
-            return after, loss * jnp.nan
-        return after._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, after.params)), loss
+            return after, {**measured, "loss": measured["loss"] * jnp.nan}
+        return after._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, after.params)), measured
 
     monkeypatch.setattr(Learner, "train_step", overflow_in_step_20)
     error = told(capsys, train(text, run))
@@ -368,7 +368,7 @@ def test_a_newcomer_is_told_what_to_expect(finished: Path, capsys: pytest.Captur
     letters = data.decode(corpus.validation, run.text.vocabulary)
     learned = data.decode(corpus.train, run.text.vocabulary)
     assert learned + letters == Path(run.text.source).read_text()
-    uniform, unigram, zipped = report.baselines(run.text.vocabulary, corpus)
+    uniform, unigram, zipped = expect.baselines(run.text.vocabulary, corpus)
     size = len(run.text.vocabulary)
     assert uniform == pytest.approx(np.log2(size))
     expected = [np.log2((len(learned) + size) / (learned.count(letter) + 1)) for letter in letters]
@@ -376,9 +376,9 @@ def test_a_newcomer_is_told_what_to_expect(finished: Path, capsys: pytest.Captur
     assert zipped == pytest.approx(8 * len(gzip.compress(letters.encode())) / len(letters))
     assert unigram < uniform
     params = Learner(run.config, size).first_state().params
-    count = report.parameters(size, run.config)
+    count = expect.parameters(size, run.config)
     assert count == sum(leaf.size for leaf in jax.tree.leaves(params))
-    about = report.about(run.text, corpus, run.config)
+    about = expect.about(run.text, corpus, run.config)
     for part in (f"{count:,} parameters", "cpu", "min", f"{uniform:.2f}", f"{unigram:.2f}", f"gzip {zipped:.2f}"):
         assert part in about
 

@@ -91,6 +91,7 @@ def test_a_beam_as_wide_as_all_texts_finds_them_in_order(vocabulary, length, sto
         np.testing.assert_allclose(beams.scores[row], [scores[text] for text in best], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_narrow_beam_is_the_beam_of_a_python_loop_and_its_rows_are_alone() -> None:
     model_step, initial_state, _ = language_model(6)
     step = jax.jit(model_step)

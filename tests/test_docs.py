@@ -1,5 +1,6 @@
 """README and docs are true: their Python blocks run, and every public name is documented."""
 
+import importlib.util
 import inspect
 import itertools
 import os
@@ -31,7 +32,12 @@ PAGES = [
     "docs/analysis.md",
     "docs/reinforcement_learning.md",
     "docs/extending.md",
+    "docs/series.md",
+    "docs/streaming.md",
+    "docs/gpu.md",
+    "docs/many_devices.md",
 ]
+OF_OTHER_LIBRARIES = "docs/coming_from.md"
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
@@ -40,7 +46,7 @@ def test_what_a_page_says_of_other_libraries(run_page) -> None:
     for library in ("torch", "keras", "haiku", "equinox", "onnxruntime"):
         pytest.importorskip(library)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as the libraries need them
-        run_page("docs/coming_from.md")
+        run_page(OF_OTHER_LIBRARIES)
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -49,11 +55,65 @@ def test_the_blocks_of_a_page_run(page: str, run_page) -> None:
     run_page(page)
 
 
+def test_every_page_with_code_is_run() -> None:
+    with_code = set()
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        if "```python" in path.read_text():
+            with_code.add(path.relative_to(ROOT).as_posix())
+    assert with_code == {*PAGES, OF_OTHER_LIBRARIES}
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub and the site give the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("notebooks/[0-9]*.py")]
+    for folder in ("docs", "benchmarks", "examples"):
+        pages += (ROOT / folder).rglob("*.md")
+    broken = []
+    for page in pages:
+        # A code block may hold anything.
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^()\s]+)\)", text):
+            if target.startswith(("http", "mailto:")):
+                continue
+            file, _, anchor = target.partition("#")
+            path = page
+            if file:
+                path = (page.parent / file).resolve()
+            # The site makes its tutorials of the notebooks.
+            if path.parent == ROOT / "docs" / "tutorials":
+                path = ROOT / "notebooks" / f"{path.stem}.py"
+            found = path.exists()
+            if anchor and path.suffix == ".md":
+                found = found and anchor in anchors_of(path)
+            if not found:
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_the_readme_has_the_recorded_times() -> None:
+    # The site makes its tables of the same results.
+    spec = importlib.util.spec_from_file_location("_benchmarks", ROOT / "docs" / "_benchmarks.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    readme = (ROOT / "README.md").read_text()
+    missing = [line for line in tables.markdown(tables.training()).splitlines()[2:] if line not in readme]
+    assert not missing
+    # Every other table can be made too, and has a figure in each row.
+    for name, table in tables.TABLES.items():
+        header, *rows = table()
+        assert rows, name
+        assert all(len(row) == len(header) and any(map(str.isdigit, " ".join(row))) for row in rows), name
+
+
 # Abstract, shown by the cells that derive from it; or a tool of `check_contract` or a result of `trace`, shown there.
 WITHOUT_EXAMPLE = {"Layer", "AffineCell", "run_segments_apart", "values_and_gradients", "assert_close"}
 WITHOUT_EXAMPLE |= {"Trace", "CellTrace"}
-# `docs/extending.md` writes an implementation with them.
-WITHOUT_EXAMPLE |= {"Implementation", "Steps", "register"}
 
 
 def public(module) -> dict:

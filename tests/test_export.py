@@ -100,6 +100,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.thorough
 def test_masks_resets_and_irregular_times() -> None:
     cell = rx.Stack((rx.CfCCell(3),))
     params = perturbed_params(cell, 3)

@@ -13,7 +13,6 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 import recurrax as rx
-from quick import quick_first
 from recurrax import linen
 from recurrax import nnx as rnn
 from recurrax.testing import assert_close, normal_like, perturbed_params
@@ -58,6 +57,7 @@ def cross_entropy(logits: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("standard_promotion")
 def test_nnx_inside_a_larger_model_trains_saves_and_restores(tmp_path) -> None:
     model = Tagger(nnx.Rngs(0))
@@ -198,7 +198,8 @@ def test_dropout_follows_each_frameworks_habit() -> None:
         module.apply(variables, xs)
 
 
-@pytest.mark.parametrize("axis_type", quick_first([AxisType.Explicit, AxisType.Auto]), ids=str)
+@pytest.mark.thorough
+@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=str)
 def test_parameters_carry_the_sharding_that_the_user_gives(axis_type: AxisType) -> None:
     xs, sharding = normal(8, 5, 4), {"kernel": (None, "model"), "recurrent_kernel": (None, "model")}
     layer = rx.Stack((rx.LSTMCell(4), rx.GRUCell(4)))

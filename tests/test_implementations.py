@@ -69,10 +69,8 @@ def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     jax.clear_caches()
 
 
-@pytest.mark.parametrize(
-    "name",
-    quick_first(["gain", *CELLS, "halved gru"]),
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["gain", *CELLS, "halved gru"])
 def test_the_rule_equals_plain_autodiff(name: str, platform: str) -> None:
     cell = {**CELLS, "gain": GainCell(4), "halved gru": HalvedGRUCell(4)}[name]
     rng = np.random.default_rng(0)

@@ -40,6 +40,7 @@ def test_every_way_to_walk_gives_the_same_gradients() -> None:
         assert_close("in parts and at once", in_parts, plain, 1e-5)
 
 
+@pytest.mark.thorough
 def test_modules_begin_with_it() -> None:
     layer = rx.Stack((rx.LearnedInitialState(rx.Zoneout(rx.GRUCell(4), 0.5)), rx.ElmanCell(2)))
     params = perturbed_params(layer, 3)
@@ -70,6 +71,7 @@ def test_it_is_that_of_one_cell(layer: rx.Layer) -> None:
 EXPONENTIAL = [rx.SLSTMCell(4, 2), rx.SLSTMCell(4, forget_gate="exp"), rx.MLSTMCell(4, 2)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cell", EXPONENTIAL, ids=str)
 def test_outputs_and_gradients_are_continuous_where_it_begins(cell: rx.Cell) -> None:
     layer, rng = rx.LearnedInitialState(cell), np.random.default_rng(0)

@@ -96,6 +96,7 @@ def test_a_reset_clears_what_is_not_finite_between_devices() -> None:
     check_contract(rx.MinGRUCell(3), implementation=rx.implementations.TimeSharded(mesh, "time"), promises=["resets"])
 
 
+@pytest.mark.thorough
 def test_gradients_of_a_segment_ignore_a_broken_one() -> None:
     reset = jnp.array([[False, False, True, False, True, False]])
     for cell in (rx.MinGRUCell(3), rx.LRUCell(3), rx.MLSTMCell(3)):

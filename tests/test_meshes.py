@@ -77,6 +77,7 @@ def test_a_training_step_has_a_place_for_every_array_under_an_explicit_mesh(laye
     assert dxs.sharding.spec[0] == "data"
 
 
+@pytest.mark.thorough
 def test_flags_in_the_shape_of_what_they_choose_have_a_place_under_an_explicit_mesh() -> None:
     """With one head or one feature, a mask that lies on every device has the shape of spread arrays."""
     mesh, lengths = explicit(8), jnp.array([3, 2, 0, 1, 3, 3, 2, 1])
@@ -90,6 +91,7 @@ def test_flags_in_the_shape_of_what_they_choose_have_a_place_under_an_explicit_m
         assert dxs.sharding.spec[0] == "data"
 
 
+@pytest.mark.thorough
 def test_a_training_step_of_a_module_is_the_same_under_an_explicit_mesh() -> None:
     xs = normal_like(jax.ShapeDtypeStruct((8, 2, 3), jnp.float32), 1)
 
@@ -110,6 +112,7 @@ def test_a_training_step_of_a_module_is_the_same_under_an_explicit_mesh() -> Non
     assert_close("sharded by rows", jax.device_get(got), jax.device_get(expected), 1e-5)
 
 
+@pytest.mark.thorough
 def test_masks_of_features_of_words_and_of_single_rows_do_not_depend_on_the_mesh() -> None:
     xs, mesh = normal_like(jax.ShapeDtypeStruct((8, 3, 4), jnp.float32), 1), explicit(4, 2)
     words = rx.layers.embedding_dropout(KEY, xs[:, 0], 0.5)

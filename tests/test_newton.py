@@ -184,6 +184,7 @@ def test_rows_that_do_not_converge_are_nan() -> None:
     assert jnp.isnan(jax.grad(lambda params: run(params)[1].sum())(params).kernel).all()
 
 
+@pytest.mark.thorough
 def test_fallback() -> None:
     cell, params = expanding(1.3)
     args = params, normal(2, 40, 3), rx.cells.ElmanState(normal(2, 4))

@@ -85,6 +85,7 @@ def test_named_reaches_into_cells_and_modules() -> None:
         rx.param_mask(params, "kernel", "kernal")
 
 
+@pytest.mark.thorough
 def test_penalties_on_outputs_see_real_steps_of_one_segment_alone() -> None:
     ys = normal_like(jax.ShapeDtypeStruct((3, 5, 2), jnp.float32), 4)
     mask = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool)

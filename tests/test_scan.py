@@ -79,9 +79,8 @@ def test_segment_ids_mark_the_first_step_of_each_segment(runs: list[tuple[int, i
     assert rx.segment_ids_to_reset(jnp.array([ids, ids])).tolist() == [expected, expected]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "lstm" else pytest.param(name, marks=pytest.mark.thorough) for name in LAYERS]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", LAYERS)
 def test_derivatives_are_those_of_finite_differences_in_float64(name: str) -> None:
     layer = LAYERS[name]
     with jax.enable_x64(True):

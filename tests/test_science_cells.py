@@ -190,6 +190,7 @@ def test_contract(layer: rx.Layer, promises: tuple[str, ...] | None) -> None:
     check_contract(layer, promises=promises)
 
 
+@pytest.mark.thorough
 def test_mass_is_conserved_over_a_thousand_steps() -> None:
     cell, steps = MC_LSTM, 1000
     params = perturbed_params(cell, I, scale=0.5)
@@ -257,6 +258,7 @@ def identity(x: jax.Array) -> jax.Array:
     return x
 
 
+@pytest.mark.thorough
 def test_noise_has_its_variance_and_comes_from_the_key_alone() -> None:
     cell = rx.LeakyCell(H, identity, tau=100.0, dt=20.0)
     params = jax.tree.map(jnp.zeros_like, cell.init(KEY, I))

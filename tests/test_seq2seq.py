@@ -123,6 +123,8 @@ def test_a_stopped_run_resumes_bit_equal(
         patch.setattr(Learner, "train_step", ctrl_c_in_step_7)
         assert run_train(stopped) == 130
     assert f"python -m examples.seq2seq resume '{stopped}'" in capsys.readouterr().out
+    # The picture exists before the end.
+    assert (stopped / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert main(["resume", str(stopped)]) == 0
     assert rows(stopped) == rows(finished)
     np.testing.assert_equal(last_state(stopped), last_state(finished))

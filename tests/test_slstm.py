@@ -194,6 +194,7 @@ def test_errors_teach(make: Any, message: str) -> None:
         make()
 
 
+@pytest.mark.thorough
 def test_a_learned_initial_state_learns_from_zeros() -> None:
     layer = rx.LearnedInitialState(SLSTMCell(4))
     params, xs = layer.init(jax.random.key(0), 3), normal_like(jax.ShapeDtypeStruct((2, 5, 3), jnp.float32), 1)

@@ -333,6 +333,8 @@ def test_a_stopped_run_resumes_bit_equal(
         assert train(source, stopped, options) == 130
     assert f"python -m examples.tagger resume '{stopped}'" in capsys.readouterr().out
     assert rows(stopped) == [row for row in rows(whole) if row["step"] <= 17]
+    # The picture exists before the end.
+    assert (stopped / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert run_main("resume", stopped) == 0
     assert rows(stopped) == rows(whole)
     np.testing.assert_equal(last_state(stopped), last_state(whole))

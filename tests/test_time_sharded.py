@@ -46,6 +46,7 @@ def test_many_devices_equal_one(cell: rx.LinearCell, sizes: tuple, steps: int, w
     assert_close("eight devices", run(rx.implementations.TimeSharded(mesh, "time", within)), run("sequential"), 1e-5)
 
 
+@pytest.mark.thorough
 def test_a_stack_spread_over_time() -> None:
     layer = rx.Stack((rx.CausalConv(3, 4), rx.MinLSTMCell(4), rx.Residual(rx.Bidirectional(rx.MinGRUCell(2)))))
     params, xs = perturbed_params(layer, 3), normal_like(jax.ShapeDtypeStruct((2, 24, 3), jnp.float32), 1)

@@ -47,6 +47,7 @@ def test_generation_is_a_python_loop_of_steps() -> None:
     assert_close("everything observed", (swapped[0], jnp.swapaxes(swapped[1], 0, 1)), (final, outputs), 0.0)
 
 
+@pytest.mark.thorough
 def test_parts_layouts_and_patterns_agree() -> None:
     pattern = jnp.array([[True, False, False, True, False, False], [True, True, False, False, False, True]])
     unroll = jax.jit(functools.partial(rx.unroll, LAYER, PARAMS, same))

@@ -4,6 +4,7 @@
     python -m examples.char_lm sample --prompt "class "  # writes a text that begins so
     python -m examples.char_lm sample --prompts FILE --samples 3  # several texts, side by side
     python -m examples.char_lm resume                    # continues a stopped run
+    python -m examples.char_lm report                    # describes a run in one HTML file
 
 Read `model.py` for the network and `train.py` for how it learns. The other files serve these two:
 
@@ -13,7 +14,9 @@ Read `model.py` for the network and `train.py` for how it learns. The other file
 - `devices.py` places arrays on several devices, and lets several processes agree.
 - `run.py` keeps the run folder, with `checkpoint.py`, `log.py`, `lock.py` and `files.py`.
 - `sample.py` writes text.
-- `report.py` says what to expect, and `plot.py` draws the curves.
+- `expect.py` says what to expect before a training, and `machine.py` how fast it was.
+- `report.py` writes the report into the template `report.html`, and `plot.py` draws the pictures.
+- `events.py` writes the log for TensorBoard.
 - `__main__.py` is the command line, and `command.py` are its parts that other programs share.
 
 The settings and the text alone decide a run, because all randomness in a step follows from the

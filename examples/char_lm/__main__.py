@@ -1,8 +1,9 @@
-"""The command line: `python -m examples.char_lm train|sample|resume`."""
+"""The command line: `python -m examples.char_lm train|sample|resume|report`."""
 
 import argparse
 import contextlib
 import itertools
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .command import (
     warn,
 )
 from .config import PROGRAM, Config, UserError
+from .files import REPORT, TEXT, digest
 
 DEFAULT_RUN = "runs/char_lm"
 
@@ -26,7 +28,8 @@ DEFAULT_RUN = "runs/char_lm"
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the command line."""
     parser = Parser(prog=PROGRAM, description="A character-level language model.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|sample|resume")
+    names = "|".join(COMMANDS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     train = commands.add_parser("train", help="learn a text")
     train.description = "Learns a text."
     sample = commands.add_parser("sample", help="write a text")
@@ -36,6 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(train)
     _add_sample(sample)
     _add_resume(resume)
+    report = commands.add_parser("report", help="describe a run in one HTML file")
+    report.description = f"Writes {REPORT} into the run folder; a run need not be at its end."
+    _add_run(report)
     return parser
 
 
@@ -55,9 +61,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     # The run folder tells the settings, so only the writing itself has options.
-    parser.add_argument(
-        "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
-    )
+    _add_run(parser)
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", help="text to continue (default: a new line)")
     prompt.add_argument(
@@ -112,11 +116,14 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_devices(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", type=Path, nargs="?", default=DEFAULT_RUN, help="run folder" + DEFAULT
     )
-
-    _add_devices(parser)
 
 
 def _add_devices(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +172,6 @@ def _follow(devices: Any, folder: Path, resume: bool) -> int:
     from rich.console import Console
 
     from . import data
-    from .files import TEXT
     from .run import Run
     from .train import train
 
@@ -185,13 +191,15 @@ def _follow(devices: Any, folder: Path, resume: bool) -> int:
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
     from . import data
-    from .files import TEXT
+    from .events import check_tensorboard
+    from .expect import about, check_memory
     from .lock import Lock
-    from .report import about, check_memory
     from .run import Run
     from .train import train
 
     config = settings(options, Config)
+    if config.tensorboard:
+        check_tensorboard()
     source, folder = options.text, options.out
     devices = _start(options)
     with devices.linked(), contextlib.ExitStack() as stack:
@@ -216,7 +224,6 @@ def _train(options: argparse.Namespace) -> int:
 def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
     """Trains as the first process, or as the only one."""
     from . import data
-    from .files import TEXT
 
     devices.tell(run.facts())
     with devices.together():
@@ -231,8 +238,8 @@ def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from .expect import about
     from .lock import Lock
-    from .report import about
     from .run import Run
     from .train import train
 
@@ -252,10 +259,9 @@ def _resume(options: argparse.Namespace) -> int:
 def _text_of(run: Any) -> Any:
     """Returns the text of a run. If its file is damaged, it is made again."""
     from . import data
-    from .files import TEXT, digest
 
     path, source = run.folder / TEXT, run.text.source
-    if not path.exists() or digest(path) != run.text.sha256:
+    if _is_damaged(run):
         # The source may have changed since. Only the same text may take the place of the old one.
         warn(f"{str(path)!r} is damaged or absent, so the text is read again.")
         counts = data.count(source, leave_out=run.folder)
@@ -267,6 +273,12 @@ def _text_of(run: Any) -> Any:
                 f"or begin another run: {PROGRAM} train."
             )
     return data.load(path, run.text)
+
+
+def _is_damaged(run: Any) -> bool:
+    """Returns whether the file of a run's text is damaged or absent."""
+    path = run.folder / TEXT
+    return not path.exists() or digest(path) != run.text.sha256
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -320,7 +332,29 @@ def _sample(options: argparse.Namespace) -> int:
     return DONE
 
 
-COMMANDS = {"train": _train, "resume": _resume, "sample": _sample}
+def _report(options: argparse.Namespace) -> int:
+    from . import data
+    from .files import BEST
+    from .report import write_report
+    from .run import Run
+    from .train import Learner
+
+    run = Run.open(options.run)
+    # `report` may run beside a training, so it writes nothing but the report.
+    if _is_damaged(run):
+        raise UserError(
+            f"{str(run.folder / TEXT)!r} is damaged or absent; this makes it again: "
+            f"{PROGRAM} resume {shlex.quote(str(run.folder))}"
+        )
+    corpus = data.load(run.folder / TEXT, run.text)
+    learner = Learner(run.config, len(run.text.vocabulary))
+    best = run.restore(BEST, learner.first_state().params)
+    write_report(run, corpus, best, learner.model(best.tree))
+    print(run.folder / REPORT)
+    return DONE
+
+
+COMMANDS = {"train": _train, "resume": _resume, "sample": _sample, "report": _report}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,6 +35,11 @@ def choice(default: str, choices: tuple[str, ...], text: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def flag(default: bool, text: str) -> Any:
+    """Declares a setting that is on or off."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The settings that decide a run.
@@ -88,3 +93,5 @@ class Config:
     eval_windows: int = number(150, 1, 10**8, "windows to read of each validation stream, at most")
     sample_every: int = number(500, 1, 10**8, "steps between two samples")
     checkpoint_every: int = number(250, 1, 10**8, "steps between two checkpoints")
+    report: bool = flag(True, "write report.html at the end, which takes some seconds")
+    tensorboard: bool = flag(False, "also write the log for TensorBoard")

@@ -11,6 +11,7 @@ from .config import UserError
 # What a run folder holds; `run.py` tells more.
 LAST, BEST = "last", "best"
 TEXT, LOG, CURVES, LOCK = "text.bin", "log.jsonl", "curves.png", "lock"
+SESSIONS, REPORT, EVENTS = "sessions.jsonl", "report.html", "tensorboard"
 
 
 def is_of_run(path: Path, folder: Path) -> bool:
@@ -19,7 +20,7 @@ def is_of_run(path: Path, folder: Path) -> bool:
     if not path.is_relative_to(folder):
         return False
     name = path.relative_to(folder).parts[0].removesuffix(".tmp")
-    return name in (LAST, BEST, TEXT, LOG, CURVES, LOCK)
+    return name in (LAST, BEST, TEXT, LOG, CURVES, LOCK, SESSIONS, REPORT, EVENTS)
 
 
 def write(path: Path, parts: Iterable[bytes]) -> None:

@@ -1,12 +1,16 @@
-"""The log of a run: a line of JSON for each training step and each validation."""
+"""The log of a run: a line of JSON for each training step, validation and sample."""
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .command import warn
 from .files import append, write
+
+# What a line has beside numbers.
+_KINDS = {"sample": str}
 
 
 class Log:
@@ -22,17 +26,21 @@ class Log:
         if writes:
             write(path, ["".join(lines).encode()])
         self._unsaved: list[str] = []
+        # Each new row is also given to these functions.
+        self.followers: list[Callable[[dict[str, Any]], None]] = []
         self._began = time.monotonic()
         # The clock of a resumed run continues.
         if self.rows:
             self._began -= self.rows[-1]["seconds"]
 
-    def note(self, step: int, **values: float) -> None:
-        """Adds a line."""
+    def note(self, step: int, **values: float | str) -> None:
+        """Adds a line. All its values are numbers, but a `sample` is a text."""
         seconds = round(time.monotonic() - self._began, 3)
         row = {"step": step, **values, "seconds": seconds}
         self.rows.append(row)
         self._unsaved.append(_line(row))
+        for follow in self.followers:
+            follow(row)
 
     def save(self) -> None:
         """Puts the new lines into the file."""
@@ -75,6 +83,7 @@ def _row(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not {"step", "seconds"} <= row.keys():
         return None
-    if not all(isinstance(value, int | float) for value in row.values()):
-        return None
+    for name, value in row.items():
+        if not isinstance(value, _KINDS.get(name, int | float)):
+            return None
     return row

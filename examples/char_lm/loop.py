@@ -57,10 +57,11 @@ def repeat(
     log: Log,
     start: Saved,
     *,
-    train_step: Callable[[int, Any], tuple[Any, jax.Array]],
+    train_step: Callable[[int, Any], tuple[Any, Any]],
     status: Callable[[float, float], str],
     validate: Callable[[int, Any], tuple[str, float]],
-    after_step: Callable[[int, Any], None] | None = None,
+    show: Callable[[int, Any], None] | None = None,
+    show_every: int = 1,
     draw: Callable[[], None] = lambda: None,
     devices: Devices = ALONE,
 ) -> Saved:
@@ -73,11 +74,13 @@ def repeat(
         log: takes the loss of each step.
         start: what `begin` returned.
         train_step: takes the number of steps before, and the state; returns the new state and the
-            loss. If it took several steps at once, it returns the loss of each of them.
+            loss. If it took several steps at once, it returns the loss of each of them. In place
+            of the loss it may return a dict of all that the log takes, with "loss" among them.
         status: makes the line of progress, from the loss and the seconds of a step.
         validate: scores the state after a step. It returns what the screen says, and the score;
             lower is better.
-        after_step: called after each step, with its number and the state.
+        show: shows what the model can do. It takes the number of a step, and the state after it.
+        show_every: the steps between two calls of `show`. The last step shows nothing.
         draw: draws the curves. It is called after validations, at most every 30 seconds, and at
             the end.
         devices: where the state lies, and the processes that take part.
@@ -94,8 +97,8 @@ def repeat(
     saved_step = step
     drawn = before = time.monotonic()
     seconds_per_step = math.inf
-    # Losses of steps that the device may still compute, with the numbers of the steps.
-    awaited: list[tuple[int, jax.Array]] = []
+    # What the device may still compute: the losses, and the numbers of their steps.
+    awaited: list[tuple[int, dict[str, jax.Array]]] = []
     progress = Progress(
         MofNCompleteColumn(),
         BarColumn(None),
@@ -133,15 +136,18 @@ def repeat(
 
     def read_loss() -> None:
         nonlocal before, seconds_per_step
-        last, loss_array = awaited.pop(0)
-        # Reading the losses waits until their steps are complete.
-        losses = np.atleast_1d(loss_array)
-        for number, loss in enumerate(losses.tolist(), last - losses.size + 1):
+        last, measured = awaited.pop(0)
+        # Reading the numbers waits until their steps are complete.
+        columns = [np.atleast_1d(column).tolist() for column in measured.values()]
+        count = len(columns[0])
+        for number, values in enumerate(zip(*columns, strict=True), last - count + 1):
+            row = dict(zip(measured, values, strict=True))
+            loss = row["loss"]
             check(math.isfinite(loss), "the loss", number)
-            log.note(number, loss=loss)
+            log.note(number, **row)
         seconds_of_all = time.monotonic() - before
         before += seconds_of_all
-        seconds = seconds_of_all / losses.size
+        seconds = seconds_of_all / count
         # The time of one step is noisy, so it is averaged. The first step also compiles: when
         # the average is far above the newest time, it begins again.
         if seconds_per_step < 10 * seconds:
@@ -155,17 +161,20 @@ def repeat(
         code = None
         stopping = False
         while step < config.steps and not stopping:
-            state, loss_array = train_step(step, state)
-            step += loss_array.size
-            awaited.append((step, loss_array))
+            state, measured = train_step(step, state)
+            if not isinstance(measured, dict):
+                measured = {"loss": measured}
+            step += measured["loss"].size
+            awaited.append((step, measured))
             code = devices.stop_code(stop.code)
             stopping = code is not None
             validating, saving = due(config.eval_every), due(config.checkpoint_every) or stopping
+            showing = show is not None and step % show_every == 0 and step < config.steps
             # JAX computes in the background: the loss of the step before is read meanwhile. What
             # comes next needs all losses.
             if len(awaited) > 1:
                 read_loss()
-            if validating or saving:
+            if validating or saving or showing:
                 read_loss()
 
             if validating:
@@ -176,8 +185,8 @@ def repeat(
                     line += ", the best so far"
                     save(BEST, state.params)
                 console.print(line, highlight=False)
-            if after_step is not None:
-                after_step(step, state)
+            if show is not None and showing:
+                show(step, state)
             if saving:
                 save(LAST, state)
                 saved_step = step
@@ -187,7 +196,7 @@ def repeat(
                         draw()
                         drawn = time.monotonic()
             if not awaited:
-                # The time of a validation is no time of a step.
+                # The time of a validation or a sample is no time of a step.
                 before = time.monotonic()
 
     with devices.together():

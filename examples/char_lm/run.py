@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -10,7 +11,7 @@ from . import checkpoint
 from .command import warn
 from .config import PROGRAM, Config, UserError
 from .data import Text
-from .files import BEST, CURVES, LAST, LOG, TEXT
+from .files import BEST, CURVES, EVENTS, LAST, LOG, REPORT, SESSIONS, TEXT
 from .lock import Lock
 
 _IF_ABSENT = {
@@ -34,8 +35,11 @@ class Run:
 
     - `last`: the newest two checkpoints, to resume from.
     - `best`: the checkpoint with the best validation, to sample from, and the one before it.
-    - `log.jsonl`: a line for each training step and each validation, losses in nats.
+    - `log.jsonl`: a line for each training step, validation and sample; losses in nats.
     - `curves.png`: the losses as a picture.
+    - `report.html`: what is known about the run, in one file.
+    - `sessions.jsonl`: a line for each start: the command, the machine and the versions.
+    - `tensorboard`: the log as TensorBoard reads it, if `--tensorboard` was given.
     - `text.bin`: the characters of the text as numbers. Resuming needs no other text.
     - `lock`: tells a second trainer that the first one is at work.
 
@@ -90,8 +94,10 @@ class Run:
         # checkpoint is left, the folder still holds the old run.
         for path in _checkpoints(folder):
             path.unlink()
-        for name in (TEXT, LOG, CURVES):
+        for name in (TEXT, LOG, CURVES, SESSIONS, REPORT):
             (folder / name).unlink(missing_ok=True)
+        if (folder / EVENTS).is_dir():
+            shutil.rmtree(folder / EVENTS)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

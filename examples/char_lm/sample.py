@@ -11,6 +11,7 @@ from flax import nnx
 
 from recurrax.decoding import generate
 
+from .config import Config
 from .data import encode
 from .model import CharLM
 
@@ -125,3 +126,10 @@ def write(
         if shown is not None:
             rows = np.asarray(shown)[:, : length - written + CHUNK]
             yield ["".join(map(vocabulary.__getitem__, row)) for row in rows]
+
+
+def draw_sample(model: CharLM, vocabulary: str, config: Config, step: int) -> str:
+    """Writes 400 characters. They follow from the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    chunks = write(model, vocabulary, length=400, temperature=0.8, key=key)
+    return "".join(chunk[0] for chunk in chunks)

@@ -17,13 +17,17 @@ from rich.text import Text
 from .config import PROGRAM, Config
 from .data import Corpus, training_windows, validation_windows
 from .devices import ALONE, Devices
-from .files import BEST, CURVES, LOG
+from .events import Events
+from .expect import product_weights
+from .files import BEST, CURVES, EVENTS, LOG, REPORT, SESSIONS
 from .log import Log
 from .loop import begin, repeat
+from .machine import note_session, product_rate, read_sessions, speed
 from .model import CharLM
 from .plot import plot
+from .report import write_report
 from .run import Run
-from .sample import printable, write
+from .sample import draw_sample, printable
 
 
 class TrainState(NamedTuple):
@@ -112,7 +116,7 @@ class Learner:
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_step(
         self, state: TrainState, windows: jax.Array, first: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Learns from the windows of one step.
 
         Args:
@@ -121,7 +125,7 @@ class Learner:
             first: whether the windows begin with the zero state, a bool.
 
         Returns:
-            The next state, and the loss.
+            The next state, the loss, and the norm of all gradients before they are clipped.
         """
         # Randomness follows from the step's number alone, so a resumed run draws the same numbers.
         dropout_key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
@@ -144,15 +148,17 @@ class Learner:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, opt_state, rnn_state)
-        return self.devices.keep_state(state), self.devices.keep_scalar(loss)
+        measured = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
+        measured = jax.tree.map(self.devices.keep_scalar, measured)
+        return self.devices.keep_state(state), measured
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def train_steps(
         self, state: TrainState, windows: jax.Array, first: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes several steps: windows `int[N, B, window + 1]`, first `bool[N]`, losses `[N]`."""
 
-        def next_step(state: TrainState, inputs: Any) -> tuple[TrainState, jax.Array]:
+        def next_step(state: TrainState, inputs: Any) -> tuple[TrainState, dict[str, jax.Array]]:
             return self.train_step(state, *inputs)
 
         return jax.lax.scan(next_step, state, (windows, first))
@@ -217,20 +223,22 @@ def train(
     held_out = validation_windows(corpus.validation, config)
     held_out = devices.place_rows(jnp.asarray(held_out))
     log = Log(run.folder / LOG, start.step, writes=devices.leads)
+    if devices.leads and start.step < config.steps:
+        # Several devices share a machine in many ways, so their rate is not measured.
+        rate = None
+        if devices.mesh is None:
+            rate = product_rate(config.dtype)
+        note_session(run.folder / SESSIONS, start.step, rate)
+    if devices.leads and config.tensorboard:
+        log.followers.append(Events(run.folder / EVENTS, log.rows).add)
 
-    def show_sample(step: int, params: nnx.State, title: str) -> None:
-        # All processes gather the parameters; the first one writes.
-        params = devices.gather(params)
-        if not devices.leads:
-            return
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        model = learner.model(params)
-        chunks = write(model, vocabulary, length=400, temperature=0.8, key=key)
-        sample = Text(printable("".join(chunk[0] for chunk in chunks)))
-        panel = Panel(sample, title=title, title_align="left", border_style="dim")
-        console.print(panel)
+    def show_sample(step: int, params: nnx.State, title: str) -> str:
+        sample = draw_sample(learner.model(params), vocabulary, config, step)
+        text = Text(printable(sample))
+        console.print(Panel(text, title=title, title_align="left", border_style="dim"))
+        return sample
 
-    def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
+    def train_step(step: int, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
         count = steps_at_once(step, config)
         if count == 1:
             windows, first = training_windows(corpus.train, step, config)
@@ -249,10 +257,11 @@ def train(
         log.note(step, validation_loss=loss)
         return f"step {step:,}: validation {_bits(loss):.3f} bits/char", loss
 
-    def after_step(step: int, state: TrainState) -> None:
-        # The end of the run shows a sample of the best checkpoint instead.
-        if step % config.sample_every == 0 and step < config.steps:
-            show_sample(step, state.params, f"written after step {step:,}")
+    def show(step: int, state: TrainState) -> None:
+        # All processes gather the parameters; the first one writes.
+        params = devices.gather(state.params)
+        if devices.leads:
+            log.note(step, sample=show_sample(step, params, f"written after step {step:,}"))
 
     def draw() -> None:
         if not devices.leads:
@@ -268,7 +277,8 @@ def train(
         train_step=train_step,
         status=status,
         validate=validate,
-        after_step=after_step,
+        show=show,
+        show_every=config.sample_every,
         draw=draw,
         devices=devices,
     )
@@ -277,6 +287,12 @@ def train(
     best = run.restore(BEST, end.tree.params)
     title = f"written by the best checkpoint, of step {best.step:,}"
     show_sample(config.steps, best.tree, title)
+    weights = product_weights(len(vocabulary), config)
+    sessions = read_sessions(run.folder / SESSIONS)
+    console.print(speed(log.rows, sessions, weights, config), highlight=False)
+    if config.report:
+        write_report(run, corpus, best, learner.model(best.tree))
+        console.print(f"Report: {run.folder / REPORT}", highlight=False, soft_wrap=True)
     console.print(
         f"Validation {_bits(best.best):.3f} bits per character (loss {best.best:.4f}) "
         f"at step {best.step:,}, after {log.minutes()}. "

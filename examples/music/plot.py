@@ -1,33 +1,37 @@
 """The pictures of a run: its curves, and the piano roll of a piece."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from examples.char_lm.plot import (
+    TRAINING_COLOR,
+    VALIDATION_COLOR,
+    Rows,
+    curve,
+    finish,
+    has_validation,
+    new_figure,
+    save,
+)
 
 from .midi import LOWEST
 
-TRAINING_COLOR = "#4c72b0"
-VALIDATION_COLOR = "#dd8452"
 GIVEN_COLOR = "#8c8c8c"
 COMPOSED_COLOR = "#4c72b0"
 
 
-def _figure(width: float, height: float) -> Figure:
-    # Without pyplot no window opens and no global state changes. A figure then needs a canvas.
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def plot_curves(rows: Rows, path: Path, title: str) -> None:
+    """Draws training and validation loss into a PNG file.
 
-
-def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws training and validation loss into a PNG file."""
-    figure = _figure(8, 4.5)
+    Without a validation there is nothing to draw yet.
+    """
+    if not has_validation(rows):
+        return
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot()
-    steps, training = _curve(rows, "loss")
-    checked_steps, validation = _curve(rows, "validation_loss")
+    steps, training = curve(rows, "loss")
+    checked_steps, validation = curve(rows, "validation_loss")
     axes.plot(steps, training, color=TRAINING_COLOR, alpha=0.6, linewidth=0.8, label="training")
     axes.plot(
         checked_steps,
@@ -46,17 +50,9 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set_xlim(0, steps[-1] * 1.01)
     axes.set(xlabel="training step", ylabel="nats a step, summed over the keys")
     axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes)
     axes.legend(frameon=False)
-    figure.savefig(path)
-
-
-def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that logged `name`, and its values."""
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    steps, values = np.array(points).reshape(-1, 2).T
-    return steps, values
+    save(figure, path)
 
 
 def plot_rolls(original: np.ndarray, composed: np.ndarray, observed: int, path: Path) -> None:
@@ -68,7 +64,7 @@ def plot_rolls(original: np.ndarray, composed: np.ndarray, observed: int, path: 
         observed: the number of steps that the model was given; a line marks their end.
         path: the file.
     """
-    figure = _figure(10, 5.6)
+    figure = new_figure(10, 5.6)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     keys = np.flatnonzero(np.concatenate([original, composed]).any(axis=0))
     # The keys of a silent piece are all the same.
@@ -98,7 +94,7 @@ def plot_rolls(original: np.ndarray, composed: np.ndarray, observed: int, path: 
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_title(title, loc="left", fontsize=10)
     panels[-1].set_xlabel("step")
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _spans(sounds: np.ndarray) -> list[tuple[int, int]]:

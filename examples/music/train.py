@@ -180,9 +180,6 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         return f"step {step:,}: validation {loss:.3f} nats a step", loss
 
     def draw() -> None:
-        # A run that diverges in its first step has no curves.
-        if not log.rows:
-            return
         title = f"{config.layers} × {config.cell} of {config.hidden_size}"
         plot_curves(log.rows, run.folder / CURVES, title)
 

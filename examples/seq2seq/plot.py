@@ -1,33 +1,37 @@
 """The pictures of a run: its curves, and what the decoder reads of a source."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from examples.char_lm.plot import (
+    TRAINING_COLOR,
+    VALIDATION_COLOR,
+    Rows,
+    curve,
+    finish,
+    has_validation,
+    new_figure,
+    save,
+)
 
 from .dates import Dates, decode_source, decode_target
 
-TRAINING_COLOR = "#4c72b0"
-VALIDATION_COLOR = "#dd8452"
 EXACT_COLOR = "#55a868"
 
 
-def _figure(width: float, height: float) -> Figure:
-    # Without pyplot no window opens and no global state changes. A figure then needs a canvas.
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def plot_curves(rows: Rows, path: Path, title: str) -> None:
+    """Draws the losses and the share of dates without a fault into a PNG file.
 
+    Without a validation there is nothing to draw yet.
+    """
+    if not has_validation(rows):
+        return
+    steps, losses = curve(rows, "loss")
+    checked_steps, validation = curve(rows, "validation_loss")
+    _, exact = curve(rows, "exact")
 
-def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws the losses and the share of dates without a fault into a PNG file."""
-    steps, losses = _curve(rows, "loss")
-    checked_steps, validation = _curve(rows, "validation_loss")
-    _, exact = _curve(rows, "exact")
-
-    figure = _figure(8, 5.5)
+    figure = new_figure(8, 5.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     above.plot(steps, losses, color=TRAINING_COLOR, alpha=0.6, linewidth=0.8, label="training")
     above.plot(
@@ -60,16 +64,8 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     below.set(xlabel="training step", ylabel="dates without a fault, %", ylim=(-3, 106))
     for axes in (above, below):
         axes.set_xlim(0, steps[-1] * 1.01)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-
-
-def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that logged `name`, and its values."""
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    steps, values = np.array(points).T
-    return steps, values
+        finish(axes)
+    save(figure, path)
 
 
 def plot_attention(dates: Dates, weights: np.ndarray, path: Path) -> None:
@@ -82,7 +78,7 @@ def plot_attention(dates: Dates, weights: np.ndarray, path: Path) -> None:
     """
     number = len(dates.lengths)
     rows = -(-number // 2)
-    figure = _figure(10, 2.6 * rows + 0.4)
+    figure = new_figure(10, 2.6 * rows + 0.4)
     # Room between a panel and the characters above the next one.
     figure.set_layout_engine("constrained", hspace=0.06, wspace=0.03)
     panels = figure.subplots(rows, 2, squeeze=False).flat
@@ -104,4 +100,4 @@ def plot_attention(dates: Dates, weights: np.ndarray, path: Path) -> None:
     figure.suptitle(
         "What the decoder reads (columns) when it writes each character (rows)", fontsize=11
     )
-    figure.savefig(path)
+    save(figure, path)

@@ -159,6 +159,9 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         share = f"{100 * scores.greedy:.1f} % of dates without a fault"
         return f"step {step:,}: loss {scores.loss:.4f}, {share}", scores.loss
 
+    def draw() -> None:
+        plot_curves(log.rows, run.folder / CURVES, _title(config))
+
     end = repeat(
         run,
         console,
@@ -167,10 +170,10 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         train_step=train_step,
         status=status,
         validate=validate,
+        draw=draw,
     )
     best = run.restore("best", end.tree.params)
     params = best.tree
-    plot_curves(log.rows, run.folder / CURVES, _title(config))
     # A day with many different digits makes the clearest picture.
     target = max(corpus.validation.targets, key=lambda target: len(set(target.tolist())))
     shown = in_many_forms(target)

@@ -1,38 +1,34 @@
 """The picture of a run: how it learned, and which types it takes for which."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from examples.char_lm.plot import TRAINING_COLOR, Rows, curve, new_figure, save, smoothed
 
 from .data import Example
 
-LOSS_COLOR = "#4c72b0"
 F1_COLOR = "#b35a2a"
 NONE = "none"
 
 
-def plot(rows: list[dict[str, Any]], counts: np.ndarray, types: list[str], path: Path) -> None:
+def plot(rows: Rows, counts: np.ndarray, types: list[str], path: Path) -> None:
     """Draws the curves of a log and the confusion of types into a PNG file.
 
     Args:
-        rows: the log.
+        rows: the log, with a validation at least.
         counts: the result of `confusion`.
         types: the types of spans.
         path: the file to write.
     """
-    # Without pyplot no window opens and no global state changes. A figure then needs a canvas.
-    layout = ConstrainedLayoutEngine(wspace=0.06)
-    figure = Figure(figsize=(11, 4.8), dpi=150, layout=layout)
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.8)
+    figure.set_layout_engine(ConstrainedLayoutEngine(wspace=0.06))
     curves, matrix = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_curves(curves, rows)
     _draw_confusion(matrix, counts, [NONE, *types])
-    figure.savefig(path)
+    save(figure, path)
 
 
 def confusion(examples: list[Example], labels: list[np.ndarray], num_types: int) -> np.ndarray:
@@ -56,21 +52,18 @@ def confusion(examples: list[Example], labels: list[np.ndarray], num_types: int)
     return counts
 
 
-def _draw_curves(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    steps, losses = _curve(rows, "loss")
-    checked_steps, f1 = _curve(rows, "f1")
-    # The eye cannot follow single steps, which are noisy. A mean hides how noisy: show both.
-    width = max(1, len(losses) // 60)
-    mean = np.convolve(losses, np.full(width, 1 / width), "valid")
-    middles = steps[width // 2 :][: len(mean)]
-    axes.plot(steps, losses, color=LOSS_COLOR, alpha=0.25, linewidth=0.6)
-    axes.plot(middles, mean, color=LOSS_COLOR, linewidth=1.8)
+def _draw_curves(axes: Axes, rows: Rows) -> None:
+    steps, losses = curve(rows, "loss")
+    checked_steps, f1 = curve(rows, "f1")
+    middles, mean, width = smoothed(steps, losses)
+    axes.plot(steps, losses, color=TRAINING_COLOR, alpha=0.25, linewidth=0.6)
+    axes.plot(middles, mean, color=TRAINING_COLOR, linewidth=1.8)
     # The loss falls by orders of magnitude.
     axes.set_yscale("log")
     axes.set_xlim(0, steps[-1] * 1.02)
     axes.set_xlabel("training step")
-    axes.set_ylabel(f"training loss, nats per character (mean of {width})", color=LOSS_COLOR)
-    axes.tick_params(axis="y", which="both", colors=LOSS_COLOR)
+    axes.set_ylabel(f"training loss, nats per character (mean of {width})", color=TRAINING_COLOR)
+    axes.tick_params(axis="y", which="both", colors=TRAINING_COLOR)
 
     scale = axes.twinx()
     scale.plot(checked_steps, 100 * f1, color=F1_COLOR, linewidth=1.8, marker="o", markersize=4)
@@ -107,14 +100,3 @@ def _percent(share: float) -> str:
     if share == 1:
         return "100"
     return f"{100 * share:.1f}"
-
-
-def _curve(rows: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that logged `name`, and its values."""
-    steps, values = [], []
-    for row in rows:
-        # Training steps and validations have rows apart.
-        if name in row:
-            steps.append(row["step"])
-            values.append(row[name])
-    return np.array(steps), np.array(values)

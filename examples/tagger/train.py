@@ -152,7 +152,9 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
     start = begin(run, learner.split.first_state(), resume)
     log = Log(run.folder / LOG, start.step)
     batches = Batches(corpus.train.examples, config)
-    validation = corpus.validation
+    validation, types = corpus.validation, corpus.facts.types
+    # The labels that the newest validation gave.
+    newest: list[np.ndarray] = []
     seed = jnp.uint32(config.seed)
 
     def train_step(step: int, state: TrainState) -> tuple[TrainState, jax.Array]:
@@ -164,10 +166,17 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
 
     def validate(step: int, state: TrainState) -> tuple[str, float]:
         labels = learner.labels(state.params, validation.examples)
+        newest[:] = labels
         total = learner.score(validation.sentences, labels)[ALL]
         log.note(step, f1=total.f1, precision=total.precision, recall=total.recall)
         # The lowest score is the best, and the highest F1.
         return f"step {step:,}: validation F1 {100 * total.f1:.2f} %", -total.f1
+
+    def draw(labels: list[np.ndarray] = newest) -> None:
+        # A run that stops before its first validation has nothing to draw.
+        if labels:
+            counts = confusion(validation.examples, labels, len(types))
+            plot(log.rows, counts, types, run.folder / CURVES)
 
     end = repeat(
         run,
@@ -177,14 +186,14 @@ def train(run: Run, corpus: Corpus, console: Console, *, resume: bool = False) -
         train_step=train_step,
         status=status,
         validate=validate,
+        draw=draw,
     )
     best = run.restore("best", end.tree.params)
     labels = learner.labels(best.tree, validation.examples)
     scores = learner.score(validation.sentences, labels)
     show_scores(console, f"The validation part, by the checkpoint of step {best.step:,}", scores)
-    types = corpus.facts.types
-    counts = confusion(validation.examples, labels, len(types))
-    plot(log.rows, counts, types, run.folder / CURVES)
+    # The picture now shows what the best checkpoint takes for what.
+    draw(labels)
     console.print(
         f"This took {log.minutes()}. "
         f"The picture, log and checkpoints are in {run.folder}. To score the test part:",

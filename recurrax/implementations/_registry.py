@@ -22,6 +22,30 @@ class Implementation(Protocol):
     `run` and returns `(state, (ys, states, a))`. `states` is the state after every step, `[T, *B,
     ...]`. `a` has what `pointwise` of an affine cell gets at every step, `[T, *B, G*H]`; None if
     the implementation does not have it.
+
+    Example:
+        A loop that has one direction. It needs no base class.
+
+        >>> import dataclasses, jax, jax.numpy as jnp, recurrax
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class ForwardLoop:
+        ...     takes_composites = False
+        ...     def refuses(self, layer, params, state, xs, steps):
+        ...         return "it has one direction." if steps.reverse else None
+        ...     def run(self, layer, params, state, xs, steps, *, initial, unroll):
+        ...         def one_step(state, inputs):
+        ...             z, flags = inputs
+        ...             state = flags.restarted(state, initial)
+        ...             new, y = layer.step(params, state, z)
+        ...             return flags.keep_masked(new, state), flags.zero_masked(y)
+        ...         zs = layer.project_inputs(params, xs)
+        ...         return jax.lax.scan(one_step, state, (zs, steps), unroll=unroll)
+        >>> cell, xs = recurrax.GRUCell(4), jnp.ones((2, 7, 3))
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> lengths = jnp.array([7, 2])
+        >>> _, ys = recurrax.scan(cell, params, xs, lengths=lengths, implementation=ForwardLoop())
+        >>> bool(jnp.allclose(ys, recurrax.scan(cell, params, xs, lengths=lengths)[1], atol=1e-6))
+        True
     """
 
     @property
@@ -52,8 +76,23 @@ _implementations: dict[str, Implementation] = {}
 def register(name: str, implementation: Implementation) -> None:
     """Makes an implementation known to `scan` by a name.
 
+    Args:
+        name: the name for `scan(implementation=name)`.
+        implementation: an object with the attributes of `Implementation`.
+
     Raises:
         ValueError: if the name is taken.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, recurrax
+        >>> from recurrax.implementations import Chunked, register
+        >>> register("chunks of 8", Chunked(8))
+        >>> cell = recurrax.MLSTMCell(4)
+        >>> params = cell.init(jax.random.key(0), input_size=3)
+        >>> xs = jnp.ones((2, 10, 3))
+        >>> _, ys = recurrax.scan(cell, params, xs, implementation="chunks of 8")
+        >>> ys.shape
+        (2, 10, 4)
     """
     if name in _implementations:
         raise ValueError(f"`name` must be a name that is not taken; got {name!r}.")

@@ -85,7 +85,7 @@ def check_contract(
     Example:
         >>> import recurrax
         >>> from recurrax.testing import check_contract
-        >>> check_contract(recurrax.GRUCell(4))
+        >>> check_contract(recurrax.GRUCell(4), promises=["steps", "resets"])
 
     References:
         Google DeepMind, `sequence-layers` (the idea of one check for every layer), 2024,
