@@ -192,10 +192,9 @@ def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
     from . import data
     from .events import check_tensorboard
-    from .expect import about, check_memory
+    from .expect import check_memory
     from .lock import Lock
     from .run import Run
-    from .train import train
 
     config = settings(options, Config)
     if config.tensorboard:
@@ -217,13 +216,15 @@ def _train(options: argparse.Namespace) -> int:
             Run.clear(folder, options.overwrite)
             text = data.store(folder / TEXT, source, counts, leave_out=folder)
             run = Run(folder, config, text, lock)
-        _lead(run, devices, about, train, resume=False)
+        _lead(devices, run, resume=False)
     return DONE
 
 
-def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
+def _lead(devices: Any, run: Any, resume: bool) -> None:
     """Trains as the first process, or as the only one."""
     from . import data
+    from .expect import about
+    from .train import train
 
     devices.tell(run.facts())
     with devices.together():
@@ -238,21 +239,20 @@ def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from .expect import about
     from .lock import Lock
     from .run import Run
-    from .train import train
 
     devices = _start(options)
     with devices.linked(), contextlib.ExitStack() as stack:
         if not devices.leads:
             return _follow(devices, options.run, resume=True)
         with devices.together():
+            # The mesh is no setting of a run, so it is checked against the batch again.
             run = Run.open(options.run)
             devices.check_batch(run.config.batch)
             run.lock = stack.enter_context(Lock(run.folder))
             _text_of(run)
-        _lead(run, devices, about, train, resume=True)
+        _lead(devices, run, resume=True)
     return DONE
 
 

@@ -46,6 +46,8 @@ class Devices:
             self._copy = jax.jit(lambda tree: tree, out_shardings=everywhere)
             self._largest = jax.jit(jnp.max, out_shardings=everywhere)
         self._code_before: jax.Array | None = None
+        # Whether all processes know that they end.
+        self._agreed = False
 
     def __str__(self) -> str:
         """Describes the mesh."""
@@ -186,27 +188,29 @@ class Devices:
             yield
         except BaseException:
             self._send(FAILED).block_until_ready()
+            self._agreed = True
             raise
         if int(self._send(0)):
+            self._agreed = True
             raise UserError("another process failed, and all end. Its own message says why.")
 
     @contextlib.contextmanager
     def linked(self) -> Iterator[None]:
-        """Surrounds all work of this process: if one process breaks down, all end at once."""
+        """Surrounds all work of this process: if it breaks down elsewhere, all end at once too."""
         try:
             yield
-        except (UserError, Stopped, OSError):
-            # All processes know it.
-            raise
         except Exception as error:
+            known = self._agreed or isinstance(error, Stopped)
             # A model that does not fit has a message of its own.
-            if self.processes == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            if self.processes == 1 or known or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             if isinstance(error, jax.errors.JaxRuntimeError):
                 fail(
                     f"the link to another process broke: {str(error).partition(chr(10))[0]}. "
                     "If it was killed, `resume` goes on from the newest checkpoint."
                 )
+            elif isinstance(error, UserError | OSError):
+                fail(str(error))
             else:
                 traceback.print_exc()
             # At a usual end JAX would wait for the other processes, which wait for this one.

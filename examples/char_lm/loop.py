@@ -113,15 +113,15 @@ def repeat(
     def check(finite: bool, what: str, at: int) -> None:
         if finite:
             return
-        # What led there helps to choose other settings.
         with devices.together():
+            # What led there helps to choose other settings.
             log.save()
             draw()
-        raise UserError(
-            f"{what} is no longer finite at step {at}. "
-            f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
-            "Going on would end here again: begin again with a lower --learning-rate."
-        )
+            raise UserError(
+                f"{what} is no longer finite at step {at}. "
+                f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
+                "Going on would end here again: begin again with a lower --learning-rate."
+            )
 
     def save(kind: str, tree: Any) -> None:
         # A state with a NaN cannot go on, so it never takes the place of an older one.
