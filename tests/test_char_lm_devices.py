@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from examples.char_lm.lock import Lock
 from examples.char_lm.log import read
 from fault_injection import write_text
 
@@ -27,8 +29,11 @@ def port() -> int:
 
 def begin(arguments: list[str], processes: int = 1, devices: int = 1) -> list[subprocess.Popen]:
     """Starts the processes of a program."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    # The cache of the tests: a run that goes on compiles nothing again.
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     coordinator = f"127.0.0.1:{port()}"
     started = []
     for number in range(processes):
@@ -47,7 +52,7 @@ def end(started: list[subprocess.Popen], code: int = 0) -> list[str]:
         for process in started:
             output, error = process.communicate(timeout=300)
             said.append(output + error)
-        assert [process.returncode for process in started] == [code] * len(started), said
+        assert [process.returncode for process in started] == [code] * len(started), "\n".join(said)
     finally:
         for process in started:
             process.kill()
@@ -58,49 +63,75 @@ def losses(folder: Path) -> np.ndarray:
     return np.array([row["loss"] for row in read(folder / "log.jsonl") if "loss" in row])
 
 
-@pytest.mark.thorough
-def test_devices_and_processes_agree_and_a_run_changes_between_them(tmp_path: Path) -> None:
-    text = write_text(tmp_path / "text.py")
+def train(text: Path, folder: Path, *options: str) -> list[str]:
+    return ["train", "--text", str(text), "--out", str(folder), *TINY.split(), *options]
 
-    def train(name: str, *options: str) -> list[str]:
-        return ["train", "--text", str(text), "--out", str(tmp_path / name), *TINY.split(), *options]
 
-    end(begin(train("one")))
-    expected = losses(tmp_path / "one")
+def wait_for_step(step: int, folder: Path, started: list[subprocess.Popen]) -> None:
+    while not (folder / "log.jsonl").exists() or len(losses(folder)) < step:
+        assert started[0].poll() is None
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "text.py")
+
+
+@pytest.fixture(scope="module")
+def expected(text: Path) -> np.ndarray:
+    """The losses of one device."""
+    folder = text.parent / "one"
+    end(begin(train(text, folder)))
+    expected = losses(folder)
     assert len(expected) == 100
-    end(begin(train("eight", "--mesh", "data=4,model=2"), devices=8))
+    return expected
+
+
+@pytest.mark.thorough
+def test_devices_and_processes_agree(text: Path, tmp_path: Path, expected: np.ndarray) -> None:
+    end(begin(train(text, tmp_path / "eight", "--mesh", "data=4,model=2"), devices=8))
     np.testing.assert_allclose(losses(tmp_path / "eight"), expected, rtol=0, atol=1e-5)
 
-    said = end(begin(train("two"), processes=2))
+    said = end(begin(train(text, tmp_path / "two"), processes=2))
     np.testing.assert_allclose(losses(tmp_path / "two"), expected, rtol=0, atol=1e-5)
     # The first process alone speaks: the other one says nothing that the program prints.
     assert "2 processes" in said[0]
     assert "loss" not in said[1]
 
-    # A refused folder ends both, and the run is still there.
-    said = end(begin(train("two"), processes=2), code=2)
-    assert "already holds a run" in said[0]
-    assert "already" not in said[1]
 
-    # A signal to the second process stops both. The run goes on elsewhere.
-    running = begin(train("moved", "--checkpoint-every", "10"), processes=2)
-    while not (tmp_path / "moved" / "log.jsonl").exists() or len(losses(tmp_path / "moved")) < 20:
-        assert running[0].poll() is None
-        time.sleep(0.1)
+@pytest.mark.thorough
+def test_processes_end_together_and_the_run_goes_on_elsewhere(text: Path, tmp_path: Path, expected: np.ndarray) -> None:
+    folder = tmp_path / "run"
+    with Lock(folder):
+        said = end(begin(train(text, folder, "--overwrite"), processes=2), code=2)
+    assert "another program trains in" in said[0]
+    assert "another process failed" in said[1]
+
+    # A signal to the second process stops both.
+    running = begin(train(text, folder, "--checkpoint-every", "10"), processes=2)
+    wait_for_step(20, folder, running)
     running[1].send_signal(signal.SIGTERM)
     said = end(running, code=75)
     assert "all is saved" in said[0]
-    assert len(losses(tmp_path / "moved")) < 100
-    end(begin(["resume", str(tmp_path / "moved"), "--mesh", "data=2,model=2"], devices=4))
-    np.testing.assert_allclose(losses(tmp_path / "moved"), expected, rtol=0, atol=1e-5)
+
+    # A kill of the second process ends the first one.
+    running = begin(["resume", str(folder)], processes=2)
+    wait_for_step(len(losses(folder)) + 10, folder, running)
+    running[1].kill()
+    said = end(running[:1], code=2)
+    assert "the link to another process broke" in said[0]
+    running[1].communicate()
+    assert len(losses(folder)) < 100
+
+    end(begin(["resume", str(folder), "--mesh", "data=2,model=2"], devices=4))
+    np.testing.assert_allclose(losses(folder), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.thorough
-def test_several_steps_in_a_dispatch_keep_their_meaning(tmp_path: Path) -> None:
-    text = write_text(tmp_path / "text.py")
-    options = [*TINY.split(), "--eval-every", "13", "--checkpoint-every", "20", "--text", str(text)]
-    end(begin(["train", *options, "--out", str(tmp_path / "one")]))
-    end(begin(["train", *options, "--out", str(tmp_path / "five"), "--steps-per-dispatch", "5"]))
-    np.testing.assert_allclose(losses(tmp_path / "five"), losses(tmp_path / "one"), rtol=0, atol=1e-6)
-    checked = [row["step"] for row in read(tmp_path / "five" / "log.jsonl") if "validation_loss" in row]
+def test_several_steps_in_a_dispatch_keep_their_meaning(text: Path, tmp_path: Path, expected: np.ndarray) -> None:
+    options = ["--eval-every", "13", "--checkpoint-every", "20", "--steps-per-dispatch", "5"]
+    end(begin(train(text, tmp_path, *options)))
+    np.testing.assert_allclose(losses(tmp_path), expected, rtol=0, atol=1e-6)
+    checked = [row["step"] for row in read(tmp_path / "log.jsonl") if "validation_loss" in row]
     assert checked == [13, 26, 39, 52, 65, 78, 91, 100]

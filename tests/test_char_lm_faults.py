@@ -245,6 +245,23 @@ def test_damaged_files_of_a_run(finished: Path, text: Path, tmp_path: Path, caps
     assert "resume" in told(capsys, train(text, run))
 
 
+def test_a_checkpoint_that_lacks_newer_settings_still_serves(finished: Path, tmp_path: Path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    found = checkpoint.load(run / "last", command.warn)
+    for name in ("dtype", "remat", "steps_per_dispatch"):
+        del found.facts["config"][name]
+    checkpoint.save(run / "last", found.step, found.arrays, found.facts)
+    opened = Run.open(run)
+    assert opened.config == Run.open(finished).config
+    restored = opened.restore("last", Learner(opened.config, len(opened.text.vocabulary)).first_state())
+    assert restored.step == 30
+    # The settings that it has must still agree.
+    found.facts["config"]["clip"] = 2.0
+    checkpoint.save(run / "best", found.step, found.arrays, found.facts)
+    with pytest.raises(UserError, match="of different runs"):
+        opened.restore("best", None)
+
+
 def test_one_trainer_at_a_time(finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = shutil.copytree(finished, tmp_path / "run")
     before = contents(run)

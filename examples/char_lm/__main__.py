@@ -135,7 +135,16 @@ def _add_devices(parser: argparse.ArgumentParser) -> None:
     number = number_type(int, 0, 10**6)
     parser.add_argument("--process", type=number, metavar="N", help="the number of this process")
     coordinator_help = "address of process 0 (default: a port of this machine alone)"
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help=coordinator_help)
+    address = _address_type
+    parser.add_argument("--coordinator", type=address, metavar="HOST:PORT", help=coordinator_help)
+
+
+def _address_type(text: str) -> str:
+    """Reads an address, such as `node1:8476`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be such as node1:8476; got {text!r}")
+    return text
 
 
 def _mesh_type(text: str) -> dict[str, int]:
@@ -144,7 +153,10 @@ def _mesh_type(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, _, size = part.partition("=")
         if name not in ("data", "model") or name in sizes or not size.isdecimal() or not int(size):
-            raise argparse.ArgumentTypeError(f"must be such as data=4,model=2; got {text!r}")
+            raise argparse.ArgumentTypeError(
+                "must give the axes data and model, or one of them, a size from 1, "
+                f"such as data=4,model=2; got {text!r}"
+            )
         sizes[name] = int(size)
     return sizes
 
@@ -171,26 +183,27 @@ def _follow(devices: Any, folder: Path, resume: bool) -> int:
     with devices.together():
         corpus = data.load(folder / TEXT, run.text)
     train(run, corpus, Console(quiet=True), resume=resume, devices=devices)
-    return DONE
+    # The first process still writes.
+    with devices.together():
+        return DONE
 
 
 def _train(options: argparse.Namespace) -> int:
     # Each command imports its modules itself, so --help and a wrong option answer at once.
     from . import data
     from .events import check_tensorboard
-    from .expect import about, check_memory
+    from .expect import check_memory
     from .lock import Lock
     from .run import Run
-    from .train import train
 
     config = settings(options, Config)
     if config.tensorboard:
         check_tensorboard()
     source, folder = options.text, options.out
     devices = _start(options)
-    if not devices.leads:
-        return _follow(devices, folder, resume=False)
-    with contextlib.ExitStack() as stack:
+    with devices.linked(), contextlib.ExitStack() as stack:
+        if not devices.leads:
+            return _follow(devices, folder, resume=False)
         with devices.together():
             devices.check_batch(config.batch)
             Run.check_free(folder, options.overwrite)
@@ -203,13 +216,15 @@ def _train(options: argparse.Namespace) -> int:
             Run.clear(folder, options.overwrite)
             text = data.store(folder / TEXT, source, counts, leave_out=folder)
             run = Run(folder, config, text, lock)
-        _lead(run, devices, about, train, resume=False)
+        _lead(devices, run, resume=False)
     return DONE
 
 
-def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
+def _lead(devices: Any, run: Any, resume: bool) -> None:
     """Trains as the first process, or as the only one."""
     from . import data
+    from .expect import about
+    from .train import train
 
     devices.tell(run.facts())
     with devices.together():
@@ -217,26 +232,27 @@ def _lead(run: Any, devices: Any, about: Any, train: Any, resume: bool) -> None:
     console = screen()
     console.print(about(run.text, corpus, run.config), highlight=False)
     if devices.mesh is not None:
-        console.print(f"Mesh: {devices}.", highlight=False)
+        console.print(f"Mesh: {devices}. The loop of JAX runs there.", highlight=False)
     train(run, corpus, console, resume=resume, devices=devices)
+    with devices.together():
+        pass
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from .expect import about
     from .lock import Lock
     from .run import Run
-    from .train import train
 
     devices = _start(options)
-    if not devices.leads:
-        return _follow(devices, options.run, resume=True)
-    with contextlib.ExitStack() as stack:
+    with devices.linked(), contextlib.ExitStack() as stack:
+        if not devices.leads:
+            return _follow(devices, options.run, resume=True)
         with devices.together():
+            # The mesh is no setting of a run, so it is checked against the batch again.
             run = Run.open(options.run)
             devices.check_batch(run.config.batch)
             run.lock = stack.enter_context(Lock(run.folder))
             _text_of(run)
-        _lead(run, devices, about, train, resume=True)
+        _lead(devices, run, resume=True)
     return DONE
 
 

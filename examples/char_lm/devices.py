@@ -6,6 +6,7 @@ All processes run the same program. The first process alone writes files and the
 import contextlib
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,14 +16,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .command import FAILED
+from .command import FAILED, fail, warn
 from .config import UserError
 from .stop import Stopped
 
 # The address at which the processes of one machine meet. No other machine can reach it.
 LOOPBACK = "127.0.0.1:8476"
-# A process that ended waits so long for the others, in seconds.
-_PATIENCE = 60
+# A process that ended waits so long for the others, in seconds. Then it lets them fail.
+_PATIENCE = 10
 
 
 class Devices:
@@ -45,13 +46,28 @@ class Devices:
             self._copy = jax.jit(lambda tree: tree, out_shardings=everywhere)
             self._largest = jax.jit(jnp.max, out_shardings=everywhere)
         self._code_before: jax.Array | None = None
+        # Whether all processes know that they end.
+        self._agreed = False
 
     def __str__(self) -> str:
         """Describes the mesh."""
         if self.mesh is None:
             return "one device"
-        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
-        return f"{self.mesh.size} devices ({sizes}) of {self.processes} processes"
+        owners = "one process"
+        if self.processes > 1:
+            owners = f"{self.processes} processes"
+        return f"{self.mesh.size} devices ({self.sizes()}) of {owners}"
+
+    def sizes(self) -> str:
+        """Returns the sizes of the axes as `--mesh` takes them."""
+        assert self.mesh is not None
+        return ",".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+
+    def options(self) -> str:
+        """Returns the options with which one process goes on with the same devices."""
+        if self.mesh is None or self.processes > 1:
+            return ""
+        return f" --mesh {self.sizes()}"
 
     def check_batch(self, batch: int) -> None:
         """Makes sure that the rows of a batch can be split.
@@ -163,7 +179,7 @@ class Devices:
         """Surrounds work that may fail in one process alone: then all processes end.
 
         Raises:
-            Stopped: if the work failed in another process, which says why.
+            UserError: if the work failed in another process, which says why.
         """
         if self.processes == 1:
             yield
@@ -172,9 +188,33 @@ class Devices:
             yield
         except BaseException:
             self._send(FAILED).block_until_ready()
+            self._agreed = True
             raise
         if int(self._send(0)):
-            raise Stopped(FAILED)
+            self._agreed = True
+            raise UserError("another process failed, and all end. Its own message says why.")
+
+    @contextlib.contextmanager
+    def linked(self) -> Iterator[None]:
+        """Surrounds all work of this process: if it breaks down elsewhere, all end at once too."""
+        try:
+            yield
+        except Exception as error:
+            known = self._agreed or isinstance(error, Stopped)
+            # A model that does not fit has a message of its own.
+            if self.processes == 1 or known or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                fail(
+                    f"the link to another process broke: {str(error).partition(chr(10))[0]}. "
+                    "If it was killed, `resume` goes on from the newest checkpoint."
+                )
+            elif isinstance(error, UserError | OSError):
+                fail(str(error))
+            else:
+                traceback.print_exc()
+            # At a usual end JAX would wait for the other processes, which wait for this one.
+            os._exit(FAILED)
 
     def _send(self, code: int) -> jax.Array:
         """Returns the largest code of all processes, which may still be on its way."""
@@ -206,13 +246,14 @@ def start(
     Raises:
         UserError: if the options do not fit each other, or the devices.
     """
-    if processes is not None and processes > 1:
-        _join(processes, process, coordinator)
-    elif process is not None or coordinator is not None:
+    if processes is None and (process is not None or coordinator is not None):
         raise UserError("--process and --coordinator need --processes, how many there are.")
-    # `srun` sets this for each of its tasks. JAX reads the rest from Slurm too.
-    elif processes is None and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
+    if processes is None:
+        # `srun` sets this for each of its tasks. JAX reads the rest from Slurm too.
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
+    elif processes > 1:
+        _join(processes, process, coordinator)
     return _mesh(sizes)
 
 
@@ -226,6 +267,8 @@ def _join(processes: int, process: int | None, coordinator: str | None) -> None:
     if coordinator is None:
         # Other machines cannot connect.
         coordinator = bind = LOOPBACK
+    if process == 0:
+        warn(f"process 0 waits at {coordinator} for {processes - 1} more.")
     jax.distributed.initialize(
         coordinator,
         processes,
@@ -244,12 +287,24 @@ def _mesh(sizes: dict[str, int] | None) -> Devices:
         sizes = {"data": len(found)}
     shape = (sizes.get("data", 1), sizes.get("model", 1))
     size = shape[0] * shape[1]
+    mesh = f"data={shape[0]},model={shape[1]}"
     # A process without a device in the mesh could not take part.
-    if size > len(found) or (several and size != len(found)):
+    if several and size != len(found):
         raise UserError(
-            f"--mesh: data={shape[0]},model={shape[1]} needs {size} devices; "
-            f"JAX has {len(found)}. On a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 "
-            "makes eight virtual devices."
+            f"--mesh: {mesh} has {size} devices; it must have all {len(found)} devices "
+            f"of the {jax.process_count()} processes."
+        )
+    if size > len(found):
+        raise UserError(
+            f"--mesh: {mesh} needs {size} devices; JAX has {len(found)}. "
+            f"On a CPU, XLA_FLAGS=--xla_force_host_platform_device_count={size} in the environment "
+            f"makes {size} virtual devices."
+        )
+    # The devices of a process follow each other.
+    if several and jax.local_device_count() % shape[1] and jax.process_index() == 0:
+        warn(
+            f"the axis model={shape[1]} spans processes, which then exchange their states at each "
+            "step of a sequence. This is very slow on CPUs; data does it once a window."
         )
     grid = np.array(found[:size]).reshape(shape)
     # With Auto axes the compiler places what the program does not.

@@ -112,14 +112,15 @@ def repeat(
     def check(finite: bool, what: str, at: int) -> None:
         if finite:
             return
-        # What led there helps to choose other settings.
-        log.save()
-        draw()
-        raise UserError(
-            f"{what} is no longer finite at step {at}. "
-            f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
-            "Going on would end here again: begin again with a lower --learning-rate."
-        )
+        with devices.together():
+            # What led there helps to choose other settings.
+            log.save()
+            draw()
+            raise UserError(
+                f"{what} is no longer finite at step {at}. "
+                f"{str(run.folder)!r} keeps the checkpoint of step {saved_step} and the best one. "
+                "Going on would end here again: begin again with a lower --learning-rate."
+            )
 
     def save(kind: str, tree: Any) -> None:
         # A state with a NaN cannot go on, so it never takes the place of an older one.
@@ -188,18 +189,22 @@ def repeat(
             if saving:
                 save(LAST, state)
                 saved_step = step
-            if validating and time.monotonic() - drawn > _DRAW_EVERY:
-                draw()
-                drawn = time.monotonic()
+            if validating:
+                with devices.together():
+                    if time.monotonic() - drawn > _DRAW_EVERY:
+                        draw()
+                        drawn = time.monotonic()
             if not awaited:
                 # The time of a validation or a sample is no time of a step.
                 before = time.monotonic()
 
-    draw()
+    with devices.together():
+        draw()
     if step < config.steps:
         message = f"Stopped after step {step:,} of {config.steps:,}; all is saved. To go on:"
         console.print(message, highlight=False)
-        console.print(f"  {run.resume_command}", highlight=False, soft_wrap=True)
+        command = f"  {run.resume_command}{devices.options()}"
+        console.print(command, highlight=False, soft_wrap=True)
         assert code is not None
         raise Stopped(code)
     return Saved(step, state, best)

@@ -222,15 +222,16 @@ def train(
     start = start._replace(tree=devices.place_state(start.tree))
     held_out = validation_windows(corpus.validation, config)
     held_out = devices.place_rows(jnp.asarray(held_out))
-    log = Log(run.folder / LOG, start.step, writes=devices.leads)
-    if devices.leads and start.step < config.steps:
-        # Several devices share a machine in many ways, so their rate is not measured.
-        rate = None
-        if devices.mesh is None:
-            rate = product_rate(config.dtype)
-        note_session(run.folder / SESSIONS, start.step, rate)
-    if devices.leads and config.tensorboard:
-        log.followers.append(Events(run.folder / EVENTS, log.rows).add)
+    with devices.together():
+        log = Log(run.folder / LOG, start.step, writes=devices.leads)
+        if devices.leads and start.step < config.steps:
+            # Several devices share a machine in many ways, so their rate is not measured.
+            rate = None
+            if devices.mesh is None:
+                rate = product_rate(config.dtype)
+            note_session(run.folder / SESSIONS, start.step, rate)
+        if devices.leads and config.tensorboard:
+            log.followers.append(Events(run.folder / EVENTS, log.rows).add)
 
     def show_sample(step: int, params: nnx.State, title: str) -> str:
         sample = draw_sample(learner.model(params), vocabulary, config, step)
