@@ -173,8 +173,8 @@ def trace(
         unroll: the number of steps in one iteration of the compiled loop.
         remat: the number of steps in a part, to save memory in derivatives.
         implementation: the way to run the layer. It must return the state after every step. These
-            do: "xla", "hoisted", "sequential", "associative", "blocked", `TimeSharded` and
-            `Newton`. None picks the fastest of them.
+            do: "xla", "hoisted", "native", "sequential", "associative", "blocked", `TimeSharded`
+            and `Newton`. None picks the fastest of them.
         key: the source of randomness, for layers that use it.
 
     Returns:

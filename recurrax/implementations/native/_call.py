@@ -8,7 +8,8 @@ A call has these arrays, with T steps, B rows, I features, H units and G gates:
 - `mask` and `restart`, `bool[T, B]`, if there are any.
 
 Its results are `ys` `[T, B, H]` and the parts of the final state. Where a derivative will follow,
-it also keeps c after each step, `[T, B, H]`, and the gates, `[T, B, blocks*H]`.
+it also keeps c after each step, `[T, B, H]`, and the gates, `[T, B, blocks*H]`. For a trace, the
+pre-activations stand in the place of the gates.
 """
 
 from __future__ import annotations
@@ -161,6 +162,24 @@ _STATES = {"lstm": LSTMState, "gru": GRUState, "tanh": ElmanState, "relu": Elman
 
 def plain(call: Call, *arrays: Any) -> list[jax.Array]:
     """What a call means: `ys` and the parts of the final state, by the loop of `hoisted`."""
+    final, (ys, _, _) = _loop(call, arrays)
+    return [ys, *final]  # ys [T, B, H]; parts [B, H]
+
+
+def plain_states(call: Call, *arrays: Any) -> list[jax.Array]:
+    """`plain`, then every c of an LSTM, then the pre-activations of a cell with gates.
+
+    At masked steps these arrays have no meaning.
+    """
+    final, (ys, states, a) = _loop(call, arrays, keeps_states=True)
+    results = [ys, *final, *states[1:]]  # c [T, B, H]
+    if call.facts.blocks > 1:
+        results.append(a)  # [T, B, blocks*H]
+    return results
+
+
+def _loop(call: Call, arrays: Arrays, keeps_states: bool = False) -> tuple[Any, Any]:
+    """The final state; then `ys`, and with `keeps_states` the states and the pre-activations."""
     cell, params = _cell_and_params(call.kind, arrays)
     state, initial = call.states(arrays)
     state_type = _STATES[call.kind]
@@ -168,7 +187,7 @@ def plain(call: Call, *arrays: Any) -> list[jax.Array]:
     before = at_restart = state_type(*state)
     if call.restarts:
         at_restart = state_type(*initial)
-    final, ys = hoisted.run(
+    final, outs = hoisted.run(
         cell,
         params,
         before,
@@ -176,8 +195,11 @@ def plain(call: Call, *arrays: Any) -> list[jax.Array]:
         Steps(mask, restart, call.reverse),
         initial=at_restart,
         unroll=1,
+        keeps_states=keeps_states,
     )
-    return [ys, *final]  # ys [T, B, H]; parts [B, H]
+    if keeps_states:
+        return final, outs
+    return final, (outs, None, None)
 
 
 def plain_of_moving(call: Call, arrays: Arrays) -> tuple[Any, list[Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.interpreters import mlir
 
 from recurrax.implementations.native._call import Call
-from recurrax.implementations.native._library import BACKWARD, FORWARD
+from recurrax.implementations.native._library import BACKWARD, FORWARD, STATES
 
 _NO_FLOATS = np.zeros(0, np.float32)
 _NO_FLAGS = np.zeros(0, np.bool_)
@@ -35,8 +35,13 @@ def is_native(context: Any) -> bool:
     return False
 
 
-# The places of `xs`, `ys` and their gradients among the operands and the results of each call.
-_SEQUENCES = {FORWARD: ((0,), (0,)), BACKWARD: ((0, 10, 13), (0,))}
+# The places of `xs`, `ys` and their gradients among the operands and the results of each call. The
+# states and the pre-activations of a trace lie in memory as these do.
+_SEQUENCES = {
+    FORWARD: ((0,), (0,)),
+    STATES: ((0,), (0, 3, 4)),
+    BACKWARD: ((0, 10, 13), (0,)),
+}
 
 
 def _layouts(types: list[Any], places: tuple[int, ...], batch_major: bool) -> list[Any]:
@@ -78,7 +83,7 @@ def _foreign_call(
 
 
 def _arguments(call: Call, operands: list[Any]) -> list[Any]:
-    """The first ten arrays that both functions of the library take."""
+    """The first ten arrays that every function of the library takes."""
     state, initial = call.states(operands)
     mask, restart = call.flags(operands)
     no_floats, no_flags = (None, _NO_FLOATS), (None, _NO_FLAGS)
@@ -100,7 +105,7 @@ def _empty() -> Any:
     return jax.core.ShapedArray((0,), jnp.float32)
 
 
-def lower_forward(context: Any, *operands: Any, call: Call) -> list[Any]:
+def lower_forward(context: Any, *operands: Any, call: Call, name: str = FORWARD) -> list[Any]:
     """Lowers the forward pass; its results are those of `plain`, then the kept arrays."""
     arguments = _arguments(call, _pairs(context, operands))
     out = list(context.avals_out)
@@ -117,8 +122,13 @@ def lower_forward(context: Any, *operands: Any, call: Call) -> list[Any]:
     if call.keeps and call.facts.blocks > 1:
         results[4] = kept.pop(0)
         wanted.append(4)
-    lowered = _foreign_call(FORWARD, context, call, arguments, results)
+    lowered = _foreign_call(name, context, call, arguments, results)
     return [lowered[k] for k in wanted]
+
+
+def lower_states(context: Any, *operands: Any, call: Call) -> list[Any]:
+    """Lowers the forward pass; its results are those of `plain_states`."""
+    return lower_forward(context, *operands, call=call, name=STATES)
 
 
 def lower_backward(context: Any, *operands: Any, call: Call) -> list[Any]:

@@ -3,7 +3,8 @@
 // A block is one pre-activation of every unit: a number of gates, in an order that suits products.
 // The inputs reach the blocks [first_input, first_input + inputs), the state the blocks
 // [first_recurrent, first_recurrent + recurrents). `input_gates` and `recurrent_gates` say which
-// gate of `kernel` and `recurrent_kernel` belongs to each of them.
+// gate of `kernel` and `recurrent_kernel` belongs to each of them. `traced` is the place of each
+// block in a trace.
 #pragma once
 
 #include "vector.h"
@@ -18,6 +19,7 @@ struct Lstm {
   static constexpr int first_recurrent = 0, recurrents = 4;
   static constexpr int input_gates[] = {0, 1, 2, 3};
   static constexpr int recurrent_gates[] = {0, 1, 2, 3};
+  static constexpr int traced[] = {0, 1, 2, 3};
   static constexpr bool has_c = true;
   static constexpr bool keeps_gates = true;
 
@@ -62,6 +64,7 @@ struct Gru {
   static constexpr int first_recurrent = 1, recurrents = 3;  // r, z, u_n
   static constexpr int input_gates[] = {2, 0, 1};
   static constexpr int recurrent_gates[] = {0, 1, 2};
+  static constexpr int traced[] = {2, 0, 1, 3};  // r, z, n, u_n
   static constexpr bool has_c = false;
   static constexpr bool keeps_gates = true;
 
