@@ -156,14 +156,21 @@ def test_traces_of_other_shapes(name: str, rows: int) -> None:
         over_time = (params, jnp.moveaxis(xs, 1, 0)[:steps], state)
         options = {"mask": flags[1].T[:steps], "reset": flags[2].T[:steps], "time_major": True}
         compare_traces(cell, over_time, **options)
-    # Over rows, and over parameters too.
-    options = {"mask": flags[1, 0]}
-    many = jax.tree.map(lambda p: jnp.stack([p] * rows), params) if rows else params
-    for values, axes in ((params, (None, 0, 0)), (many, (0, 0, 0))):
-        if rows == 3:
-            run = jax.vmap(functools.partial(trace, cell, "native", options), axes)
-            expected = jax.vmap(functools.partial(trace, cell, "xla", options), axes)
-            assert_close("vmap", run(values, xs, state), expected(values, xs, state), 1e-5)
+
+
+@needs_library
+@pytest.mark.thorough
+def test_vmap_of_traces() -> None:
+    cell = CELLS["gru"]
+    params, xs, state = arguments(cell, (4,), 5, 3)
+    options = {"mask": jnp.array([True, True, False, True, False])}
+    many = jax.tree.map(lambda p: jnp.stack([p] * 4), params)
+    for values, axis in ((params, None), (many, 0)):
+        got, expected = (
+            jax.vmap(functools.partial(trace, cell, name, options), (axis, 0, 0))(values, xs, state)
+            for name in ("native", "xla")
+        )
+        assert_close("vmap", got, expected, 1e-5)
 
 
 @needs_library

@@ -145,7 +145,7 @@ struct Problem {
     // The pre-activations, and every c, of a trace.
     results.traces = true;
     if (has_c) results.cs = output.add(steps * state);
-    if (blocks > 1) results.gates = output.add(steps * state * blocks);
+    if (gates > 1) results.gates = output.add(steps * state * gates);
     {
       Team team(threads, schedule);
       target.forward(call, results, team);

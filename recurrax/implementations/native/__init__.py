@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recurrax._layer import Params, State
+from recurrax._layer import Gate, Params, State
 from recurrax._mask import Steps
 from recurrax.cells.affine import AffineCell
 from recurrax.cells.elman import ElmanCell
@@ -25,7 +25,7 @@ from recurrax.implementations import hoisted, xla
 from recurrax.implementations._platform import accumulates_in_loop, reads_batch_major
 from recurrax.implementations._registry import FunctionImplementation
 from recurrax.implementations.native import _library
-from recurrax.implementations.native._call import Call, bias_of
+from recurrax.implementations.native._call import GATES, Call, bias_of, gates_of, gates_shown
 
 # The fields in which a cell may differ from the plain cell. They do not change the equations.
 _FREE_FIELDS = {
@@ -117,7 +117,7 @@ def run_states(
     initial: State,
     unroll: int,
 ) -> tuple[State, Any]:
-    """`run`, with the state after each step and the pre-activations.
+    """`run`, with the state after each step and the gates.
 
     Every derivative is the derivative of the loop of JAX.
     """
@@ -141,15 +141,15 @@ def _states(
     call, arrays = _call_and_arrays(cell, params, state, initial, xs, steps)
     results = states_p.bind(*arrays, call=dataclasses.replace(call, keeps=True))
     parts = call.facts.parts
-    final, rest = results[1 : 1 + parts], results[1 + parts :]
-    ys, *rest = [_with_batch(each, state) for each in (results[0], *rest)]
-    # h is the output, and c comes next.
-    states = jax.tree.unflatten(jax.tree.structure(state), [ys, *rest[: parts - 1]])
-    a = None
-    if call.facts.blocks > 1:
-        a = rest[-1]  # [T, *B, blocks*H]
+    ys, final, rest = results[0], results[1 : 1 + parts], results[1 + parts :]
+    gates: dict[str, Gate] = {}
+    if call.kind in GATES:
+        gates = gates_shown(call, rest.pop())
+    # h is the output, and c comes next: leaves [T, B, H].
+    states = jax.tree.unflatten(jax.tree.structure(state), [ys, *rest])
+    ys, states, gates = jax.tree.map(lambda leaf: _with_batch(leaf, state), (ys, states, gates))
     states = steps.filled(states, state, initial)  # leaves [T, *B, H]
-    return _state_like(state, final), (ys, states, a)
+    return _state_like(state, final), (ys, states, gates)
 
 
 @_states.defjvp
@@ -173,10 +173,7 @@ def _states_by_loop(
     final, (ys, states, a) = run(
         cell, params, state, xs, steps, initial=initial, unroll=unroll, keeps_states=True
     )
-    # The library does not return what an Elman cell does not need.
-    if cell.gates == 1:
-        a = None
-    return final, (ys, states, a)
+    return final, (ys, states, gates_of(cell, params, a, states))
 
 
 def _is_spread(arrays: Any) -> bool:

@@ -70,16 +70,27 @@ def _foreign_call(
             types.append(aval)
             values.append(operand)
     of_operands, of_results = _SEQUENCES[name]
-    rule = jax.ffi.ffi_lowering(
-        name,
-        operand_layouts=_layouts(types, of_operands, call.batch_major),
-        result_layouts=_layouts(results, of_results, call.batch_major),
-    )
-    context = context.replace(avals_in=types, avals_out=results)
+    # XLA would copy a result in another layout to the default layout. So a result has the axes in
+    # the order of memory, and is transposed. The transposition back by the caller cancels this.
+    lying = list(results)
+    transposed = []
+    for place in of_results:
+        shape = results[place].shape
+        if call.batch_major and len(shape) == 3:
+            transposed.append(place)
+            lying[place] = jax.core.ShapedArray((shape[1], shape[0], shape[2]), jnp.float32)
+    layouts = _layouts(types, of_operands, call.batch_major)
+    rule = jax.ffi.ffi_lowering(name, operand_layouts=layouts)
+    of_call = context.replace(avals_in=types, avals_out=lying)
     # The attributes of the call, by the names that `handlers.cc` reads.
     facts = {"kind": np.int64(call.facts.number), "reverse": call.reverse}
     facts["batch_major"] = call.batch_major
-    return list(rule(context, *values, **facts))
+    lowered = list(rule(of_call, *values, **facts))
+    swap = mlir.lower_fun(lambda array: jnp.swapaxes(array, 0, 1), multiple_results=False)
+    for place in transposed:
+        of_swap = context.replace(avals_in=[lying[place]], avals_out=[results[place]])
+        (lowered[place],) = swap(of_swap, lowered[place])
+    return lowered
 
 
 def _arguments(call: Call, operands: list[Any]) -> list[Any]:

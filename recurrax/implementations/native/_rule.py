@@ -80,6 +80,14 @@ def _run_types(*arrays: Any, call: Call) -> list[Any]:
     return [ys, *map(_strong, state), *(xs.update(shape=k, weak_type=False) for k in kept)]
 
 
+def _states_types(*arrays: Any, call: Call) -> list[Any]:
+    kept = _run_types(*arrays, call=call)
+    shapes = call.facts.shows(arrays[0], arrays[2].shape[0])
+    # All others are the results of `run`.
+    others = kept[: len(kept) - len(shapes)]
+    return [*others, *(kept[0].update(shape=shape) for shape in shapes)]
+
+
 def _tangent_types(*operands: Any, call: Call) -> list[Any]:
     simple = dataclasses.replace(call, keeps=False)
     return _run_types(*operands[: call.arrays], call=simple)
@@ -109,7 +117,7 @@ def _primitive(name: str, types: Callable, meaning: Callable) -> Primitive:
 
 
 run_p = _primitive("run", _run_types, plain_run)
-states_p = _primitive("states", _run_types, states_of_run)
+states_p = _primitive("states", _states_types, states_of_run)
 tangent_p = _primitive("tangent", _tangent_types, plain_tangent)
 transpose_p = _primitive("transpose", _transpose_types, plain_transpose)
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <new>
-#include <utility>
 
 #include "cells.h"
 #include "history.h"
@@ -216,8 +215,8 @@ class Forward {
       if (out_.cs) cs = out_.cs + at * units + unit;
     }
     if constexpr (Cell::keeps_gates) {
-      if (out_.gates) gates_row = out_.gates + at * Cell::blocks * units + unit;
-      if (out_.traces) std::swap(gates_row, trace);
+      if (out_.gates && !out_.traces) gates_row = out_.gates + at * Cell::blocks * units + unit;
+      if (out_.gates && out_.traces) trace = out_.gates + at * Cell::traced * units + unit;
     }
 #pragma GCC unroll 4
     for (int w = 0; w < N; ++w) {
@@ -226,8 +225,12 @@ class Forward {
       for (int block = 0; block < Cell::blocks; ++block) a[block] = blocks[block * stride + w];
       if constexpr (Cell::has_c) c_old = load<V>(c_old_row + w * V, n);
       if constexpr (Cell::keeps_gates) {
-        for (int block = 0; trace && block < Cell::blocks; ++block) {
-          store<V>(trace + Cell::traced[block] * units + w * V, a[block], n);
+        if (trace) {
+          Vector<V> shown[Cell::traced];
+          Cell::template trace<V>(a, shown);
+          for (int gate = 0; gate < Cell::traced; ++gate) {
+            store<V>(trace + gate * units + w * V, shown[gate], n);
+          }
         }
       }
       Cell::template forward<V>(a, load<V>(h_row + unit + w * V, n), c_old, h, c);
@@ -278,7 +281,10 @@ class Forward {
         const int64_t step = at / rows, row = at % rows, kept = kept_place(step, row);
         clear(out_.ys + place(call_, step, row) * units, units);
         if (out_.cs) clear(out_.cs + kept * units, units);
-        if (out_.gates) clear(out_.gates + kept * Cell::blocks * units, Cell::blocks * units);
+        if constexpr (Cell::keeps_gates) {
+          const int64_t width = (out_.traces ? Cell::traced : Cell::blocks) * units;
+          if (out_.gates) clear(out_.gates + kept * width, width);
+        }
       }
     });
   }

@@ -152,12 +152,13 @@ ffi::Error forward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recurr
   results.h = sizing.require("h", h, state);
   results.c = sizing.require("c", c, has_c ? state : 0);
   results.cs = sizing.require("cs", cs, has_c ? all : 0, true);
-  results.gates = sizing.require("gates", gates, all * blocks_of(call.kind), true);
+  const int64_t kept_gates = all * (traces ? gates_of(call.kind) : blocks_of(call.kind));
+  results.gates = sizing.require("gates", gates, kept_gates, true);
   results.traces = traces;
   if (!sizing.message().empty()) return ffi::Error::InvalidArgument(sizing.message());
   ask_for_large_pages(results.ys, 4 * all);
   if (results.cs) ask_for_large_pages(results.cs, 4 * all);
-  if (results.gates) ask_for_large_pages(results.gates, 4 * all * blocks_of(call.kind));
+  if (results.gates) ask_for_large_pages(results.gates, 4 * kept_gates);
   return with_team(pool, call, [&](Team& team) { target().forward(call, results, team); });
 }
 
