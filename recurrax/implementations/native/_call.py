@@ -228,6 +228,7 @@ def _loop(call: Call, arrays: Arrays, keeps_states: bool = False) -> tuple[Any, 
     state_type = _STATES[call.kind]
     mask, restart = call.flags(arrays)
     before = at_restart = state_type(*state)
+    # Without restarts nothing reads this state.
     if call.restarts:
         at_restart = state_type(*initial)
     final, outs = hoisted.run(
