@@ -15,7 +15,7 @@ pre-activations of the gates stand in their place, `[T, B, G*H]`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -214,7 +214,7 @@ def gates_shown(call: Call, shown: jax.Array) -> dict[str, Gate]:
     gates = {}
     parts = jnp.split(exchanged(shown), len(names), axis=-1)
     for name, a in zip(names, parts, strict=True):
-        activation = jax.nn.sigmoid
+        activation: Callable = jax.nn.sigmoid
         if name in CANDIDATES:
             activation = jnp.tanh
         gates[name] = gate_of(activation, a)
