@@ -120,7 +120,7 @@ def compare_traces(cell: Any, args: tuple, **options: Any) -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.thorough)])
 def test_a_trace(name: str) -> None:
     cell = dataclasses.replace(CELLS[name], hidden_size=19)
     rng = np.random.default_rng(0)
@@ -156,6 +156,16 @@ def test_traces_of_other_shapes(name: str, rows: int) -> None:
         over_time = (params, jnp.moveaxis(xs, 1, 0)[:steps], state)
         options = {"mask": flags[1].T[:steps], "reset": flags[2].T[:steps], "time_major": True}
         compare_traces(cell, over_time, **options)
+
+
+@needs_library
+def test_without_jit() -> None:
+    cell = CELLS["tanh"]
+    params, xs, state = arguments(cell, (2,), 3, 3)
+    run = functools.partial(rx.scan, cell, implementation="native")
+    expected = run(params, xs, state)
+    with jax.disable_jit():
+        assert_close("without jit", run(params, xs, state), expected, 1e-6)
 
 
 @needs_library

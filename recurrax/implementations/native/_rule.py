@@ -111,7 +111,12 @@ def _primitive(name: str, types: Callable, meaning: Callable) -> Primitive:
     def compiled(*operands: Any, call: Call) -> list[jax.Array]:
         return primitive.bind(*operands, call=call)
 
-    primitive.def_impl(compiled)
+    def run_alone(*operands: Any, call: Call) -> list[jax.Array]:
+        # With `jax.disable_jit`, `compiled` would call itself.
+        with jax.disable_jit(False):
+            return compiled(*operands, call=call)
+
+    primitive.def_impl(run_alone)
     mlir.register_lowering(primitive, mlir.lower_fun(meaning, multiple_results=True))
     return primitive
 
