@@ -154,6 +154,44 @@ class Steps:
             return new
         return where(self.mask, new, old)
 
+    def filled(self, states: Any, entering: Any, initial: Any) -> Any:
+        """Returns the state after every step, from the states after the unmasked steps.
+
+        Args:
+            states: leaves `[T, *B, ...]`, of any value at masked steps.
+            entering: the state before the first step, leaves `[*B, ...]`.
+            initial: the state at a restart.
+        """
+        if self.mask is None or not self.mask.shape[0]:
+            return states
+        # At each step, the last step so far that has set the state; -1 if none has.
+        sets = self.mask
+        if self.restart is not None:
+            sets = sets | self.restart
+        # The steps are counted in the direction of the run.
+        order = lax.broadcasted_iota(jnp.int32, sets.shape, 0)  # [T, *B]
+        last = sets.shape[0] - 1
+        if self.reverse:
+            order = last - order
+        source = lax.cummax(jnp.where(sets, order, -1), axis=0, reverse=self.reverse)
+        unset = source < 0
+        source = jnp.maximum(source, 0)
+        if self.reverse:
+            source = last - source
+        take = functools.partial(jnp.take_along_axis, axis=0, mode="promise_in_bounds")
+        restarted = None
+        if self.restart is not None:
+            restarted = take(self.restart & ~self.mask, source)
+
+        def fill(after: jax.Array, first: jax.Array, at_restart: jax.Array) -> jax.Array:
+            index = jnp.expand_dims(source, tuple(range(source.ndim, after.ndim)))
+            kept = take(after, index)
+            if restarted is not None:
+                kept = where(restarted, at_restart[None], kept)
+            return where(unset, first[None], kept)
+
+        return jax.tree.map(fill, states, entering, initial)
+
     def zero_masked(self, ys: Any) -> Any:
         """Returns the outputs, with zeros at masked steps."""
         if self.mask is None:

@@ -475,7 +475,7 @@ class Context:
             run_steps = chosen.run_states  # type: ignore[attr-defined]
 
         # Runs over the full sequence, or over one part of it. `outs` are the outputs; with a
-        # record also the states after each step, and the pre-activations or None.
+        # record also the states after each step, and the pre-activations, the gates or None.
         def run(state: State, part: tuple) -> tuple[State, Any]:
             xs, steps = part
             return run_steps(layer, params, state, xs, steps, initial=initial, unroll=self.unroll)
@@ -499,7 +499,16 @@ class Context:
         if self.mask is None:
             states = _with_outputs(layer, states, ys)
         befores = _states_before(state, states, initial, steps)
-        return Recorded(final, self.record(layer, params, befores, xs, states, a, self.mask)), ys
+        arrays = (befores, xs, states, a, self.mask)
+
+        # Puts time where the caller has it.
+        def move(tree: Any) -> Any:
+            if not self.batch_major:
+                return tree
+            time = features(xs).ndim - layer.feature_ndim - 1
+            return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), tree)
+
+        return Recorded(final, self.record(layer, params, *arrays, move)), ys
 
     def reversed(self) -> Context:
         return dataclasses.replace(self, reverse=not self.reverse)

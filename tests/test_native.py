@@ -103,6 +103,86 @@ def test_large_enough_for_several_threads(name: str, rows: int) -> None:
     jax.tree.map(np.testing.assert_array_equal, run(*args), run(*args))
 
 
+def trace(cell: Any, implementation: str | None, options: dict, *args: Any) -> Any:
+    params, xs, state = args
+    trace = rx.trace(cell, params, xs, state, implementation=implementation, **options)
+    return trace.ys, trace.state, trace.states, trace.gates, trace[""].preactivations
+
+
+def compare_traces(cell: Any, args: tuple, **options: Any) -> None:
+    """All results of a trace, and their gradients, against those of the plain loop."""
+    native, plain = (functools.partial(trace, cell, name, options) for name in ("native", "xla"))
+    what = f"a trace of {cell} on {args[1].shape}, {list(options)}"
+    expected, gradients = values_and_gradients(plain, *args)
+    # A gradient runs the loop of JAX, so the values are compared without one.
+    assert_close(what, jax.jit(native)(*args), expected, 1e-5)
+    assert_close(f"gradients of {what}", values_and_gradients(native, *args)[1], gradients, 1e-4)
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.thorough)])
+def test_a_trace(name: str) -> None:
+    cell = dataclasses.replace(CELLS[name], hidden_size=19)
+    rng = np.random.default_rng(0)
+    mask, reset = jnp.asarray(rng.random((2, 7, 6)) > 0.4), jnp.asarray(rng.random((2, 7, 6)) > 0.7)
+    args = arguments(cell, (2, 7), 6, 9)
+    compare_traces(cell, args, mask=mask, reset=reset, reverse=True)
+
+
+@needs_library
+def test_a_trace_is_one_call() -> None:
+    cell = CELLS["lstm"]
+    args = arguments(cell, (2,), 8, 3)
+    lowered = jax.jit(functools.partial(trace, cell, None, {})).lower(*args)
+    assert calls(lowered) == 1
+    assert "while" not in lowered.as_text()
+    # A layer of another kind runs in the loop of JAX.
+    wrapped = rx.Zoneout(cell)
+    assert calls(jax.jit(functools.partial(trace, wrapped, None, {})).lower(*args)) == 0
+
+
+@needs_library
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("rows", [0, 3, 100])
+def test_traces_of_other_shapes(name: str, rows: int) -> None:
+    cell, rng = CELLS[name], np.random.default_rng(rows)
+    args = arguments(cell, (rows,), 5, 3)
+    flags = jnp.asarray(rng.random((3, rows, 5)) > 0.5)
+    compare_traces(cell, args)
+    compare_traces(cell, args, lengths=jnp.asarray(rng.integers(0, 7, rows)), reset=flags[0], remat=2)
+    params, xs, state = args
+    for steps in (0, 5):
+        over_time = (params, jnp.moveaxis(xs, 1, 0)[:steps], state)
+        options = {"mask": flags[1].T[:steps], "reset": flags[2].T[:steps], "time_major": True}
+        compare_traces(cell, over_time, **options)
+
+
+@needs_library
+def test_without_jit() -> None:
+    cell = CELLS["tanh"]
+    params, xs, state = arguments(cell, (2,), 3, 3)
+    run = functools.partial(rx.scan, cell, implementation="native")
+    expected = run(params, xs, state)
+    with jax.disable_jit():
+        assert_close("without jit", run(params, xs, state), expected, 1e-6)
+
+
+@needs_library
+@pytest.mark.thorough
+def test_vmap_of_traces() -> None:
+    cell = CELLS["gru"]
+    params, xs, state = arguments(cell, (4,), 5, 3)
+    options = {"mask": jnp.array([True, True, False, True, False])}
+    many = jax.tree.map(lambda p: jnp.stack([p] * 4), params)
+    for values, axis in ((params, None), (many, 0)):
+        got, expected = (
+            jax.vmap(functools.partial(trace, cell, name, options), (axis, 0, 0))(values, xs, state)
+            for name in ("native", "xla")
+        )
+        assert_close("vmap", got, expected, 1e-5)
+
+
 @needs_library
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["lstm", "gru", "relu"])

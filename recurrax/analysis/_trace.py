@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from recurrax._arguments import check_number
 from recurrax._dtype import cast, cast_params, compute_dtype, promote
-from recurrax._layer import Layer, Params, State, features, without_initializers
+from recurrax._layer import Gate, Layer, Params, State, without_initializers
 from recurrax._mask import Marks, where
 from recurrax._scan import check_options, check_sequence, is_recorded, run, without_records
 from recurrax.implementations._registry import Implementation
@@ -173,8 +174,8 @@ def trace(
         unroll: the number of steps in one iteration of the compiled loop.
         remat: the number of steps in a part, to save memory in derivatives.
         implementation: the way to run the layer. It must return the state after every step. These
-            do: "xla", "hoisted", "sequential", "associative", "blocked", `TimeSharded` and
-            `Newton`. None picks the fastest of them.
+            do: "xla", "hoisted", "native", "sequential", "associative", "blocked", `TimeSharded`
+            and `Newton`. None picks the fastest of them.
         key: the source of randomness, for layers that use it.
 
     Returns:
@@ -226,9 +227,6 @@ def _trace(
 ):
     options = (reverse, time_major, unroll, remat, implementation, key)
     state, ys = run(layer, params, xs, state, marks, *options, _record)
-    time = 0
-    if not time_major:
-        time = features(xs).ndim - layer.feature_ndim - 1
 
     # The record of each cell stands at the place of its state.
     cells: dict[str, CellTrace] = {}
@@ -240,7 +238,7 @@ def _trace(
             continue
         path = jax.tree_util.keystr(keys, simple=True, separator=".")
         paths.append(path)
-        cells[path] = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time), node.record)
+        cells[path] = node.record
 
     return Trace(ys, without_records(state), cells, tuple(paths), structure)
 
@@ -251,8 +249,9 @@ def _record(
     befores: State,
     xs: Any,
     states: State,
-    a: jax.Array | None,
+    a: jax.Array | dict[str, Gate] | None,
     mask: jax.Array | None,
+    move: Callable,
 ) -> CellTrace:
     """Computes the gates of all steps of a cell.
 
@@ -262,28 +261,37 @@ def _record(
         befores: the state before each step, `[T, *B, ...]`.
         xs: its inputs, `[T, *B, I]`.
         states: the state after each step.
-        a: the pre-activations of an affine cell, `[T, *B, G*H]`, if the loop has kept them.
+        a: the pre-activations of an affine cell, `[T, *B, G*H]`, or the gates, if the loop has kept
+            them.
         mask: `bool[T, *B]`, or None.
+        move: puts time where the caller has it.
     """
     if not cell.tells_gates:
-        return CellTrace(states, {}, None, ())
+        return CellTrace(move(states), {}, None, ())
     # The dtypes of the step: products follow the layer, and the state may be wider.
     compute = compute_dtype(cell, params, xs)
     params = cast_params(cell, params, compute)
     befores = jax.tree.map(lambda s: s.astype(promote(compute, s.dtype)), befores)
-    if a is not None:
+    if isinstance(a, dict):
+        gates = a
+    elif a is not None:
         gates = cell.pointwise_gates(cell.other_params(params), cell.split(a), befores)
     else:
         gates = cell.gate_values(params, befores, cast(xs, compute))
+    # JAX would sort the names.
+    names = list(gates)
+    # Some layers keep arrays with the axes of the batch in `params`, so gates are moved after this.
+    states, gates, mask = move((states, gates, mask))
     if mask is not None:
         gates = where(mask, gates, jax.tree.map(jnp.zeros_like, gates))
     values, parts, sizes = {}, [], []
-    for name, gate in gates.items():
+    for name in names:
+        gate = gates[name]
         values[name] = gate.value
         parts.append(gate.preactivation)
         sizes.append((name, gate.preactivation.shape[-1]))
     joined = None
     if parts:
         dtype = promote(*(part.dtype for part in parts))
-        joined = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)  # [T, *B, G*H]
+        joined = jnp.concatenate([part.astype(dtype) for part in parts], axis=-1)  # [*B, T, G*H]
     return CellTrace(states, values, joined, tuple(sizes))

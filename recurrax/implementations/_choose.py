@@ -91,11 +91,10 @@ def _best(
     number = features(xs).shape[0]
     if has_several_steps(number) and not linear.refuses(layer):
         return find(linear_solver())
-    if with_states:
-        return _best_loop(layer, params, state, xs, steps)
     # A training step on a CPU takes 0.33 of the loop's time for (B, T, H, N) = (8, 256, 128, 4).
     # It takes 0.08 of that time for (32, 64, 128, 2).
-    if isinstance(number, int) and number > 1 and not matrix_memory.DEFAULT.refuses(layer):
+    several = isinstance(number, int) and number > 1
+    if several and not with_states and not matrix_memory.DEFAULT.refuses(layer):
         return matrix_memory.DEFAULT
     if prefers_native(features(xs)) and not native.NATIVE.refuses(layer, params, state, xs, steps):
         return native.NATIVE

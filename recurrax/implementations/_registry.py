@@ -20,8 +20,8 @@ class Implementation(Protocol):
 
     An implementation that serves `recurrax.trace` also has `run_states`. It takes the arguments of
     `run` and returns `(state, (ys, states, a))`. `states` is the state after every step, `[T, *B,
-    ...]`. `a` has what `pointwise` of an affine cell gets at every step, `[T, *B, G*H]`; None if
-    the implementation does not have it.
+    ...]`. `a` has what `pointwise` of an affine cell gets at every step, `[T, *B, G*H]`. It may
+    also be the gates, as `gate_values` returns them; None if the implementation has neither.
 
     Example:
         A loop that has one direction. It needs no base class.

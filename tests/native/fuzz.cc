@@ -142,6 +142,14 @@ struct Problem {
       Team team(threads, schedule);
       target.forward(call, results, team);
     }
+    // The pre-activations, and every c, of a trace.
+    results.traces = true;
+    if (has_c) results.cs = output.add(steps * state);
+    if (gates > 1) results.gates = output.add(steps * state * gates);
+    {
+      Team team(threads, schedule);
+      target.forward(call, results, team);
+    }
     Team team(threads, schedule);
     target.backward(call, given, gradients, team);
     return output;

@@ -8,20 +8,22 @@ A call has these arrays, with T steps, B rows, I features, H units and G gates:
 - `mask` and `restart`, `bool[T, B]`, if there are any.
 
 Its results are `ys` `[T, B, H]` and the parts of the final state. Where a derivative will follow,
-it also keeps c after each step, `[T, B, H]`, and the gates, `[T, B, blocks*H]`.
+it also keeps c after each step, `[T, B, H]`, and the gates, `[T, B, blocks*H]`. For a trace, the
+pre-activations of the gates stand in their place, `[T, B, G*H]`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from recurrax._layer import Gate
 from recurrax._mask import Steps
-from recurrax.cells.affine import AffineCell
+from recurrax.cells.affine import AffineCell, gate_of
 from recurrax.cells.elman import ElmanCell, ElmanParams, ElmanState
 from recurrax.cells.gru import GRUCell, GRUParams, GRUState
 from recurrax.cells.lstm import LSTMCell, LSTMParams, LSTMState
@@ -55,6 +57,13 @@ class Kind(NamedTuple):
             shapes.append((steps, rows, self.blocks * units))
         return shapes
 
+    def shows(self, xs: Any, units: int) -> list[tuple[int, ...]]:
+        """The shapes of the arrays that a trace shows, in place of those that it keeps."""
+        shapes = self.keeps(xs, units)
+        if self.blocks > 1:
+            shapes[-1] = (*shapes[-1][:2], self.gates * units)
+        return shapes
+
 
 KINDS = {
     "lstm": Kind(number=0, gates=4, blocks=4, parts=2),
@@ -62,6 +71,13 @@ KINDS = {
     "tanh": Kind(number=2, gates=1, blocks=1, parts=1),
     "relu": Kind(number=3, gates=1, blocks=1, parts=1),
 }
+
+
+# The names of the gates with tanh. All others have a sigmoid.
+CANDIDATES = ("cell", "new")
+
+# The names of the gates in the order of a trace, the order in which JAX keeps a dict.
+GATES = {"lstm": ("cell", "forget", "input", "output"), "gru": ("new", "reset", "update")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +177,61 @@ _STATES = {"lstm": LSTMState, "gru": GRUState, "tanh": ElmanState, "relu": Elman
 
 def plain(call: Call, *arrays: Any) -> list[jax.Array]:
     """What a call means: `ys` and the parts of the final state, by the loop of `hoisted`."""
+    final, (ys, _, _) = _loop(call, arrays)
+    return [ys, *final]  # ys [T, B, H]; parts [B, H]
+
+
+def plain_states(call: Call, *arrays: Any) -> list[jax.Array]:
+    """`plain`, then every c of an LSTM, then the pre-activations of a cell with gates.
+
+    At masked steps these arrays have no meaning.
+    """
+    final, (ys, states, a) = _loop(call, arrays, keeps_states=True)
+    results = [ys, *final, *states[1:]]  # c [T, B, H]
+    cell, params = _cell_and_params(call.kind, arrays)
+    gates = gates_of(cell, params, a, states)
+    if gates:
+        shown = [gates[name].preactivation for name in GATES[call.kind]]
+        results.append(jnp.concatenate(shown, axis=-1))  # [T, B, G*H]
+    return results
+
+
+def gates_of(cell: AffineCell, params: Any, a: jax.Array, states: Any) -> dict[str, Gate]:
+    """The gates from the pre-activations of the loop. No cell of the library reads the states."""
+    return cell.pointwise_gates(cell.other_params(params), cell.split(a), states)
+
+
+def gates_shown(call: Call, shown: jax.Array) -> dict[str, Gate]:
+    """The gates from the array of a trace, `[T, B, G*H]`."""
+    names = GATES[call.kind]
+
+    # Gates are computed as they lie in memory, so that XLA makes no copy.
+    def exchanged(array: jax.Array) -> jax.Array:
+        if call.batch_major:
+            return jnp.swapaxes(array, 0, 1)
+        return array
+
+    gates = {}
+    parts = jnp.split(exchanged(shown), len(names), axis=-1)
+    for name, a in zip(names, parts, strict=True):
+        activation: Callable = jax.nn.sigmoid
+        if name in CANDIDATES:
+            activation = jnp.tanh
+        gates[name] = gate_of(activation, a)
+    return jax.tree.map(exchanged, gates)
+
+
+def _loop(call: Call, arrays: Arrays, keeps_states: bool = False) -> tuple[Any, Any]:
+    """The final state; then `ys`, and with `keeps_states` the states and the pre-activations."""
     cell, params = _cell_and_params(call.kind, arrays)
     state, initial = call.states(arrays)
     state_type = _STATES[call.kind]
     mask, restart = call.flags(arrays)
     before = at_restart = state_type(*state)
+    # Without restarts nothing reads this state.
     if call.restarts:
         at_restart = state_type(*initial)
-    final, ys = hoisted.run(
+    final, outs = hoisted.run(
         cell,
         params,
         before,
@@ -176,8 +239,11 @@ def plain(call: Call, *arrays: Any) -> list[jax.Array]:
         Steps(mask, restart, call.reverse),
         initial=at_restart,
         unroll=1,
+        keeps_states=keeps_states,
     )
-    return [ys, *final]  # ys [T, B, H]; parts [B, H]
+    if keeps_states:
+        return final, outs
+    return final, (outs, None, None)
 
 
 def plain_of_moving(call: Call, arrays: Arrays) -> tuple[Any, list[Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.interpreters import mlir
 
 from recurrax.implementations.native._call import Call
-from recurrax.implementations.native._library import BACKWARD, FORWARD
+from recurrax.implementations.native._library import BACKWARD, FORWARD, STATES
 
 _NO_FLOATS = np.zeros(0, np.float32)
 _NO_FLAGS = np.zeros(0, np.bool_)
@@ -35,8 +35,13 @@ def is_native(context: Any) -> bool:
     return False
 
 
-# The places of `xs`, `ys` and their gradients among the operands and the results of each call.
-_SEQUENCES = {FORWARD: ((0,), (0,)), BACKWARD: ((0, 10, 13), (0,))}
+# The places of `xs`, `ys` and their gradients among the operands and the results of each call. The
+# states and the pre-activations of a trace lie in memory as these do.
+_SEQUENCES = {
+    FORWARD: ((0,), (0,)),
+    STATES: ((0,), (0, 3, 4)),
+    BACKWARD: ((0, 10, 13), (0,)),
+}
 
 
 def _layouts(types: list[Any], places: tuple[int, ...], batch_major: bool) -> list[Any]:
@@ -65,20 +70,31 @@ def _foreign_call(
             types.append(aval)
             values.append(operand)
     of_operands, of_results = _SEQUENCES[name]
-    rule = jax.ffi.ffi_lowering(
-        name,
-        operand_layouts=_layouts(types, of_operands, call.batch_major),
-        result_layouts=_layouts(results, of_results, call.batch_major),
-    )
-    context = context.replace(avals_in=types, avals_out=results)
+    # XLA would copy a result in another layout to the default layout. So a result has the axes in
+    # the order of memory, and is transposed. The transposition back by the caller cancels this.
+    lying = list(results)
+    transposed = []
+    for place in of_results:
+        shape = results[place].shape
+        if call.batch_major and len(shape) == 3:
+            transposed.append(place)
+            lying[place] = jax.core.ShapedArray((shape[1], shape[0], shape[2]), jnp.float32)
+    layouts = _layouts(types, of_operands, call.batch_major)
+    rule = jax.ffi.ffi_lowering(name, operand_layouts=layouts)
+    of_call = context.replace(avals_in=types, avals_out=lying)
     # The attributes of the call, by the names that `handlers.cc` reads.
     facts = {"kind": np.int64(call.facts.number), "reverse": call.reverse}
     facts["batch_major"] = call.batch_major
-    return list(rule(context, *values, **facts))
+    lowered = list(rule(of_call, *values, **facts))
+    swap = mlir.lower_fun(lambda array: jnp.swapaxes(array, 0, 1), multiple_results=False)
+    for place in transposed:
+        of_swap = context.replace(avals_in=[lying[place]], avals_out=[results[place]])
+        (lowered[place],) = swap(of_swap, lowered[place])
+    return lowered
 
 
 def _arguments(call: Call, operands: list[Any]) -> list[Any]:
-    """The first ten arrays that both functions of the library take."""
+    """The first ten arrays that every function of the library takes."""
     state, initial = call.states(operands)
     mask, restart = call.flags(operands)
     no_floats, no_flags = (None, _NO_FLOATS), (None, _NO_FLAGS)
@@ -100,7 +116,7 @@ def _empty() -> Any:
     return jax.core.ShapedArray((0,), jnp.float32)
 
 
-def lower_forward(context: Any, *operands: Any, call: Call) -> list[Any]:
+def lower_forward(context: Any, *operands: Any, call: Call, name: str = FORWARD) -> list[Any]:
     """Lowers the forward pass; its results are those of `plain`, then the kept arrays."""
     arguments = _arguments(call, _pairs(context, operands))
     out = list(context.avals_out)
@@ -117,8 +133,13 @@ def lower_forward(context: Any, *operands: Any, call: Call) -> list[Any]:
     if call.keeps and call.facts.blocks > 1:
         results[4] = kept.pop(0)
         wanted.append(4)
-    lowered = _foreign_call(FORWARD, context, call, arguments, results)
+    lowered = _foreign_call(name, context, call, arguments, results)
     return [lowered[k] for k in wanted]
+
+
+def lower_states(context: Any, *operands: Any, call: Call) -> list[Any]:
+    """Lowers the forward pass; its results are those of `plain_states`."""
+    return lower_forward(context, *operands, call=call, name=STATES)
 
 
 def lower_backward(context: Any, *operands: Any, call: Call) -> list[Any]:

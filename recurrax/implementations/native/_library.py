@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jax
 
-# The names of the two handlers, in the library and for XLA.
+# The names of the three handlers, in the library and for XLA.
 FORWARD = "recurrax_forward"
+STATES = "recurrax_states"
 BACKWARD = "recurrax_backward"
 
 _FILE = Path(__file__).with_name("librecurrax.so")
@@ -29,7 +30,7 @@ def why_missing() -> str | None:
     try:
         # JAX refuses a library that was built with newer headers than its own.
         library = ctypes.CDLL(str(_FILE))
-        for name in (FORWARD, BACKWARD):
+        for name in (FORWARD, STATES, BACKWARD):
             handler = jax.ffi.pycapsule(getattr(library, name))
             jax.ffi.register_ffi_target(name, handler, platform="cpu")
     # Whatever the reason is, the loops of JAX serve.

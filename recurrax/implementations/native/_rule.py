@@ -1,4 +1,4 @@
-"""Three primitives of JAX, which give the compiled library every derivative.
+"""Primitives of JAX, which give the compiled library every derivative.
 
 Let f be the meaning of a call, `plain`. With its arrays a:
 
@@ -10,6 +10,8 @@ The derivative of `run` is `tangent`, whose transpose is `transpose`, whose tran
 So a gradient runs `run` and `transpose`, which call the library. Every other derivative is
 JAX's derivative of `plain`. The kept arrays only save work: they follow from a, so no derivative
 passes through them.
+
+A fourth primitive, `states`, is `run` for a trace. It has no derivative here: see `__init__.py`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,13 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from recurrax.implementations.native._call import Call, plain, plain_of_moving
-from recurrax.implementations.native._foreign import is_native, lower_backward, lower_forward
+from recurrax.implementations.native._call import Call, plain, plain_of_moving, plain_states
+from recurrax.implementations.native._foreign import (
+    is_native,
+    lower_backward,
+    lower_forward,
+    lower_states,
+)
 
 WEIGHTS = (1, 2, 3)  # the places of `kernel`, `recurrent_kernel` and `bias` among the arrays
 
@@ -40,6 +47,11 @@ def plain_run(*arrays: Any, call: Call) -> list[jax.Array]:
         xs, units = arrays[0], arrays[2].shape[0]
         results += [jnp.zeros(shape, xs.dtype) for shape in call.facts.keeps(xs, units)]
     return results
+
+
+def states_of_run(*arrays: Any, call: Call) -> list[jax.Array]:
+    """`plain_states`; the call keeps the arrays after `plain`."""
+    return plain_states(call, *arrays)
 
 
 def plain_tangent(*operands: Any, call: Call) -> list[jax.Array]:
@@ -68,6 +80,14 @@ def _run_types(*arrays: Any, call: Call) -> list[Any]:
     return [ys, *map(_strong, state), *(xs.update(shape=k, weak_type=False) for k in kept)]
 
 
+def _states_types(*arrays: Any, call: Call) -> list[Any]:
+    kept = _run_types(*arrays, call=call)
+    shapes = call.facts.shows(arrays[0], arrays[2].shape[0])
+    # All others are the results of `run`.
+    others = kept[: len(kept) - len(shapes)]
+    return [*others, *(kept[0].update(shape=shape) for shape in shapes)]
+
+
 def _tangent_types(*operands: Any, call: Call) -> list[Any]:
     simple = dataclasses.replace(call, keeps=False)
     return _run_types(*operands[: call.arrays], call=simple)
@@ -91,17 +111,23 @@ def _primitive(name: str, types: Callable, meaning: Callable) -> Primitive:
     def compiled(*operands: Any, call: Call) -> list[jax.Array]:
         return primitive.bind(*operands, call=call)
 
-    primitive.def_impl(compiled)
+    def run_alone(*operands: Any, call: Call) -> list[jax.Array]:
+        # With `jax.disable_jit`, `compiled` would call itself.
+        with jax.disable_jit(False):
+            return compiled(*operands, call=call)
+
+    primitive.def_impl(run_alone)
     mlir.register_lowering(primitive, mlir.lower_fun(meaning, multiple_results=True))
     return primitive
 
 
 run_p = _primitive("run", _run_types, plain_run)
+states_p = _primitive("states", _states_types, states_of_run)
 tangent_p = _primitive("tangent", _tangent_types, plain_tangent)
 transpose_p = _primitive("transpose", _transpose_types, plain_transpose)
 
 
-# Lowering: on a CPU, `run` and `transpose` are calls of the library.
+# Lowering: on a CPU, all but `tangent` are calls of the library.
 
 
 def _lower_on_cpu(primitive: Primitive, meaning: Callable, foreign: Callable) -> None:
@@ -116,6 +142,7 @@ def _lower_on_cpu(primitive: Primitive, meaning: Callable, foreign: Callable) ->
 
 
 _lower_on_cpu(run_p, plain_run, lower_forward)
+_lower_on_cpu(states_p, states_of_run, lower_states)
 _lower_on_cpu(transpose_p, plain_transpose, lower_backward)
 
 
@@ -275,6 +302,7 @@ def _transpose_operands(call: Call) -> list[int | None]:
 
 
 batching.primitive_batchers[run_p] = _batched(run_p, plain_run, _row_axes, _run_results)
+batching.primitive_batchers[states_p] = _batched(states_p, states_of_run, _row_axes, _run_results)
 batching.primitive_batchers[tangent_p] = _batched(
     tangent_p, plain_tangent, _tangent_operands, _result_axes
 )

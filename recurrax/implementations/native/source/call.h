@@ -41,6 +41,9 @@ struct Results {
   float* c;      // [B, H]
   float* cs;     // [T, B, H], c after each step; null if no derivative will follow
   float* gates;  // [T, B, blocks*H], the activated gates; null as cs
+  // Whether `gates` gets the pre-activations of G gates instead, [T, B, G*H]. It and `cs` then lie
+  // in memory as `ys` does.
+  bool traces;
 };
 
 // What the backward pass reads besides the arguments.

@@ -3,7 +3,8 @@
 // A block is one pre-activation of every unit: a number of gates, in an order that suits products.
 // The inputs reach the blocks [first_input, first_input + inputs), the state the blocks
 // [first_recurrent, first_recurrent + recurrents). `input_gates` and `recurrent_gates` say which
-// gate of `kernel` and `recurrent_kernel` belongs to each of them.
+// gate of `kernel` and `recurrent_kernel` belongs to each of them. `trace` gives the
+// pre-activations of the `traced` gates, as a trace shows them: in the order of their names.
 #pragma once
 
 #include "vector.h"
@@ -18,8 +19,17 @@ struct Lstm {
   static constexpr int first_recurrent = 0, recurrents = 4;
   static constexpr int input_gates[] = {0, 1, 2, 3};
   static constexpr int recurrent_gates[] = {0, 1, 2, 3};
+  static constexpr int traced = 4;
   static constexpr bool has_c = true;
   static constexpr bool keeps_gates = true;
+
+  template <int V>
+  static void trace(const Vector<V>* a, Vector<V>* shown) {
+    shown[0] = a[2];  // cell
+    shown[1] = a[1];  // forget
+    shown[2] = a[0];  // input
+    shown[3] = a[3];  // output
+  }
 
   // `a` comes as pre-activations and leaves as gates.
   template <int V>
@@ -62,8 +72,16 @@ struct Gru {
   static constexpr int first_recurrent = 1, recurrents = 3;  // r, z, u_n
   static constexpr int input_gates[] = {2, 0, 1};
   static constexpr int recurrent_gates[] = {0, 1, 2};
+  static constexpr int traced = 3;
   static constexpr bool has_c = false;
   static constexpr bool keeps_gates = true;
+
+  template <int V>
+  static void trace(const Vector<V>* a, Vector<V>* shown) {
+    shown[0] = a[0] + sigmoid<V>(a[1]) * a[3];  // new
+    shown[1] = a[1];  // reset
+    shown[2] = a[2];  // update
+  }
 
   template <int V>
   static void activate(Vector<V>* a) {

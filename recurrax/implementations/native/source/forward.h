@@ -204,10 +204,10 @@ class Forward {
   template <int N>
   __attribute__((noinline)) void finish(const Entry& entry, const float* h_row, int64_t unit,
                                         const Vector<V>* blocks, int stride) {
-    const auto [steps, rows, inputs, units] = call_.sizes;
-    const int64_t at = entry.step * rows + entry.row;
+    const int64_t units = call_.sizes.units;
+    const int64_t at = kept_place(entry.step, entry.row);
     float* ys = out_.ys + place(call_, entry.step, entry.row) * units + unit;
-    float *c_row = nullptr, *cs = nullptr, *gates_row = nullptr;
+    float *c_row = nullptr, *cs = nullptr, *gates_row = nullptr, *trace = nullptr;
     const float* c_old_row = nullptr;
     if constexpr (Cell::has_c) {
       c_row = cells_ + entry.row * units + unit;
@@ -215,7 +215,8 @@ class Forward {
       if (out_.cs) cs = out_.cs + at * units + unit;
     }
     if constexpr (Cell::keeps_gates) {
-      if (out_.gates) gates_row = out_.gates + at * Cell::blocks * units + unit;
+      if (out_.gates && !out_.traces) gates_row = out_.gates + at * Cell::blocks * units + unit;
+      if (out_.gates && out_.traces) trace = out_.gates + at * Cell::traced * units + unit;
     }
 #pragma GCC unroll 4
     for (int w = 0; w < N; ++w) {
@@ -223,6 +224,15 @@ class Forward {
       Vector<V> a[Cell::blocks], h, c, c_old = {};
       for (int block = 0; block < Cell::blocks; ++block) a[block] = blocks[block * stride + w];
       if constexpr (Cell::has_c) c_old = load<V>(c_old_row + w * V, n);
+      if constexpr (Cell::keeps_gates) {
+        if (trace) {
+          Vector<V> shown[Cell::traced];
+          Cell::template trace<V>(a, shown);
+          for (int gate = 0; gate < Cell::traced; ++gate) {
+            store<V>(trace + gate * units + w * V, shown[gate], n);
+          }
+        }
+      }
       Cell::template forward<V>(a, load<V>(h_row + unit + w * V, n), c_old, h, c);
       store<V>(ys + w * V, h, n);
       if constexpr (Cell::has_c) {
@@ -236,6 +246,12 @@ class Forward {
         }
       }
     }
+  }
+
+  // Where the kept arrays of a step lie.
+  int64_t kept_place(int64_t step, int64_t row) const {
+    if (out_.traces) return place(call_, step, row);
+    return step * call_.sizes.rows + row;
   }
 
   const float* h_before(const Entry& entry) const {
@@ -262,9 +278,13 @@ class Forward {
       const Part mine(steps * rows, i, parts);
       for (int64_t at = mine.begin; at < mine.end; ++at) {
         if (call_.mask[at]) continue;
-        clear(out_.ys + place(call_, at / rows, at % rows) * units, units);
-        if (out_.cs) clear(out_.cs + at * units, units);
-        if (out_.gates) clear(out_.gates + at * Cell::blocks * units, Cell::blocks * units);
+        const int64_t step = at / rows, row = at % rows, kept = kept_place(step, row);
+        clear(out_.ys + place(call_, step, row) * units, units);
+        if (out_.cs) clear(out_.cs + kept * units, units);
+        if constexpr (Cell::keeps_gates) {
+          const int64_t width = (out_.traces ? Cell::traced : Cell::blocks) * units;
+          if (out_.gates) clear(out_.gates + kept * width, width);
+        }
       }
     });
   }

@@ -1,4 +1,4 @@
-// The two functions that XLA calls. They check sizes, so that no call reads or writes elsewhere.
+// The three functions that XLA calls. They check sizes, so that no call reads or writes elsewhere.
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -131,6 +131,8 @@ ffi::Error with_team(const ffi::ThreadPool& pool, const Arguments& call, const F
   }
 }
 
+// Keeps what a derivative needs, or what a trace shows.
+template <bool traces>
 ffi::Error forward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recurrent_kernel,
                    Floats bias, Floats h0, Floats c0, Floats h_initial, Floats c_initial,
                    Flags mask, Flags restart, Result ys, Result h, Result c, Result cs,
@@ -150,11 +152,13 @@ ffi::Error forward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recurr
   results.h = sizing.require("h", h, state);
   results.c = sizing.require("c", c, has_c ? state : 0);
   results.cs = sizing.require("cs", cs, has_c ? all : 0, true);
-  results.gates = sizing.require("gates", gates, all * blocks_of(call.kind), true);
+  const int64_t kept_gates = all * (traces ? gates_of(call.kind) : blocks_of(call.kind));
+  results.gates = sizing.require("gates", gates, kept_gates, true);
+  results.traces = traces;
   if (!sizing.message().empty()) return ffi::Error::InvalidArgument(sizing.message());
   ask_for_large_pages(results.ys, 4 * all);
   if (results.cs) ask_for_large_pages(results.cs, 4 * all);
-  if (results.gates) ask_for_large_pages(results.gates, 4 * all * blocks_of(call.kind));
+  if (results.gates) ask_for_large_pages(results.gates, 4 * kept_gates);
   return with_team(pool, call, [&](Team& team) { target().forward(call, results, team); });
 }
 
@@ -199,32 +203,40 @@ ffi::Error backward(ffi::ThreadPool pool, Floats xs, Floats kernel, Floats recur
   return with_team(pool, call, [&](Team& team) { target().backward(call, given, out, team); });
 }
 
+// The arrays and facts of a forward call, in the order of the arguments of `forward`.
+auto forward_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Floats>()  // xs [T, B, I]
+      .Arg<Floats>()  // kernel [I, G*H]
+      .Arg<Floats>()  // recurrent_kernel [H, G*H]
+      .Arg<Floats>()  // bias [blocks*H]
+      .Arg<Floats>()  // h0 [B, H]
+      .Arg<Floats>()  // c0 [B, H], or empty
+      .Arg<Floats>()  // h_initial [B, H], or empty
+      .Arg<Floats>()  // c_initial [B, H], or empty
+      .Arg<Flags>()   // mask [T, B], or empty
+      .Arg<Flags>()   // restart [T, B], or empty
+      .Ret<Floats>()  // ys [T, B, H]
+      .Ret<Floats>()  // h [B, H]
+      .Ret<Floats>()  // c [B, H], or empty
+      .Ret<Floats>()  // cs [T, B, H], or empty
+      .Ret<Floats>()  // gates [T, B, blocks*H], or empty
+      .Attr<int64_t>("kind")
+      .Attr<bool>("reverse")
+      .Attr<bool>("batch_major");
+}
+
 }  // namespace
 }  // namespace recurrax
 
 extern "C" const char* recurrax_target() { return recurrax::target().name; }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_forward, recurrax::forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<recurrax::Floats>()  // xs [T, B, I]
-                                  .Arg<recurrax::Floats>()  // kernel [I, G*H]
-                                  .Arg<recurrax::Floats>()  // recurrent_kernel [H, G*H]
-                                  .Arg<recurrax::Floats>()  // bias [blocks*H]
-                                  .Arg<recurrax::Floats>()  // h0 [B, H]
-                                  .Arg<recurrax::Floats>()  // c0 [B, H], or empty
-                                  .Arg<recurrax::Floats>()  // h_initial [B, H], or empty
-                                  .Arg<recurrax::Floats>()  // c_initial [B, H], or empty
-                                  .Arg<recurrax::Flags>()   // mask [T, B], or empty
-                                  .Arg<recurrax::Flags>()   // restart [T, B], or empty
-                                  .Ret<recurrax::Floats>()  // ys [T, B, H]
-                                  .Ret<recurrax::Floats>()  // h [B, H]
-                                  .Ret<recurrax::Floats>()  // c [B, H], or empty
-                                  .Ret<recurrax::Floats>()  // cs [T, B, H], or empty
-                                  .Ret<recurrax::Floats>()  // gates [T, B, blocks*H], or empty
-                                  .Attr<int64_t>("kind")
-                                  .Attr<bool>("reverse")
-                                  .Attr<bool>("batch_major"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_forward, recurrax::forward<false>,
+                              recurrax::forward_binding());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_states, recurrax::forward<true>,
+                              recurrax::forward_binding());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recurrax_backward, recurrax::backward,
                               ffi::Ffi::Bind()
