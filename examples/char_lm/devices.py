@@ -204,7 +204,8 @@ class Devices:
             # A model that does not fit has a message of its own.
             if self.processes == 1 or known or "RESOURCE_EXHAUSTED" in str(error):
                 raise
-            if isinstance(error, jax.errors.JaxRuntimeError):
+            # JAX raises also a ValueError for a link between CPUs, whose library is Gloo.
+            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
                 fail(
                     f"the link to another process broke: {str(error).partition(chr(10))[0]}. "
                     "If it was killed, `resume` goes on from the newest checkpoint."
