@@ -105,8 +105,7 @@ def test_processes_end_together_and_the_run_goes_on_elsewhere(text: Path, tmp_pa
     folder = tmp_path / "run"
     with Lock(folder):
         said = end(begin(train(text, folder, "--overwrite"), processes=2), code=2)
-    assert "another program trains in" in said[0]
-    assert "another process failed" in said[1]
+    assert ["another program trains in" in words for words in said] == [True, True]
 
     # A signal to the second process stops both.
     running = begin(train(text, folder, "--checkpoint-every", "10"), processes=2)
