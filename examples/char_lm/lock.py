@@ -80,6 +80,7 @@ def _lock(file: Any, shared: bool = False) -> None:
     kind = fcntl.LOCK_EX
     if shared:
         kind = fcntl.LOCK_SH
+    # LOCK_NB: refuse at once, rather than wait.
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
