@@ -12,6 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from examples.char_lm.__main__ import main
+from examples.char_lm.config import UserError
+from examples.char_lm.devices import _check_port
 from examples.char_lm.lock import Lock
 from examples.char_lm.log import read
 from fault_injection import write_text
@@ -88,6 +91,37 @@ def expected(text: Path) -> np.ndarray:
     return expected
 
 
+def test_what_does_not_fit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*options: str, command: str = "train") -> str:
+        folder = str(tmp_path)
+        arguments = ["train", "--out", folder]
+        if command == "resume":
+            arguments = ["resume", folder]
+        try:
+            code = main([*arguments, *options])
+        except SystemExit as stop:
+            code = stop.code
+        assert code == 2
+        return capsys.readouterr().err
+
+    for mesh in ("dta=2", "data=0", "4", "data=2,data=2"):
+        assert f"such as data=4,model=2; got '{mesh}'" in told("--mesh", mesh)
+    assert "data=16,model=1 needs 16 devices; JAX has 8" in told("--mesh", "data=16")
+    assert "data=3 of the mesh must divide the batch, which has 32 rows" in told("--mesh", "data=3")
+    assert "need --processes" in told("--process", "1")
+    assert "from 0 to 1; got None" in told("--processes", "2")
+    assert "must be such as node1:8476; got 'node1'" in told("--coordinator", "node1")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        with pytest.raises(UserError, match="another program has the port"):
+            _check_port(server.getsockname()[1])
+    # A second program is refused before it meets the processes of the first one.
+    with Lock(tmp_path):
+        for command in ("train", "resume"):
+            assert "another program trains in" in told("--processes", "2", "--process", "1", command=command)
+
+
 @pytest.mark.thorough
 def test_devices_and_processes_agree(text: Path, tmp_path: Path, expected: np.ndarray) -> None:
     end(begin(train(text, tmp_path / "eight", "--mesh", "data=4,model=2"), devices=8))
@@ -103,9 +137,9 @@ def test_devices_and_processes_agree(text: Path, tmp_path: Path, expected: np.nd
 @pytest.mark.thorough
 def test_processes_end_together_and_the_run_goes_on_elsewhere(text: Path, tmp_path: Path, expected: np.ndarray) -> None:
     folder = tmp_path / "run"
-    with Lock(folder):
-        said = end(begin(train(text, folder, "--overwrite"), processes=2), code=2)
-    assert "another program trains in" in said[0]
+    # The first process alone reads the text. The second one waits for it no longer.
+    said = end(begin(train(text.with_suffix(".txt"), folder), processes=2), code=2)
+    assert "found no file" in said[0]
     assert "another process failed" in said[1]
 
     # A signal to the second process stops both.

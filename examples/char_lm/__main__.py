@@ -161,10 +161,10 @@ def _mesh_type(text: str) -> dict[str, int]:
     return sizes
 
 
-def _start(options: argparse.Namespace) -> Any:
+def _start(options: argparse.Namespace, folder: Path) -> Any:
     from .devices import start
 
-    return start(options.mesh, options.processes, options.process, options.coordinator)
+    return start(folder, options.mesh, options.processes, options.process, options.coordinator)
 
 
 def _follow(devices: Any, folder: Path, resume: bool) -> int:
@@ -200,7 +200,7 @@ def _train(options: argparse.Namespace) -> int:
     if config.tensorboard:
         check_tensorboard()
     source, folder = options.text, options.out
-    devices = _start(options)
+    devices = _start(options, folder)
     with devices.linked(), contextlib.ExitStack() as stack:
         if not devices.leads:
             return _follow(devices, folder, resume=False)
@@ -242,7 +242,7 @@ def _resume(options: argparse.Namespace) -> int:
     from .lock import Lock
     from .run import Run
 
-    devices = _start(options)
+    devices = _start(options, options.run)
     with devices.linked(), contextlib.ExitStack() as stack:
         if not devices.leads:
             return _follow(devices, options.run, resume=True)

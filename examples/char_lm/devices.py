@@ -6,8 +6,11 @@ All processes run the same program. The first process alone writes files and the
 import contextlib
 import json
 import os
+import socket
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,10 +21,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .command import FAILED, fail, warn
 from .config import UserError
+from .lock import Lock
 from .stop import Stopped
 
 # The address at which the processes of one machine meet. No other machine can reach it.
-LOOPBACK = "127.0.0.1:8476"
+LOOPBACK = "127.0.0.1"
 # A process that ended waits so long for the others, in seconds. Then it lets them fail.
 _PATIENCE = 10
 
@@ -204,7 +208,8 @@ class Devices:
             # A model that does not fit has a message of its own.
             if self.processes == 1 or known or "RESOURCE_EXHAUSTED" in str(error):
                 raise
-            if isinstance(error, jax.errors.JaxRuntimeError):
+            # JAX raises also a ValueError for a link between CPUs, whose library is Gloo.
+            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
                 fail(
                     f"the link to another process broke: {str(error).partition(chr(10))[0]}. "
                     "If it was killed, `resume` goes on from the newest checkpoint."
@@ -229,6 +234,7 @@ ALONE = Devices()
 
 
 def start(
+    folder: Path,
     sizes: dict[str, int] | None,
     processes: int | None,
     process: int | None,
@@ -237,15 +243,19 @@ def start(
     """Joins the processes and makes the mesh. Nothing may use JAX's devices before it.
 
     Args:
+        folder: the run folder. The processes of other runs meet elsewhere.
         sizes: the sizes of the mesh's axes; None puts all devices of several processes on `data`,
             and uses one device of a single process.
         processes: how many processes take part; None asks Slurm.
         process: which of them this one is, from 0.
-        coordinator: the address of process 0; `LOOPBACK` by default.
+        coordinator: the address of process 0; by default a port of this machine alone.
 
     Raises:
-        UserError: if the options do not fit each other, or the devices.
+        UserError: if the options do not fit each other, or the devices, or if another program
+            trains in the folder.
     """
+    # A second program must not disturb the processes of the first one.
+    Lock(folder).check_free()
     if processes is None and (process is not None or coordinator is not None):
         raise UserError("--process and --coordinator need --processes, how many there are.")
     if processes is None:
@@ -253,11 +263,11 @@ def start(
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
     elif processes > 1:
-        _join(processes, process, coordinator)
+        _join(folder, processes, process, coordinator)
     return _mesh(sizes)
 
 
-def _join(processes: int, process: int | None, coordinator: str | None) -> None:
+def _join(folder: Path, processes: int, process: int | None, coordinator: str | None) -> None:
     if process is None or process >= processes:
         raise UserError(
             f"--process must tell which of the {processes} processes this one is, "
@@ -265,8 +275,11 @@ def _join(processes: int, process: int | None, coordinator: str | None) -> None:
         )
     bind = None
     if coordinator is None:
+        port = 20_000 + zlib.crc32(str(folder.resolve()).encode()) % 10_000
         # Other machines cannot connect.
-        coordinator = bind = LOOPBACK
+        coordinator = bind = f"{LOOPBACK}:{port}"
+        if process == 0:
+            _check_port(port)
     if process == 0:
         warn(f"process 0 waits at {coordinator} for {processes - 1} more.")
     jax.distributed.initialize(
@@ -276,6 +289,19 @@ def _join(processes: int, process: int | None, coordinator: str | None) -> None:
         coordinator_bind_address=bind,
         shutdown_timeout_seconds=_PATIENCE,
     )
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as server:
+        # A port that was used a moment ago is free.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((LOOPBACK, port))
+        except OSError as error:
+            raise UserError(
+                f"another program has the port {port}; give all processes another one, "
+                f"such as --coordinator {LOOPBACK}:{port + 1}."
+            ) from error
 
 
 def _mesh(sizes: dict[str, int] | None) -> Devices:

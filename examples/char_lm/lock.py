@@ -55,21 +55,39 @@ class Lock:
                 f"the run folder {str(self.folder)!r} was removed while the program ran."
             )
 
+    def check_free(self) -> None:
+        """Makes sure that no program trains in the folder. Several programs may ask at once.
+
+        Raises:
+            UserError: if one does.
+        """
+        if self.path.exists():
+            with open(self.path) as file:
+                _lock(file, shared=True)
+
     def _acquire(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            holder = self._file.read()
-            raise UserError(
-                f"another program trains in {str(self.folder)!r}: {holder}. "
-                "Let it end or stop it, or name another folder."
-            ) from error
-        except OSError as error:
-            warn(f"{str(self.path)!r} cannot be locked: {error.strerror}.")
-        # The message above tells who holds the lock.
+        _lock(self._file)
+        # The message of a second trainer tells who holds the lock.
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {platform.node()}")
         self._file.flush()
+
+
+def _lock(file: Any, shared: bool = False) -> None:
+    """Locks an open file until it is closed."""
+    if fcntl is None:
+        return
+    kind = fcntl.LOCK_EX
+    if shared:
+        kind = fcntl.LOCK_SH
+    # LOCK_NB: refuse at once, rather than wait.
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise UserError(
+            f"another program trains in {str(Path(file.name).parent)!r}: {file.read()}. "
+            "Let it end or stop it, or name another folder."
+        ) from error
+    except OSError as error:
+        warn(f"{file.name!r} cannot be locked: {error.strerror}.")
