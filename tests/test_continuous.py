@@ -162,7 +162,8 @@ def test_ncps(cell: Any) -> None:
     assert_close("gradients", gradients, wanted, 1e-6)
 
 
-@pytest.mark.parametrize("cell", quick_first([CfCCell(4, 5), LTCCell(9, WIRING)]), ids=str)
+@pytest.mark.thorough
+@pytest.mark.parametrize("cell", [CfCCell(4, 5), LTCCell(9, WIRING)], ids=str)
 def test_timed_inputs_are_ragged_and_streamed(cell: Any) -> None:
     params, xs = perturbed_params(cell, 3), TimedInputs(jnp.asarray(X, jnp.float32), jnp.asarray(DT, jnp.float32))
     lengths = jnp.array([5, 3])

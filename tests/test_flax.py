@@ -91,6 +91,7 @@ def test_nnx_inside_a_larger_model_trains_saves_and_restores(tmp_path) -> None:
     np.testing.assert_allclose(jax.jit(lambda s: nnx.merge(graphdef, s)(IDS, LENGTHS))(state), logits, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("standard_promotion")
 def test_linen_inside_a_larger_model_trains_saves_and_restores(tmp_path) -> None:
     model, optimizer = LinenTagger(), optax.adam(3e-2)

@@ -53,6 +53,7 @@ class Regressor(nnx.Module):
         return self.head(self.rnn(self.masking(xs), mask=self.masking.compute_mask(xs)))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_model_learns_under_jit_and_survives_its_parts() -> None:
     model = Regressor()

@@ -36,6 +36,7 @@ def assert_same(got: tuple[rx.Layer, Any], expected: tuple[rx.Layer, Any]) -> No
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.thorough
 def test_published_cases_of_nodes() -> None:
     # `collect_testcases` would import, and so compute, the cases of all operators.
     from onnx.backend.test.case import node

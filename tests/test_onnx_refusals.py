@@ -73,6 +73,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
                        data[:at] + some + data[at:]])  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_damaged_models_are_refused_or_whole() -> None:
     models = [to_onnx(STACK, perturbed_params(STACK, I), state=True, lengths=True)]
     models += [random_node(seed, kind)[0] for seed, kind in ((0, "LSTM"), (1, "GRU"), (2, "RNN"))]

@@ -205,6 +205,7 @@ def count_steps(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> list[int]:
     return seen
 
 
+@pytest.mark.thorough
 def test_a_run_learns_stops_and_goes_on(
     small: Preset,
     tmp_path: Path,

@@ -39,6 +39,7 @@ RICH = rx.Stack(
 )
 
 
+@pytest.mark.thorough
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     kinds = (value for value in vars(rx).values() if isinstance(value, type) and issubclass(value, rx.Cell))
     plain = [kind(4) for kind in kinds if kind in (rx.S5Cell, rx.LRUCell, rx.MLSTMCell, rx.SRUCell)]

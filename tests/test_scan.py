@@ -204,6 +204,7 @@ def test_bfloat16_products_with_a_float32_state_accumulate_in_float32() -> None:
     assert error < worse / 2
 
 
+@pytest.mark.thorough
 def test_merges() -> None:
     forward, backward = rx.LSTMCell(3), rx.GRUCell(3)
     xs, lengths = normal(2, 5, 4), jnp.array([5, 2])
