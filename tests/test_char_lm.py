@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from examples.char_lm.config import Config, UserError
 from examples.char_lm.data import Corpus, encode, training_windows, validation_windows
 from examples.char_lm.run import Run
 from examples.char_lm.train import Learner
+from lenient import lenient_optax
 
 TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --no-report"
 
@@ -73,21 +75,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def lenient_optax():
-    """Lets optax, and nothing else, mix dtypes: its Adam takes a power of a float and an int32."""
-    make_optimizer = training.make_optimizer
-
-    def lenient(config: Config) -> optax.GradientTransformation:
-        optimizer = make_optimizer(config)
-
-        def update(*args):
-            with jax.numpy_dtype_promotion("standard"):
-                return optimizer.update(*args)
-
-        return optax.GradientTransformation(optimizer.init, update)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_optimizer", lenient)
+def program() -> Iterator[None]:
+    """Its optax may mix dtypes."""
+    with lenient_optax(training):
         yield
 
 

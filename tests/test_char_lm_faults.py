@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from examples.char_lm import checkpoint, command, data, expect
@@ -29,6 +28,7 @@ from examples.char_lm.run import Run
 from examples.char_lm.sample import printable
 from examples.char_lm.train import Learner
 from fault_injection import Faults, contents, result, write_text
+from lenient import lenient_optax
 
 TINY = "--hidden-size 16 --embedding-size 8 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --dropout 0.1 "
 TINY += "--steps 30 --eval-every 6 --checkpoint-every 10 --sample-every 9 --no-report"
@@ -47,21 +47,9 @@ def full_disk() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def lenient_optax() -> Iterator[None]:
-    """Lets optax mix dtypes: its Adam takes a power of a float and an int32. All runs share compiled functions."""
-    make_optimizer = training.make_optimizer
-
-    def lenient(config: Config) -> optax.GradientTransformation:
-        optimizer = make_optimizer(config)
-
-        def update(*args):
-            with jax.numpy_dtype_promotion("standard"):
-                return optimizer.update(*args)
-
-        return optax.GradientTransformation(optimizer.init, update)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_optimizer", lenient)
+def program() -> Iterator[None]:
+    """Its optax may mix dtypes, and all runs share compiled functions."""
+    with lenient_optax(training) as patch:
         patch.setattr(training, "Learner", functools.cache(Learner))
         yield
 

@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -27,27 +27,16 @@ from examples.char_lm.plot import curve
 from examples.char_lm.report import _advice
 from examples.char_lm.train import Learner, mean_loss
 from fault_injection import write_text
+from lenient import lenient_optax
 
 TINY = "--hidden-size 8 --embedding-size 4 --batch 4 --window 10 --warmup 5 --learning-rate 0.02 --steps 30 "
 TINY += "--eval-every 10 --sample-every 12 --checkpoint-every 10"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def lenient_optax():
-    """Lets optax mix dtypes: its Adam takes a power of a float and an int32. All runs share compiled functions."""
-    make_optimizer = training.make_optimizer
-
-    def lenient(config: Config) -> optax.GradientTransformation:
-        optimizer = make_optimizer(config)
-
-        def update(*args):
-            with jax.numpy_dtype_promotion("standard"):
-                return optimizer.update(*args)
-
-        return optax.GradientTransformation(optimizer.init, update)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_optimizer", lenient)
+def program() -> Iterator[None]:
+    """Its optax may mix dtypes, and all runs share compiled functions."""
+    with lenient_optax(training) as patch:
         patch.setattr(training, "Learner", functools.cache(Learner))
         yield
 

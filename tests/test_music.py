@@ -6,19 +6,18 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from benchmarks.published import report
 from benchmarks.published.__main__ import changed
 from benchmarks.published.__main__ import main as published
 from benchmarks.published.presets import PRESETS, WrongDataError, checked_file
-from examples.char_lm import train as shared
 from examples.char_lm.lock import Lock
 from examples.music import harmony, midi, pieces, train
 from examples.music.__main__ import main
@@ -26,6 +25,7 @@ from examples.music.config import Config, UserError
 from examples.music.model import Composer, draw_keys, step_losses
 from examples.music.run import Facts, Run
 from examples.music.train import Learner, draw_windows, joined, total_loss
+from lenient import lenient_optax
 from recurrax.testing import assert_close
 
 THOROUGH = pytest.mark.thorough
@@ -277,20 +277,9 @@ def test_a_published_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], sta
 
 
 @pytest.fixture(scope="module")
-def lenient_optax():
-    """Lets optax mix dtypes: its Adam takes a power of a float and an int32."""
-
-    def lenient(config: Config) -> optax.GradientTransformation:
-        optimizer = shared.make_optimizer(config)
-
-        def update(*args):
-            with jax.numpy_dtype_promotion("standard"):
-                return optimizer.update(*args)
-
-        return optax.GradientTransformation(optimizer.init, update)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_optimizer", lenient)
+def program() -> Iterator[None]:
+    """Its optax may mix dtypes, and it learns from few pieces."""
+    with lenient_optax(train) as patch:
         patch.setattr(harmony, "NUMBERS", (6, 2, 2))
         yield
 
@@ -307,7 +296,7 @@ def log_of(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, lenient_optax: None) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, program: None) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     assert run_train(out) == 0
     return out

@@ -4,14 +4,13 @@ import datetime
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 
-from examples.char_lm import train as shared
 from examples.char_lm.lock import Lock
 from examples.seq2seq import dates, train
 from examples.seq2seq.__main__ import main
@@ -19,26 +18,16 @@ from examples.seq2seq.config import Config
 from examples.seq2seq.dates import Dates, decode_source, decode_target, make_corpus
 from examples.seq2seq.run import Facts, Run
 from examples.seq2seq.train import Learner
+from lenient import lenient_optax
 
 TINY = "--hidden-size 12 --decoder-size 16 --embedding-size 8 --examples 500 --batch 8 --learning-rate 0.02"
 SHORT = "--steps 12 --eval-every 5 --checkpoint-every 4 --beam 2 --warmup 2"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def lenient_optax():
-    """Lets optax mix dtypes: its Adam takes a power of a float and an int32. Fewer dates are held out."""
-
-    def lenient(config: Config) -> optax.GradientTransformation:
-        optimizer = shared.make_optimizer(config)
-
-        def update(*args):
-            with jax.numpy_dtype_promotion("standard"):
-                return optimizer.update(*args)
-
-        return optax.GradientTransformation(optimizer.init, update)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_optimizer", lenient)
+def program() -> Iterator[None]:
+    """Its optax may mix dtypes, and fewer dates are held out."""
+    with lenient_optax(train) as patch:
         patch.setattr(dates, "HELD_OUT", 20)
         yield
 
